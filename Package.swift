@@ -1,0 +1,90 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+/// Where libtorch's headers and libraries are: what `make setup` laid under `.deps`, or the torch
+/// package that `MINIMA_TORCH` names.
+let torch =
+    Context.environment["MINIMA_TORCH"]
+    ?? "\(Context.packageDirectory)/.deps/site-packages/torch"
+
+/// Where libMinimaTorch.so looks for libtorch; `make dist` sets a path relative to the binary.
+let rpath = Context.environment["MINIMA_RPATH"] ?? "\(torch)/lib"
+
+let package = Package(
+    name: "minima",
+    products: [
+        .executable(name: "minima", targets: ["minima"]),
+        .library(name: "MinimaTorch", type: .dynamic, targets: ["CMinimaTorch"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", exact: "1.6.0"),
+    ],
+    targets: [
+        .target(name: "CMinimaTorchAPI"),
+        // Not a dependency of CMinimaTorchAPI: under C++20, clang would want its module built.
+        .target(
+            name: "CMinimaTorch",
+            cxxSettings: [
+                .headerSearchPath("../CMinimaTorchAPI/include"),
+                .unsafeFlags([
+                    "-isystem", "\(torch)/include", "-fvisibility=hidden",
+                    "-ffile-prefix-map=\(torch)/=torch/",
+                ]),
+            ],
+            linkerSettings: [
+                // Without its start files the library would need the Swift runtime.
+                .unsafeFlags([
+                    "-L\(torch)/lib", "-Xlinker", "-rpath", "-Xlinker", rpath,
+                    "-Xlinker", "-soname", "-Xlinker", "libMinimaTorch.so",
+                    "-nostartfiles", "-no-toolchain-stdlib-rpath",
+                ]),
+                .linkedLibrary("torch_cpu"), .linkedLibrary("c10"),
+            ]),
+        .systemLibrary(
+            name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
+        .target(
+            name: "MinimaCore",
+            dependencies: [.product(name: "OrderedCollections", package: "swift-collections")]),
+        .target(name: "MinimaTensor", dependencies: ["MinimaCore", "CMinimaTorchAPI"]),
+        .target(name: "MinimaCheckpoint", dependencies: ["MinimaCore", "MinimaTensor"]),
+        .target(name: "MinimaTokenizer", dependencies: ["MinimaCore", "CPCRE2"]),
+        .target(name: "MinimaTemplate", dependencies: ["MinimaCore"]),
+        .target(name: "MinimaFormats", dependencies: ["MinimaCore", "MinimaTensor"]),
+        .target(
+            name: "MinimaModels",
+            dependencies: ["MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats"]),
+        .target(
+            name: "MinimaRuntime", dependencies: ["MinimaCore", "MinimaTensor", "MinimaModels"]),
+        .target(
+            name: "MinimaStages",
+            dependencies: [
+                "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
+            ]),
+        .target(name: "MinimaReport", dependencies: ["MinimaCore"]),
+        .executableTarget(
+            name: "minima",
+            dependencies: [
+                "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
+                "MinimaRuntime", "MinimaStages", "MinimaTemplate",
+                "MinimaTokenizer",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
+        .testTarget(name: "MinimaCoreTests", dependencies: ["MinimaCore"]),
+        .testTarget(name: "MinimaTensorTests", dependencies: ["MinimaTensor", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaCheckpointTests", dependencies: ["MinimaCheckpoint", "MinimaCore"]),
+        .testTarget(name: "MinimaTokenizerTests", dependencies: ["MinimaTokenizer", "MinimaCore"]),
+        .testTarget(name: "MinimaTemplateTests", dependencies: ["MinimaTemplate", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaFormatsTests",
+            dependencies: ["MinimaFormats", "MinimaTensor", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaModelsTests",
+            dependencies: [
+                "MinimaModels", "MinimaFormats", "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
+            ]),
+        .testTarget(name: "MinimaReportTests", dependencies: ["MinimaReport", "MinimaCore"]),
+    ],
+    cxxLanguageStandard: .cxx20
+)
