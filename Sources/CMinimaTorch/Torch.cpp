@@ -1,0 +1,366 @@
+// libtorch behind the C table of minima_torch.h: one boxed operator call through the ATen
+// dispatcher, and the few services that are not operators.
+
+#include "CMinimaTorch.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/headeronly/version.h>
+
+namespace {
+
+char* copy(const char* text) {
+    char* result = strdup(text);
+    return result ? result : static_cast<char*>(std::calloc(1, 1));
+}
+
+// Runs `body`; an exception becomes a message and the result 1.
+template <typename Body>
+int guarded(char** error, Body&& body) noexcept {
+    try {
+        body();
+        return 0;
+    } catch (const c10::Error& failure) {
+        *error = copy(failure.what_without_backtrace());
+    } catch (const std::exception& failure) {
+        *error = copy(failure.what());
+    } catch (...) {
+        *error = copy("an unknown C++ exception");
+    }
+    return 1;
+}
+
+// A handle is a c10::TensorImpl with one reference of its own.
+
+at::Tensor borrow(const void* handle) {
+    auto* impl = static_cast<c10::TensorImpl*>(const_cast<void*>(handle));
+    return at::Tensor(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(impl));
+}
+
+const c10::TensorImpl* implementation(const minima_tensor* tensor) {
+    return reinterpret_cast<const c10::TensorImpl*>(tensor);
+}
+
+// Null for an undefined tensor.
+minima_tensor* give(at::Tensor tensor) {
+    if (!tensor.defined()) return nullptr;
+    return reinterpret_cast<minima_tensor*>(tensor.unsafeReleaseTensorImpl());
+}
+
+c10::Device device(int32_t type, int32_t index) {
+    return c10::Device(static_cast<c10::DeviceType>(type), static_cast<c10::DeviceIndex>(index));
+}
+
+c10::impl::VirtualGuardImpl guard(int32_t type) {
+    return c10::impl::VirtualGuardImpl(static_cast<c10::DeviceType>(type));
+}
+
+c10::IValue value(const minima_argument& argument, const minima_arguments& pools) {
+    const int64_t first = argument.offset, count = argument.count;
+    switch (argument.tag) {
+        case MINIMA_NONE: return {};
+        case MINIMA_TENSOR: return borrow(pools.pointers[first]);
+        case MINIMA_INTEGER: return pools.integers[first];
+        case MINIMA_DOUBLE: return pools.doubles[first];
+        case MINIMA_BOOL: return pools.integers[first] != 0;
+        case MINIMA_TEXT: return std::string(pools.text + first, count);
+        case MINIMA_INTEGERS:
+            return std::vector<int64_t>(pools.integers + first, pools.integers + first + count);
+        case MINIMA_DOUBLES:
+            return std::vector<double>(pools.doubles + first, pools.doubles + first + count);
+        case MINIMA_TENSORS: {
+            c10::List<at::Tensor> list;
+            list.reserve(count);
+            for (int64_t i = 0; i < count; ++i) list.push_back(borrow(pools.pointers[first + i]));
+            return list;
+        }
+        case MINIMA_OPTIONAL_TENSORS: {
+            c10::List<std::optional<at::Tensor>> list;
+            list.reserve(count);
+            for (int64_t i = 0; i < count; ++i) {
+                const void* handle = pools.pointers[first + i];
+                list.push_back(handle ? std::optional(borrow(handle)) : std::nullopt);
+            }
+            return list;
+        }
+        case MINIMA_DEVICE: return device(pools.integers[first], pools.integers[first + 1]);
+        case MINIMA_GENERATOR: return *static_cast<at::Generator*>(pools.pointers[first]);
+    }
+    TORCH_CHECK(false, "unknown argument kind ", static_cast<int>(argument.tag));
+}
+
+minima_result result(c10::IValue&& value) {
+    minima_result result{};
+    if (value.isTensor()) {
+        result.tensor = give(std::move(value).toTensor());
+        result.tag = result.tensor ? MINIMA_TENSOR : MINIMA_NONE;
+    } else if (value.isTensorList()) {
+        const auto list = value.toTensorVector();
+        result.tag = MINIMA_TENSORS;
+        result.count = static_cast<int64_t>(list.size());
+        result.tensors = static_cast<minima_tensor**>(std::calloc(list.size() + 1, sizeof(void*)));
+        TORCH_CHECK(result.tensors, "out of memory");
+        for (size_t i = 0; i < list.size(); ++i) result.tensors[i] = give(list[i]);
+    } else if (value.isInt()) {
+        result.tag = MINIMA_INTEGER;
+        result.integer = value.toInt();
+    } else if (value.isDouble()) {
+        result.tag = MINIMA_DOUBLE;
+        result.number = value.toDouble();
+    } else if (value.isBool()) {
+        result.tag = MINIMA_BOOL;
+        result.integer = value.toBool();
+    } else if (value.isScalar()) {
+        const auto scalar = value.toScalar();
+        result.tag = scalar.isFloatingPoint() ? MINIMA_DOUBLE : MINIMA_INTEGER;
+        if (scalar.isFloatingPoint()) {
+            result.number = scalar.toDouble();
+        } else {
+            result.integer = scalar.toLong();
+        }
+    } else {
+        TORCH_CHECK(value.isNone(), "a result of kind ", value.tagKind(), " is not supported");
+    }
+    return result;
+}
+
+void release(minima_tensor* tensor) {
+    c10::raw::intrusive_ptr::decref(reinterpret_cast<c10::TensorImpl*>(tensor));
+}
+
+void discard(minima_result& result) {
+    if (result.tensor) release(result.tensor);
+    for (int64_t i = 0; i < result.count && result.tensors; ++i) {
+        if (result.tensors[i]) release(result.tensors[i]);
+    }
+    std::free(result.tensors);
+    result = {};
+}
+
+// Operators
+
+int find(const char* name, const char* overload, const minima_operator** out, char** error) {
+    return guarded(error, [&] {
+        const auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
+        TORCH_CHECK(handle, "libtorch has no operator ", name, ".", overload);
+        // Leaked on purpose: one small object per distinct operator, valid until exit.
+        *out = reinterpret_cast<const minima_operator*>(new c10::OperatorHandle(*handle));
+    });
+}
+
+int call(const minima_operator* op, const minima_arguments* arguments, minima_result* results,
+         int64_t capacity, int64_t* count, char** error) {
+    *count = 0;
+    const int failed = guarded(error, [&] {
+        const auto& handle = *reinterpret_cast<const c10::OperatorHandle*>(op);
+        const auto& parameters = handle.schema().arguments();
+        const auto given = static_cast<size_t>(arguments->count);
+        TORCH_CHECK(given <= parameters.size(), "takes at most ", parameters.size(), " arguments, ",
+                    given, " were given");
+        torch::jit::Stack stack;
+        stack.reserve(std::max(parameters.size(), handle.schema().returns().size()));
+        for (size_t i = 0; i < given; ++i)
+            stack.push_back(value(arguments->arguments[i], *arguments));
+        for (size_t i = given; i < parameters.size(); ++i) {
+            TORCH_CHECK(parameters[i].default_value(), "needs the argument ", parameters[i].name());
+            stack.push_back(*parameters[i].default_value());
+        }
+        handle.callBoxed(stack);
+        TORCH_CHECK(static_cast<int64_t>(stack.size()) <= capacity, "has ", stack.size(),
+                    " results, room is for ", capacity);
+        for (auto& item : stack) {
+            results[*count] = result(std::move(item));
+            ++*count;
+        }
+    });
+    if (failed) {
+        for (int64_t i = 0; i < *count; ++i) discard(results[i]);
+        *count = 0;
+    }
+    return failed;
+}
+
+// Tensors
+
+void retain(minima_tensor* tensor) {
+    c10::raw::intrusive_ptr::incref(reinterpret_cast<c10::TensorImpl*>(tensor));
+}
+
+int data(const minima_tensor* tensor, void** address, char** error) {
+    return guarded(error, [&] { *address = borrow(tensor).data_ptr(); });
+}
+
+int wrap(void* address, const int64_t* sizes, int64_t rank, int32_t scalar_type,
+         void (*deleter)(void*), void* context, minima_tensor** out, char** error) {
+    return guarded(error, [&] {
+        const std::shared_ptr<void> owner(context, deleter);
+        const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(scalar_type));
+        // The storage keeps the function, and with it the owner, until it ends; when from_blob
+        // throws, the function ends with it.
+        *out =
+            give(at::from_blob(address, at::IntArrayRef(sizes, rank), [owner](void*) {}, options));
+    });
+}
+
+int set_requires_grad(minima_tensor* tensor, bool requires_grad, char** error) {
+    return guarded(error, [&] { borrow(tensor).set_requires_grad(requires_grad); });
+}
+
+int gradients(minima_tensor* const* outputs, int64_t output_count, minima_tensor* const* inputs,
+              int64_t input_count, bool retain_graph, bool create_graph, minima_tensor** results,
+              char** error) {
+    return guarded(error, [&] {
+        torch::autograd::variable_list from, to;
+        for (int64_t i = 0; i < output_count; ++i) from.push_back(borrow(outputs[i]));
+        for (int64_t i = 0; i < input_count; ++i) to.push_back(borrow(inputs[i]));
+        auto found = torch::autograd::grad(from, to, {}, retain_graph, create_graph, true);
+        for (int64_t i = 0; i < input_count; ++i) results[i] = give(std::move(found[i]));
+    });
+}
+
+int make_generator(int32_t type, int32_t index, uint64_t seed, minima_generator** out,
+                   char** error) {
+    return guarded(error, [&] {
+        auto generator = static_cast<c10::DeviceType>(type) == c10::kCPU
+                             ? at::detail::createCPUGenerator(seed)
+                             : at::globalContext()
+                                   .getAcceleratorHooksInterface(static_cast<c10::DeviceType>(type))
+                                   .getNewGenerator(static_cast<c10::DeviceIndex>(index));
+        generator.set_current_seed(seed);
+        *out = reinterpret_cast<minima_generator*>(new at::Generator(std::move(generator)));
+    });
+}
+
+// Devices
+
+int open_cuda(int32_t* device_count, char** error) {
+    return guarded(error, [&] {
+        if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) {
+            const char* reason = dlerror();
+            TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
+        }
+        *device_count = guard(static_cast<int32_t>(c10::kCUDA)).deviceCount();
+    });
+}
+
+int memory(int32_t type, int32_t index, minima_memory* out, char** error) {
+    return guarded(error, [&] {
+        auto* allocator = at::getDeviceAllocator(static_cast<c10::DeviceType>(type));
+        const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index));
+        const auto [free, total] = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index));
+        *out = {stats.allocated_bytes[0].current, stats.allocated_bytes[0].peak,
+                stats.reserved_bytes[0].current,  stats.reserved_bytes[0].peak,
+                static_cast<int64_t>(free),       static_cast<int64_t>(total)};
+    });
+}
+
+int reset_peak_memory(int32_t type, int32_t index, char** error) {
+    return guarded(error, [&] {
+        at::getDeviceAllocator(static_cast<c10::DeviceType>(type))
+            ->resetPeakStats(static_cast<c10::DeviceIndex>(index));
+    });
+}
+
+int empty_cache(int32_t type, char** error) {
+    return guarded(
+        error, [&] { at::getDeviceAllocator(static_cast<c10::DeviceType>(type))->emptyCache(); });
+}
+
+int synchronize(int32_t type, int32_t index, char** error) {
+    return guarded(error,
+                   [&] { guard(type).synchronizeDevice(static_cast<c10::DeviceIndex>(index)); });
+}
+
+minima_stream pack(const c10::Stream& stream) {
+    const auto packed = stream.pack3();
+    return {packed.stream_id, packed.device_index, static_cast<int64_t>(packed.device_type)};
+}
+
+int current_stream(int32_t type, int32_t index, minima_stream* out, char** error) {
+    return guarded(error, [&] { *out = pack(guard(type).getStream(device(type, index))); });
+}
+
+int new_stream(int32_t type, int32_t index, minima_stream* out, char** error) {
+    return guarded(error, [&] { *out = pack(guard(type).getNewStream(device(type, index))); });
+}
+
+int exchange_stream(minima_stream stream, minima_stream* previous, char** error) {
+    return guarded(error, [&] {
+        const auto unpacked = c10::Stream::unpack3(
+            stream.identifier, static_cast<c10::DeviceIndex>(stream.device_index),
+            static_cast<c10::DeviceType>(stream.device_type));
+        const auto implementation = guard(static_cast<int32_t>(stream.device_type));
+        *previous = pack(implementation.exchangeStream(unpacked));
+    });
+}
+
+constexpr uint32_t version(uint64_t abi) { return static_cast<uint32_t>(abi >> 40); }
+
+const minima_torch_table table = {
+    .compiled_version = [] { return version(TORCH_ABI_VERSION); },
+    .loaded_version = [] { return version(aoti_torch_abi_version()); },
+    .open_cuda = open_cuda,
+    .find = find,
+    .call = call,
+    .retain = retain,
+    .release = release,
+    .rank = [](const minima_tensor* tensor) { return implementation(tensor)->dim(); },
+    .sizes = [](const minima_tensor* tensor) { return implementation(tensor)->sizes().data(); },
+    .strides = [](const minima_tensor* tensor) { return implementation(tensor)->strides().data(); },
+    .scalar_type =
+        [](const minima_tensor* tensor) {
+            return static_cast<int32_t>(c10::typeMetaToScalarType(implementation(tensor)->dtype()));
+        },
+    .device_type =
+        [](const minima_tensor* tensor) {
+            return static_cast<int32_t>(implementation(tensor)->device().type());
+        },
+    .device_index =
+        [](const minima_tensor* tensor) {
+            return static_cast<int32_t>(implementation(tensor)->device().index());
+        },
+    .data = data,
+    .wrap = wrap,
+    .set_requires_grad = set_requires_grad,
+    .requires_grad = [](const minima_tensor* tensor) { return borrow(tensor).requires_grad(); },
+    .gradients = gradients,
+    .grad_enabled = [] { return c10::GradMode::is_enabled(); },
+    .set_grad_enabled = [](bool enabled) { c10::GradMode::set_enabled(enabled); },
+    .make_generator = make_generator,
+    .generator_release =
+        [](minima_generator* generator) { delete reinterpret_cast<at::Generator*>(generator); },
+    .memory = memory,
+    .reset_peak_memory = reset_peak_memory,
+    .empty_cache = empty_cache,
+    .synchronize = synchronize,
+    .current_stream = current_stream,
+    .new_stream = new_stream,
+    .exchange_stream = exchange_stream,
+    .threads = [] { return at::get_num_threads(); },
+    .set_threads = [](int32_t count,
+                      char** error) { return guarded(error, [&] { at::set_num_threads(count); }); },
+};
+
+}  // namespace
+
+const minima_torch_table* minima_torch_api(void) { return &table; }

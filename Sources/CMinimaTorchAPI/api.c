@@ -1,0 +1,1 @@
+#include "minima_torch.h"

@@ -1,0 +1,56 @@
+import CMinimaTorchAPI
+import MinimaCore
+
+extension Tensor {
+    /// Whether operators on this tensor are recorded for its gradient.
+    public var requiresGrad: Bool {
+        withExtendedLifetime(handle) { handle.table.pointee.requires_grad(handle.pointer) }
+    }
+
+    /// Starts or stops recording operators on this leaf tensor.
+    public func setRequiresGrad(_ flag: Bool = true) throws(TensorError) {
+        try Torch.check({ "requires_grad_(\(summary))" }) {
+            handle.table.pointee.set_requires_grad(handle.pointer, flag, $0)
+        }
+    }
+
+    /// Gradients of this scalar with respect to `inputs`.
+    ///
+    /// - Parameter createGraph: Whether the gradients themselves can be differentiated.
+    /// - Returns: One tensor per input, of its shape; `nil` where this does not depend on it.
+    public func gradients(
+        _ inputs: [Tensor], retainGraph: Bool = false, createGraph: Bool = false
+    ) throws(TensorError) -> [Tensor?] {
+        let table = handle.table
+        var results = [OpaquePointer?](repeating: nil, count: inputs.count)
+        let pointers = inputs.map(\.handle.pointer)
+        try withExtendedLifetime(inputs) { () throws(TensorError) in
+            try Torch.check({ "gradients(\(summary), \(inputs.map(\.summary)))" }) { message in
+                var output = handle.pointer
+                return pointers.withUnsafeBufferPointer { pointers in
+                    results.withUnsafeMutableBufferPointer { results in
+                        guard let first = results.baseAddress else { return 0 }
+                        return table.pointee.gradients(
+                            &output, 1, pointers.base, Int64(pointers.count),
+                            retainGraph || createGraph, createGraph, first, message)
+                    }
+                }
+            }
+        }
+        return results.map { $0.map { Tensor(owning: $0) } }
+    }
+}
+
+/// Runs `body` without recording operators for gradients on this thread.
+///
+/// - Precondition: `body` stays on the calling thread; grad mode is thread-local.
+public func withoutGradients<Result, Failure: Error>(
+    _ body: () throws(Failure) -> Result
+) throws(Failure) -> Result {
+    // When libtorch cannot be opened there is nothing to record, and `body` will say so.
+    guard let table = try? Torch.table() else { return try body() }
+    let before = table.pointee.grad_enabled()
+    table.pointee.set_grad_enabled(false)
+    defer { table.pointee.set_grad_enabled(before) }
+    return try body()
+}

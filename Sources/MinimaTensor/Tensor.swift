@@ -1,0 +1,259 @@
+import CMinimaTorchAPI
+import MinimaCore
+
+/// An n-dimensional array on a device, with libtorch's semantics: a reference to storage that views
+/// may share, copied only when an operator says so.
+///
+/// Sizes are listed outermost first. Operators throw `TensorError`; none traps.
+public struct Tensor: @unchecked Sendable, CustomStringConvertible {
+    // libtorch's reference counts are atomic and its operators may run on any thread; concurrent
+    // writes to one storage are the caller's to avoid, as everywhere in libtorch.
+    let handle: TensorHandle
+
+    /// Takes over a reference that libtorch gave out.
+    init(owning pointer: OpaquePointer) {
+        handle = TensorHandle(pointer)
+    }
+
+    /// Sizes, outermost dimension first.
+    public var shape: [Int] {
+        let sizes = handle.table.pointee.sizes(handle.pointer)
+        let shape = (0..<rank).map { Int(sizes[$0]) }
+        return withExtendedLifetime(handle) { shape }
+    }
+
+    /// Elements between neighbours along each dimension.
+    public var strides: [Int] {
+        let strides = handle.table.pointee.strides(handle.pointer)
+        let result = (0..<rank).map { Int(strides[$0]) }
+        return withExtendedLifetime(handle) { result }
+    }
+
+    /// Number of dimensions.
+    public var rank: Int {
+        withExtendedLifetime(handle) { Int(handle.table.pointee.rank(handle.pointer)) }
+    }
+
+    /// Number of elements.
+    public var count: Int { shape.reduce(1, *) }
+
+    /// Element type.
+    ///
+    /// Types outside `DType` (complex numbers) are never made by the operators that Minima calls;
+    /// should one appear, this says `uint8` and the next operator refuses the bytes.
+    public var dtype: DType {
+        let code = withExtendedLifetime(handle) { handle.table.pointee.scalar_type(handle.pointer) }
+        return DType(scalarType: code) ?? .uint8
+    }
+
+    /// Where the storage is.
+    public var device: Device {
+        withExtendedLifetime(handle) {
+            Device(
+                type: handle.table.pointee.device_type(handle.pointer),
+                index: handle.table.pointee.device_index(handle.pointer)) ?? .cpu
+        }
+    }
+
+    /// Type, device and shape: `float32 cpu [2, 3]`.
+    public var summary: String { "\(dtype) \(device) \(shape)" }
+
+    /// Type, device and shape.
+    public var description: String { "Tensor(\(summary))" }
+}
+
+/// The only owner of one reference to a libtorch tensor.
+final class TensorHandle {
+    let pointer: OpaquePointer
+    let table: Torch.Table
+
+    init(_ pointer: OpaquePointer) {
+        self.pointer = pointer
+        guard let table = try? Torch.table() else {
+            preconditionFailure("a tensor handle exists before libtorch was opened")
+        }
+        self.table = table
+    }
+
+    deinit {
+        table.pointee.release(pointer)
+    }
+}
+
+extension DType {
+    /// c10::ScalarType's number.
+    var scalarType: Int32 {
+        switch self {
+        case .uint8: 0
+        case .int8: 1
+        case .int16: 2
+        case .int32: 3
+        case .int64: 4
+        case .float16: 5
+        case .float32: 6
+        case .float64: 7
+        case .bool: 11
+        case .bfloat16: 15
+        case .float8e5m2: 23
+        case .float8e4m3: 24
+        case .uint16: 27
+        case .uint32: 28
+        case .uint64: 29
+        }
+    }
+
+    init?(scalarType: Int32) {
+        guard let type = DType.allCases.first(where: { $0.scalarType == scalarType }) else {
+            return nil
+        }
+        self = type
+    }
+}
+
+/// A Swift type that tensor elements can be read as and made from.
+public protocol TensorElement: Sendable {
+    /// The element type with the same bytes.
+    static var dtype: DType { get }
+}
+
+extension Float: TensorElement {
+    /// 32-bit float.
+    public static var dtype: DType { .float32 }
+}
+
+extension Double: TensorElement {
+    /// 64-bit float.
+    public static var dtype: DType { .float64 }
+}
+
+extension Int64: TensorElement {
+    /// 64-bit integer.
+    public static var dtype: DType { .int64 }
+}
+
+extension Int32: TensorElement {
+    /// 32-bit integer.
+    public static var dtype: DType { .int32 }
+}
+
+extension UInt8: TensorElement {
+    /// 8-bit unsigned integer.
+    public static var dtype: DType { .uint8 }
+}
+
+extension Tensor {
+    /// A CPU tensor with a copy of `values`.
+    ///
+    /// - Parameter shape: Sizes whose product is the number of values; one dimension by default.
+    public init<Element: TensorElement>(_ values: [Element], shape: [Int]? = nil)
+        throws(TensorError)
+    {
+        let shape = shape ?? [values.count]
+        guard shape.allSatisfy({ $0 >= 0 }), shape.reduce(1, *) == values.count else {
+            throw .invalidArgument(
+                function: "Tensor(_:shape:)",
+                reason: "\(values.count) values do not fill the shape \(shape)")
+        }
+        let tensor = try Tensor.empty(shape, dtype: Element.dtype)
+        let destination = try tensor.address()
+        values.withUnsafeBytes { source in
+            if let base = source.baseAddress, source.count > 0 {
+                destination?.copyMemory(from: base, byteCount: source.count)
+            }
+        }
+        self = withExtendedLifetime(tensor) { tensor }
+    }
+
+    /// A CPU tensor with a copy of `bytes`, which hold its elements in row-major order.
+    public init(bytes: UnsafeRawBufferPointer, shape: [Int], dtype: DType) throws(TensorError) {
+        let tensor = try Tensor.empty(shape, dtype: dtype)
+        guard bytes.count == tensor.count * dtype.byteCount else {
+            throw .invalidArgument(
+                function: "Tensor(bytes:shape:dtype:)",
+                reason: "\(bytes.count) bytes do not fill \(tensor.summary)")
+        }
+        if let source = bytes.baseAddress, bytes.count > 0 {
+            try tensor.address()?.copyMemory(from: source, byteCount: bytes.count)
+        }
+        self = tensor
+    }
+
+    /// A CPU tensor over memory that is neither copied nor owned.
+    ///
+    /// - Parameters:
+    ///   - address: First byte, aligned for `dtype`. Memory that cannot be written must not be
+    ///     given to operators that write in place.
+    ///   - shape: Sizes; the memory holds `shape.product · dtype.byteCount` bytes.
+    ///   - owner: Kept alive as long as any tensor uses the memory.
+    public init(
+        borrowing address: UnsafeMutableRawPointer, shape: [Int], dtype: DType,
+        owner: some AnyObject & Sendable
+    ) throws(TensorError) {
+        let table = try Torch.table()
+        let retained = Unmanaged.passRetained(owner).toOpaque()
+        let sizes = shape.map { Int64($0) }
+        var result: OpaquePointer?
+        try Torch.check({ "from_blob(\(dtype) \(shape))" }) { message in
+            sizes.withUnsafeBufferPointer { sizes in
+                table.pointee.wrap(
+                    address, sizes.base, Int64(sizes.count), dtype.scalarType,
+                    { context in Unmanaged<AnyObject>.fromOpaque(context).release() },
+                    retained, &result, message)
+            }
+        }
+        guard let result else {
+            throw .unexpectedResult(call: "from_blob(\(dtype) \(shape))", found: "no tensor")
+        }
+        self.init(owning: result)
+    }
+
+    private func address() throws(TensorError) -> UnsafeMutableRawPointer? {
+        var address: UnsafeMutableRawPointer?
+        try Torch.check({ "data(\(summary))" }) {
+            handle.table.pointee.data(handle.pointer, &address, $0)
+        }
+        return address
+    }
+
+    /// All elements in row-major order, converted to `Element`.
+    public func values<Element: TensorElement>(as type: Element.Type = Element.self)
+        throws(TensorError) -> [Element]
+    {
+        let source = try to(.cpu, dtype: Element.dtype).contiguous()
+        let address = try source.address()
+        let count = source.count
+        return withExtendedLifetime(source) {
+            [Element](unsafeUninitializedCapacity: count) { buffer, initialized in
+                if let base = buffer.baseAddress, let address, count > 0 {
+                    UnsafeMutableRawPointer(base).copyMemory(
+                        from: address, byteCount: count * MemoryLayout<Element>.stride)
+                }
+                initialized = count
+            }
+        }
+    }
+
+    /// Reads the bytes of the elements in row-major order.
+    ///
+    /// The tensor is brought to the CPU and made contiguous first.
+    public func withBytes<Result, Failure: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws -> Result {
+        let source = try to(.cpu).contiguous()
+        let address = try source.address()
+        let count = source.count * source.dtype.byteCount
+        return try withExtendedLifetime(source) {
+            try body(UnsafeRawBufferPointer(start: address, count: address == nil ? 0 : count))
+        }
+    }
+
+    /// The only element, as a `Double`.
+    public func item() throws(TensorError) -> Double {
+        let all = try values(as: Double.self)
+        guard let first = all.first, all.count == 1 else {
+            throw .invalidArgument(
+                function: "item()", reason: "\(summary) has \(all.count) elements, not one")
+        }
+        return first
+    }
+}

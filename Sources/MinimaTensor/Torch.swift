@@ -1,0 +1,123 @@
+import CMinimaTorchAPI
+import Glibc
+import MinimaCore
+import Synchronization
+
+/// libtorch as this process found it.
+///
+/// Minima's C++ layer over libtorch is a shared library of its own (`libMinimaTorch.so`), opened
+/// when the first tensor is made: a program that only reads headers or tokenises starts without
+/// libtorch's 200 ms and 150 MB, and a missing libtorch is an error with a remedy instead of a
+/// refusal of the dynamic linker.
+public enum Torch {
+    /// The only version that works; its C++ interface changes from one to the next.
+    public static let neededVersion = "2.11.0"
+
+    private static let library = "libMinimaTorch.so"
+    /// The address of the table; 0 while libtorch is closed.
+    private static let opened = Atomic<UInt>(0)
+    private static let opening = Mutex<Void>(())
+
+    /// Opens libtorch; later calls do nothing.
+    ///
+    /// - Parameter package: A torch package's folder (with `lib/libtorch_cpu.so`). Without it the
+    ///   library's own run path and the dynamic linker's (`LD_LIBRARY_PATH`) are searched.
+    /// - Throws: `TensorError.libraryNotFound` or `.wrongVersion`.
+    public static func open(package: String? = nil) throws(TensorError) {
+        _ = try table(package: package)
+    }
+
+    /// Threads that an operator on the CPU may use.
+    public static func threads() throws(TensorError) -> Int {
+        Int(try table().pointee.threads())
+    }
+
+    /// Sets the threads that an operator on the CPU may use, for the whole process.
+    public static func setThreads(_ count: Int) throws(TensorError) {
+        let table = try table()
+        try check({ "set_num_threads(\(count))" }) {
+            table.pointee.set_threads(Int32(clamping: count), $0)
+        }
+    }
+
+    typealias Table = UnsafePointer<minima_torch_table>
+
+    static func table(package: String? = nil) throws(TensorError) -> Table {
+        if let table = Table(bitPattern: opened.load(ordering: .acquiring)) { return table }
+        let result = opening.withLock { _ -> Result<UInt, TensorError> in
+            if opened.load(ordering: .acquiring) != 0 {
+                return .success(opened.load(ordering: .acquiring))
+            }
+            do throws(TensorError) {
+                let address = UInt(bitPattern: try load(package: package))
+                opened.store(address, ordering: .releasing)
+                return .success(address)
+            } catch {
+                return .failure(error)
+            }
+        }
+        guard let table = Table(bitPattern: try result.get()) else {
+            throw .libraryNotFound(reason: "its table is empty")
+        }
+        return table
+    }
+
+    private static func load(package: String?) throws(TensorError) -> Table {
+        if let package {
+            // Opened first, so that the library below finds it by name already loaded.
+            let path = "\(package)/lib/libtorch_cpu.so"
+            guard dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nil else {
+                throw .libraryNotFound(reason: lastError())
+            }
+        }
+        let beside = executableFolder().map { "\($0)/\(library)" }
+        var reasons: [String] = []
+        for path in [beside, library].compactMap(\.self) {
+            guard let handle = dlopen(path, RTLD_NOW | RTLD_LOCAL) else {
+                reasons.append(lastError())
+                continue
+            }
+            guard let symbol = dlsym(handle, MINIMA_TORCH_ENTRY) else {
+                throw .libraryNotFound(reason: lastError())
+            }
+            let table = unsafeBitCast(symbol, to: minima_torch_entry.self)()
+            let (found, needed) = (table.pointee.loaded_version(), table.pointee.compiled_version())
+            guard found == needed else {
+                throw .wrongVersion(found: text(found), needed: text(needed))
+            }
+            return table
+        }
+        // The first place is where the library belongs; the second says no more when it is absent.
+        let exists = beside.map { access($0, F_OK) == 0 } ?? false
+        throw .libraryNotFound(reason: (exists ? reasons.first : reasons.last) ?? "no path to try")
+    }
+
+    private static func text(_ version: UInt32) -> String {
+        "\(version >> 16).\(version >> 8 & 0xFF).\(version & 0xFF)"
+    }
+
+    private static func lastError() -> String {
+        dlerror().map { String(cString: $0) } ?? "the dynamic linker gave no reason"
+    }
+
+    private static func executableFolder() -> String? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        guard count > 0 else { return nil }
+        let path = buffer[..<count].map { UInt8(bitPattern: $0) }
+        guard let slash = path.lastIndex(of: UInt8(ascii: "/")) else { return nil }
+        return String(decoding: path[..<slash], as: UTF8.self)
+    }
+
+    /// Runs a call of the C table; its message becomes an error that starts with `name`.
+    static func check(
+        _ name: () -> String,
+        _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Int32
+    ) throws(TensorError) {
+        var message: UnsafeMutablePointer<CChar>?
+        guard body(&message) != 0 else { return }
+        let reason = message.map { String(cString: $0) } ?? "no reason given"
+        free(message)
+        throw .operatorFailed(call: name(), reason: reason)
+    }
+}
