@@ -1,0 +1,193 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaTensor
+
+/// Qwen3, dense: grouped-query attention with normalised queries and keys, SwiGLU.
+///
+/// - Note: Yang et al. 2025, "Qwen3 Technical Report"; transformers' `modeling_qwen3`.
+public struct Qwen3: LanguageModel {
+    /// `qwen3`.
+    public static let modelTypes = ["qwen3"]
+
+    // MARK: Configuration
+
+    struct Configuration: Sendable {
+        let hidden: Int
+        let intermediate: Int
+        let layers: Int
+        let heads: Int
+        let kvHeads: Int
+        let headDim: Int
+        let vocabulary: Int
+        let context: Int
+        let rope: RoPEParameters
+        let epsilon: Double
+        let attentionBias: Bool
+        let tied: Bool
+
+        init(_ config: ModelConfig) throws {
+            hidden = try config.int("hidden_size")
+            intermediate = try config.int("intermediate_size")
+            layers = try config.int("num_hidden_layers", in: 1...10_000)
+            heads = try config.int("num_attention_heads", in: 1...65_536)
+            kvHeads = try config.intIfPresent("num_key_value_heads", in: 1...heads) ?? heads
+            headDim = try config.intIfPresent("head_dim", in: 1...65_536) ?? 128
+            vocabulary = try config.int("vocab_size")
+            rope = try config.ropeParameters()
+            context = rope.contextLength(
+                maxPositions: try config.int("max_position_embeddings"))
+            epsilon = try config.doubleIfPresent("rms_norm_eps", in: 0...1) ?? 1e-6
+            attentionBias = try config.boolIfPresent("attention_bias") ?? false
+            tied = try config.tieWordEmbeddings ?? false
+            try config.requireDivisible("num_attention_heads", heads, by: kvHeads)
+            try config.requireSiLU()
+            guard try config.boolIfPresent("use_sliding_window") != true else {
+                throw ModelError.unsupported(
+                    path: config.path, key: "use_sliding_window", found: "true",
+                    supported: "full attention")
+            }
+        }
+    }
+
+    // MARK: Parts
+
+    struct Attention {
+        let query: Linear
+        let key: Linear
+        let value: Linear
+        let output: Linear
+        let queryNorm: Tensor
+        let keyNorm: Tensor
+        let config: Configuration
+
+        init(_ name: String, _ config: Configuration, _ weights: inout WeightLoader) throws {
+            let (wide, narrow) = (config.heads * config.headDim, config.kvHeads * config.headDim)
+            let bias = config.attentionBias
+            query = try weights.linear(
+                "\(name).q_proj", outputs: wide, inputs: config.hidden, bias: bias)
+            key = try weights.linear(
+                "\(name).k_proj", outputs: narrow, inputs: config.hidden, bias: bias)
+            value = try weights.linear(
+                "\(name).v_proj", outputs: narrow, inputs: config.hidden, bias: bias)
+            output = try weights.linear(
+                "\(name).o_proj", outputs: config.hidden, inputs: wide, bias: bias)
+            queryNorm = try weights.tensor("\(name).q_norm.weight", shape: [config.headDim])
+            keyNorm = try weights.tensor("\(name).k_norm.weight", shape: [config.headDim])
+            self.config = config
+        }
+
+        func callAsFunction(_ x: Tensor, layer: Int, _ context: ForwardContext) throws -> Tensor {
+            let projected = try context.apply(query, key, value, to: x)
+            let split = [context.batch, context.tokens, -1, config.headDim]
+            let q = try projected[0].reshape(split).rmsNorm(queryNorm, epsilon: config.epsilon)
+            let k = try projected[1].reshape(split).rmsNorm(keyNorm, epsilon: config.epsilon)
+            let v = try projected[2].reshape(split)
+            let attended = try context.attend(
+                layer: layer,
+                query: RotaryEmbedding.rotate(q.transpose(1, 2), context),
+                key: RotaryEmbedding.rotate(k.transpose(1, 2), context),
+                value: v.transpose(1, 2))
+            return try context.apply(output, attended)
+        }
+    }
+
+    struct Layer {
+        let inputNorm: Tensor
+        let attention: Attention
+        let postNorm: Tensor
+        let mlp: SwiGLU
+
+        init(_ index: Int, _ config: Configuration, _ weights: inout WeightLoader) throws {
+            let name = "model.layers.\(index)"
+            inputNorm = try weights.tensor("\(name).input_layernorm.weight", shape: [config.hidden])
+            attention = try Attention("\(name).self_attn", config, &weights)
+            postNorm = try weights.tensor(
+                "\(name).post_attention_layernorm.weight", shape: [config.hidden])
+            mlp = try SwiGLU(
+                "\(name).mlp", hidden: config.hidden, intermediate: config.intermediate,
+                bias: false, &weights)
+        }
+    }
+
+    // MARK: Whole
+
+    /// Where the weights are.
+    public let device: Device
+    /// The type that the model computes in.
+    public let dtype: DType
+    /// Rotary embedding of queries and keys.
+    public let rotary: RotaryEmbedding
+
+    private let config: Configuration
+    private let embedding: Tensor
+    private let layers: [Layer]
+    private let norm: Tensor
+    private let head: Tensor
+
+    /// Sizes of this model.
+    public var dimensions: ModelDimensions {
+        ModelDimensions(
+            layers: config.layers, hidden: config.hidden, vocabulary: config.vocabulary,
+            context: config.context)
+    }
+
+    /// Embedding, layers, final norm.
+    public func hidden(_ tokens: Tensor, _ context: ForwardContext) throws -> Tensor {
+        var x = try embedding.embedding(tokens)
+        for (index, layer) in layers.enumerated() {
+            let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
+            x = try x + layer.attention(normed, layer: index, context)
+            x = try x + layer.mlp(x.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
+        }
+        return try x.rmsNorm(norm, epsilon: config.epsilon)
+    }
+
+    /// The output projection.
+    public func logits(_ hidden: Tensor) throws -> Tensor {
+        try hidden.linear(head)
+    }
+
+    // MARK: Loading
+
+    /// Builds the model from a Hugging Face checkpoint's tensors.
+    public init(
+        _ config: ModelConfig, device: Device, dtype: DType, weights: inout WeightLoader
+    ) throws {
+        let sizes = try Configuration(config)
+        self.config = sizes
+        self.device = device
+        self.dtype = dtype
+        rotary = RotaryEmbedding(sizes.rope, headDim: sizes.headDim, device: device)
+        embedding = try weights.tensor(
+            "model.embed_tokens.weight", shape: [sizes.vocabulary, sizes.hidden])
+        layers = try (0..<sizes.layers).map { try Layer($0, sizes, &weights) }
+        norm = try weights.tensor("model.norm.weight", shape: [sizes.hidden])
+        if sizes.tied {
+            head = embedding
+            weights.ignore { $0 == "lm_head.weight" }
+        } else {
+            head = try weights.tensor("lm_head.weight", shape: [sizes.vocabulary, sizes.hidden])
+        }
+    }
+
+    /// Query, key, value and output projections and the three of the FFN, layer by layer.
+    public static func linearShapes(_ config: ModelConfig) throws -> [LinearShape] {
+        let sizes = try Configuration(config)
+        let (wide, narrow) = (sizes.heads * sizes.headDim, sizes.kvHeads * sizes.headDim)
+        return (0..<sizes.layers).flatMap { index in
+            let name = "model.layers.\(index)"
+            return [
+                LinearShape(
+                    name: "\(name).self_attn.q_proj", outputs: wide, inputs: sizes.hidden),
+                LinearShape(
+                    name: "\(name).self_attn.k_proj", outputs: narrow, inputs: sizes.hidden),
+                LinearShape(
+                    name: "\(name).self_attn.v_proj", outputs: narrow, inputs: sizes.hidden),
+                LinearShape(
+                    name: "\(name).self_attn.o_proj", outputs: sizes.hidden, inputs: wide),
+            ]
+                + SwiGLU.linearShapes(
+                    "\(name).mlp", hidden: sizes.hidden, intermediate: sizes.intermediate)
+        }
+    }
+}

@@ -1,0 +1,109 @@
+import MinimaCore
+import MinimaTensor
+
+/// Sees the input of linear layers while a model runs: `names` of the layers that share `input`
+/// `[batch, token, inputs]`.
+public typealias LinearObserver = (_ names: [String], _ input: Tensor) throws -> Void
+
+/// What the layers of one forward pass share: positions, mask, cache.
+public struct ForwardContext {
+    /// Sequences.
+    public let batch: Int
+    /// New tokens per sequence.
+    public let tokens: Int
+    /// Cosines of the rotary angles, `[1 or batch, 1, token, rotaryDim / 2]`.
+    public let cosines: Tensor
+    /// Sines of the same angles.
+    public let sines: Tensor
+
+    private let mask: Tensor?
+    private let isCausal: Bool
+    private let cache: KVCache?
+    private let observer: LinearObserver?
+
+    /// The context of a pass over new tokens `[batch, tokens]`.
+    ///
+    /// - Parameters:
+    ///   - cache: Keys and values of earlier tokens; `nil` when there are none to come either.
+    ///   - padding: Padding tokens at the left of each sequence, counted from its very start; `nil`
+    ///     when there are none.
+    ///   - rotary: The model's rotary embedding.
+    ///   - observer: Sees the inputs of linear layers.
+    public init(
+        batch: Int, tokens: Int, cache: KVCache?, padding: [Int]?, rotary: RotaryEmbedding,
+        device: Device, dtype: DType, observer: LinearObserver? = nil
+    ) throws(TensorError) {
+        self.batch = batch
+        self.tokens = tokens
+        self.cache = cache
+        self.observer = observer
+        let past = cache?.count ?? 0
+        var positions = try Tensor.arange(past..<past + tokens, device: device).unsqueeze(0)
+        var starts: Tensor?
+        if let padding, padding.contains(where: { $0 > 0 }) {
+            guard padding.count == batch else {
+                throw .invalidArgument(
+                    function: "ForwardContext",
+                    reason: "\(padding.count) paddings for \(batch) sequences")
+            }
+            let column = try Tensor(padding.map { Int64($0) }, shape: [batch, 1]).to(device)
+            starts = column
+            positions = try (positions - column).clamp(min: 0)
+        }
+        (cosines, sines) = try rotary.table(
+            positions, length: past + tokens, dtype: dtype)
+        if let starts {
+            mask = try Self.mask(past: past, tokens: tokens, starts: starts, device: device)
+            isCausal = false
+        } else if past > 0 && tokens > 1 {
+            mask = try Self.mask(past: past, tokens: tokens, starts: nil, device: device)
+            isCausal = false
+        } else {
+            mask = nil
+            isCausal = tokens > 1
+        }
+    }
+
+    /// True where query `t` may see key `k`: `k` is not later, and not padding unless it is the
+    /// query itself (so that no row is empty). `[1 or batch, 1, tokens, past + tokens]`.
+    private static func mask(past: Int, tokens: Int, starts: Tensor?, device: Device)
+        throws(TensorError) -> Tensor
+    {
+        let keys = try Tensor.arange(0..<past + tokens, device: device).reshape([1, 1, -1])
+        let queries = try Tensor.arange(past..<past + tokens, device: device).reshape([1, -1, 1])
+        var visible = try keys.isAtMost(queries)
+        if let starts {
+            let real = try starts.unsqueeze(2).isAtMost(keys)
+            visible = try visible.and(real).or(keys.equals(queries))
+        }
+        return try visible.unsqueeze(1)
+    }
+
+    /// Applies linear layers to the input they share.
+    public func apply(_ layers: Linear..., to x: Tensor) throws -> [Tensor] {
+        try observer?(layers.map(\.name), x)
+        return try layers.map { try $0(x) }
+    }
+
+    /// Applies one linear layer.
+    public func apply(_ layer: Linear, _ x: Tensor) throws -> Tensor {
+        try observer?([layer.name], x)
+        return try layer(x)
+    }
+
+    /// Causal attention of layer `layer` over the cached and the new tokens.
+    ///
+    /// - Parameters:
+    ///   - query: `[batch, head, token, dim]`, rotated.
+    ///   - key: `[batch, kvHead, token, dim]`, rotated.
+    ///   - value: as `key`.
+    /// - Returns: `[batch, token, head · dim]`.
+    public func attend(layer: Int, query: Tensor, key: Tensor, value: Tensor)
+        throws(TensorError) -> Tensor
+    {
+        var (key, value) = (key, value)
+        if let cache { (key, value) = try cache.append(layer: layer, key: key, value: value) }
+        let output = try query.attention(key: key, value: value, mask: mask, isCausal: isCausal)
+        return try output.transpose(1, 2).reshape([batch, tokens, -1])
+    }
+}

@@ -1,0 +1,85 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+
+extension InspectionResult {
+    /// Configuration values worth a line, under shorter names.
+    private static let architectureKeys = [
+        ("hidden_size", "hidden"), ("num_hidden_layers", "layers"),
+        ("num_attention_heads", "heads"), ("num_key_value_heads", "kv heads"),
+        ("head_dim", "head dim"), ("intermediate_size", "FFN"), ("vocab_size", "vocabulary"),
+        ("max_position_embeddings", "context"), ("tie_word_embeddings", "tied"),
+    ]
+
+    /// What the headers of `checkpoint` say; works for families that Minima cannot run, too.
+    ///
+    /// - Complexity: O(tensors); no weight is read.
+    public init(_ checkpoint: Checkpoint) throws {
+        let manifest = try CompressionManifest(checkpoint.config)
+        var architecture: [String: String] = [:]
+        for (key, name) in Self.architectureKeys {
+            architecture[name] = checkpoint.config.value(key)?.text(indent: nil)
+        }
+        var dtypes: [String: Int] = [:]
+        var parts: [Part] = []
+        var modules: [String: Set<String>] = [:]
+        for tensor in checkpoint.tensors {
+            dtypes[tensor.dtype.rawValue, default: 0] += tensor.byteCount
+            let module = Self.module(of: tensor.name)
+            let group = Self.group(of: module)
+            let index =
+                parts.firstIndex { $0.name == group }
+                ?? {
+                    parts.append(
+                        Part(name: group, modules: 0, formats: [:], parameters: 0, bytes: 0))
+                    return parts.count - 1
+                }()
+            parts[index].parameters += tensor.elementCount
+            parts[index].bytes += tensor.byteCount
+            if modules[group, default: []].insert(module).inserted {
+                parts[index].modules += 1
+                let format = manifest.modules[module]?.format ?? Dense.name
+                parts[index].formats[format, default: 0] += 1
+            }
+        }
+        parts.sort { Self.order($0.name) < Self.order($1.name) }
+        self.init(
+            model: checkpoint.path, family: try checkpoint.config.modelType,
+            architecture: architecture, files: checkpoint.files.count, dtypes: dtypes,
+            parameters: checkpoint.tensors.reduce(0) { $0 + $1.elementCount },
+            bytes: checkpoint.byteCount, parts: parts)
+    }
+
+    /// `model.layers.3.mlp.up_proj` for `model.layers.3.mlp.up_proj.cores.0`.
+    private static func module(of tensor: String) -> String {
+        var components = tensor.split(separator: ".")
+        if components.count > 2, components[components.count - 2] == "cores" {
+            components.removeLast(2)
+        } else if components.count > 1 {
+            components.removeLast()
+        }
+        return components.joined(separator: ".")
+    }
+
+    /// `mlp.up_proj` for that module: its name without the layer and what stands before it.
+    private static func group(of module: String) -> String {
+        let components = module.split(separator: ".")
+        guard let number = components.firstIndex(where: { Int($0) != nil }) else {
+            return components.first == "model"
+                ? components.dropFirst().joined(separator: ".") : module
+        }
+        return components[(number + 1)...].map { Int($0) == nil ? $0 : "*" }
+            .joined(separator: ".")
+    }
+
+    /// The order in which a forward pass meets the parts.
+    private static func order(_ part: String) -> Int {
+        let order = [
+            "embed_tokens", "input_layernorm", "self_attn.q_proj", "self_attn.k_proj",
+            "self_attn.v_proj", "self_attn.q_norm", "self_attn.k_norm", "self_attn.o_proj",
+            "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+        ]
+        if let index = order.firstIndex(of: part) { return index }
+        return part == "lm_head" ? 1000 : part == "norm" ? 999 : 500
+    }
+}

@@ -1,0 +1,112 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaTensor
+
+/// A causal language model of one family.
+///
+/// A family is one file and one line in `FamilyRegistry.all`. Its initialiser asks the loader for
+/// every tensor by the name it has in Hugging Face checkpoints.
+public protocol LanguageModel: Sendable {
+    /// Values of `model_type` that this family reads.
+    static var modelTypes: [String] { get }
+
+    /// Names and sizes of the linear layers that may be compressed, in forward order.
+    static func linearShapes(_ config: ModelConfig) throws -> [LinearShape]
+
+    /// Builds the model from a checkpoint's tensors.
+    init(_ config: ModelConfig, device: Device, dtype: DType, weights: inout WeightLoader) throws
+
+    /// Sizes that the rest of Minima asks for.
+    var dimensions: ModelDimensions { get }
+    /// The model's rotary embedding.
+    var rotary: RotaryEmbedding { get }
+    /// Where the weights are.
+    var device: Device { get }
+    /// The type that the model computes in.
+    var dtype: DType { get }
+
+    /// Token ids `[batch, token]` (int64) to the normalised last hidden states
+    /// `[batch, token, hidden]`.
+    func hidden(_ tokens: Tensor, _ context: ForwardContext) throws -> Tensor
+
+    /// Hidden states `[…, hidden]` to logits `[…, vocabulary]`.
+    func logits(_ hidden: Tensor) throws -> Tensor
+}
+
+/// Sizes of a model.
+public struct ModelDimensions: Sendable, Hashable {
+    /// Decoder layers.
+    public var layers: Int
+    /// Width of the residual stream.
+    public var hidden: Int
+    /// Rows of the embedding.
+    public var vocabulary: Int
+    /// Longest context that the model was made for, in tokens.
+    public var context: Int
+}
+
+/// A linear layer of a family, without its weight.
+public struct LinearShape: Sendable, Hashable {
+    /// The module's name in the checkpoint.
+    public let name: String
+    /// Rows of W.
+    public let outputs: Int
+    /// Columns of W.
+    public let inputs: Int
+}
+
+extension LanguageModel {
+    /// Runs the model over new tokens.
+    ///
+    /// - Parameters:
+    ///   - tokens: int64 `[batch, token]`; left-padded sequences say so in `padding`.
+    ///   - cache: Extended by the new tokens; `nil` when no pass will follow.
+    ///   - padding: Padding tokens at the left of each sequence.
+    ///   - observer: Sees the inputs of linear layers.
+    /// - Returns: Normalised hidden states `[batch, token, hidden]`.
+    /// - Throws: `ModelError.contextExceeded` or `.tokenOutOfRange` before anything is computed.
+    public func run(
+        _ tokens: Tensor, cache: KVCache? = nil, padding: [Int]? = nil,
+        observer: LinearObserver? = nil
+    ) throws -> Tensor {
+        let shape = tokens.shape
+        guard shape.count == 2, shape[0] > 0, shape[1] > 0 else {
+            throw ModelError.badTokens(shape: shape)
+        }
+        let length = (cache?.count ?? 0) + shape[1]
+        guard length <= dimensions.context else {
+            throw ModelError.contextExceeded(length: length, context: dimensions.context)
+        }
+        let context = try ForwardContext(
+            batch: shape[0], tokens: shape[1], cache: cache, padding: padding, rotary: rotary,
+            device: device, dtype: dtype, observer: observer)
+        let hidden = try hidden(tokens.to(device), context)
+        cache?.advance(by: shape[1])
+        return hidden
+    }
+}
+
+/// What a model cannot be asked.
+public enum ModelError: Error, Hashable, CustomStringConvertible {
+    case unknownFamily(String, path: String, known: [String])
+    case unsupported(path: String, key: String, found: String, supported: String)
+    case badTokens(shape: [Int])
+    case contextExceeded(length: Int, context: Int)
+
+    /// What was asked, what was found, what to do.
+    public var description: String {
+        switch self {
+        case .unknownFamily(let type, let path, let known):
+            """
+            \(path): the model type "\(type)" is not supported; supported are \
+            \(known.joined(separator: ", "))
+            """
+        case .unsupported(let path, let key, let found, let supported):
+            "\(path): \"\(key)\" is \(found); Minima supports \(supported)"
+        case .badTokens(let shape):
+            "tokens must be [batch, token] and not empty; their shape is \(shape)"
+        case .contextExceeded(let length, let context):
+            "\(length) tokens do not fit the model's context of \(context)"
+        }
+    }
+}

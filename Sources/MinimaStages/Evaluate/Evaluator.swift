@@ -1,0 +1,126 @@
+import Glibc
+import MinimaCore
+import MinimaModels
+import MinimaTensor
+
+/// Perplexity of a model on a text, and its distance from a dense model.
+public struct Evaluator {
+    /// Sums over predicted tokens.
+    public struct Measurement: Sendable, Hashable {
+        /// Predicted tokens: all but the first of each window.
+        public var tokens = 0
+        /// Negative log-likelihood of those tokens, in nats.
+        public var negativeLogLikelihood = 0.0
+        /// KL(dense ‖ model) over those tokens, in nats; `nil` without a dense model.
+        public var divergence: Double?
+
+        /// exp of the mean negative log-likelihood.
+        public var perplexity: Double {
+            exp(negativeLogLikelihood / Double(max(tokens, 1)))
+        }
+        /// Mean KL(dense ‖ model) per token, in nats.
+        public var kl: Double? { divergence.map { $0 / Double(max(tokens, 1)) } }
+    }
+
+    /// The model that is measured.
+    public let model: any LanguageModel
+    /// The model that KL refers to.
+    public let dense: (any LanguageModel)?
+    /// Tokens that one pass takes, over all its windows.
+    public let tokensPerPass: Int
+    /// Logits that exist at one time, over all rows.
+    ///
+    /// 2²¹ float32 values stay in the L2 cache of a CPU core; a GPU wants larger products.
+    private var logitsPerChunk: Int { model.device == .cpu ? 1 << 21 : 1 << 27 }
+
+    /// An evaluator of `model`, against `dense` where given.
+    ///
+    /// - Throws: `StageError.vocabulariesDiffer`.
+    public init(
+        _ model: any LanguageModel, against dense: (any LanguageModel)? = nil,
+        tokensPerPass: Int? = nil
+    ) throws {
+        if let dense, dense.dimensions.vocabulary != model.dimensions.vocabulary {
+            throw StageError.vocabulariesDiffer(
+                dense.dimensions.vocabulary, model.dimensions.vocabulary)
+        }
+        self.model = model
+        self.dense = dense
+        self.tokensPerPass = tokensPerPass ?? (model.device == .cpu ? 2048 : 32768)
+    }
+
+    /// Measures over `windows` of token ids, each predicted from its own beginning.
+    ///
+    /// - Throws: `StageError` for windows without a token to predict and for foreign token ids.
+    public func measure(_ windows: [[Int32]], progress: ProgressHandler = { _ in }) throws
+        -> Measurement
+    {
+        let vocabulary = model.dimensions.vocabulary
+        let total = windows.reduce(0) { $0 + max($1.count - 1, 0) }
+        guard total > 0 else {
+            throw StageError.tooLittleText(tokens: 0, needed: 2, purpose: "evaluation")
+        }
+        for id in windows.joined() where id < 0 || id >= vocabulary {
+            throw StageError.tokenOutOfRange(id: id, vocabulary: vocabulary)
+        }
+        var sum = Measurement()
+        if dense != nil { sum.divergence = 0 }
+        let size = max(tokensPerPass / windows[0].count, 1)
+        for batch in TokenWindows.batches(windows.filter { $0.count >= 2 }, size: size) {
+            try withoutGradients { try add(batch, to: &sum) }
+            try progress(
+                StageProgress(
+                    stage: "evaluate", done: sum.tokens, total: total, unit: "tokens",
+                    note: "perplexity \(rounded(sum.perplexity))"))
+        }
+        guard sum.negativeLogLikelihood.isFinite, sum.divergence?.isFinite != false else {
+            throw StageError.notFinite(what: "the likelihood of the text")
+        }
+        return sum
+    }
+
+    private func add(_ batch: [[Int32]], to sum: inout Measurement) throws {
+        let ids = try TokenWindows.tensor(batch).to(model.device)
+        let predicted = batch[0].count - 1
+        let targets = try ids.narrow(1, 1..<predicted + 1).reshape([-1])
+        let hidden = try rows(model, ids, predicted)
+        let reference = try dense.map { try rows($0, ids, predicted) }
+        let count = batch.count * predicted
+        let step = max(logitsPerChunk / model.dimensions.vocabulary, 1)
+        var likelihood = try Tensor.zeros([], dtype: .float64, device: model.device)
+        var divergence = likelihood
+        for start in stride(from: 0, to: count, by: step) {
+            let range = start..<min(start + step, count)
+            let logits = try model.logits(hidden.narrow(0, range)).to(dtype: .float32)
+            let target = try targets.narrow(0, range)
+            if let dense, let reference {
+                let q = try logits.logSoftmax()
+                let p = try dense.logits(reference.narrow(0, range)).to(dtype: .float32)
+                    .logSoftmax()
+                let chosen = try q.gather(1, target.unsqueeze(1))
+                likelihood = try likelihood - chosen.sum(dtype: .float64)
+                divergence = try divergence + (p.exp() * (p - q)).sum(dtype: .float64)
+            } else {
+                likelihood = try likelihood + logits.crossEntropy(target).sum(dtype: .float64)
+            }
+        }
+        sum.tokens += count
+        sum.negativeLogLikelihood += try likelihood.item()
+        if let before = sum.divergence { sum.divergence = try before + divergence.item() }
+    }
+
+    /// Hidden states `[windows · predicted, hidden]` of all positions that predict a token.
+    private func rows(_ model: any LanguageModel, _ ids: Tensor, _ predicted: Int) throws -> Tensor
+    {
+        let hidden = try model.run(ids.narrow(1, 0..<predicted))
+        return try hidden.reshape([-1, model.dimensions.hidden])
+    }
+}
+
+/// Two decimals, for progress notes.
+func rounded(_ value: Double) -> String {
+    guard value.isFinite, abs(value) < 1e15 else { return "\(value)" }
+    let hundredths = Int((value * 100).rounded())
+    let fraction = abs(hundredths % 100)
+    return "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)"
+}
