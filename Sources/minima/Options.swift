@@ -1,0 +1,102 @@
+import ArgumentParser
+import FoundationEssentials
+import MinimaCheckpoint
+import MinimaCore
+import MinimaModels
+import MinimaTensor
+import MinimaTokenizer
+
+extension Device: ExpressibleByArgument {
+    public init?(argument: String) {
+        self.init(argument)
+    }
+}
+
+extension DType: ExpressibleByArgument {
+    /// The names of PyTorch for types that models compute in.
+    public init?(argument: String) {
+        switch argument {
+        case "float32": self = .float32
+        case "bfloat16": self = .bfloat16
+        case "float16": self = .float16
+        case "float64": self = .float64
+        default: return nil
+        }
+    }
+
+    public static var allValueStrings: [String] { ["float32", "bfloat16", "float16", "float64"] }
+}
+
+/// Where and in which type to compute.
+struct ComputeOptions: ParsableArguments {
+    @Option(help: "cpu, cuda or cuda:N. Default: cuda when there is a GPU.")
+    var device: Device?
+
+    @Option(help: "Type to compute in. Default: float32 on the CPU, the stored type on a GPU.")
+    var dtype: DType?
+
+    @Option(help: "CPU threads. Default: one per core.")
+    var threads: Int?
+
+    func validate() throws {
+        if let threads, threads < 1 || threads > 4096 {
+            throw ValidationError("--threads must be between 1 and 4096")
+        }
+    }
+
+    /// Opens libtorch and the device.
+    func open() throws -> Device {
+        try Torch.open(package: ProcessInfo.processInfo.environment["MINIMA_TORCH"])
+        if let threads { try Torch.setThreads(threads) }
+        let chosen: Device
+        if let device { chosen = device } else { chosen = try Device.cudaCount() > 0 ? .cuda(0) : .cpu }
+        try chosen.open()
+        return chosen
+    }
+}
+
+/// Why a text cannot be read.
+enum TextError: Error, CustomStringConvertible {
+    case unreadable(path: String, reason: String)
+    case notUTF8(path: String, offset: Int)
+
+    var description: String {
+        switch self {
+        case .unreadable(let path, let reason): "\(path): cannot be read: \(reason)"
+        case .notUTF8(let path, let offset):
+            "\(path): not UTF-8 at byte \(offset); convert it, e.g. with `iconv -t UTF-8`"
+        }
+    }
+}
+
+/// Token ids of each file, without special tokens.
+func readTokens(_ paths: [String], _ tokenizer: Tokenizer) throws -> [[Int32]] {
+    try paths.map { path in
+        let data: Data
+        do {
+            data = try Data(contentsOf: URL(filePath: path))
+        } catch {
+            let reason = FileManager.default.fileExists(atPath: path) ? "\(error)" : "no such file"
+            throw TextError.unreadable(path: path, reason: reason)
+        }
+        guard let text = String(validating: data, as: UTF8.self) else {
+            // The length of the longest valid prefix, found by halving.
+            var (low, high) = (0, data.count)
+            while high - low > 1 {
+                let middle = (low + high) / 2
+                let prefix = String(decoding: data.prefix(middle), as: UTF8.self)
+                let isValid = prefix.utf8.elementsEqual(data.prefix(middle))
+                if isValid { low = middle } else { high = middle }
+            }
+            throw TextError.notUTF8(path: path, offset: low)
+        }
+        return try tokenizer.encode(text, addSpecialTokens: false)
+    }
+}
+
+extension StageResult {
+    /// Prints this result as JSON.
+    func printJSON() throws {
+        print(try json())
+    }
+}

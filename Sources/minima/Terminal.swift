@@ -1,0 +1,169 @@
+import Glibc
+import MinimaCore
+import Synchronization
+
+/// The user pressed Ctrl-C.
+struct Interrupted: Error {}
+
+/// What goes to standard error: messages and progress. Standard output is for results.
+enum Terminal {
+    /// Writes one line.
+    static func write(_ line: String) {
+        put(line + "\n", to: STDERR_FILENO)
+    }
+
+    /// Writes text at once, without a buffer; a reader that has gone away is ignored.
+    static func put(_ text: String, to descriptor: Int32) {
+        var rest = Array(text.utf8)[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if count < 0 {
+                if errno == EINTR { continue }
+                return
+            }
+            rest = rest.dropFirst(count)
+        }
+    }
+
+    /// Writes an error in the form that scripts look for.
+    static func error(_ message: String) {
+        write("minima: error: \(message)")
+    }
+}
+
+private let interrupted = Atomic<Bool>(false)
+
+/// Turns the first Ctrl-C (and SIGTERM) into ``Interrupted`` at the next report of progress, so
+/// that partial output is removed; a second one ends the process at once.
+func catchInterrupts() {
+    interrupted.store(false, ordering: .relaxed)
+    for number in [SIGINT, SIGTERM] {
+        signal(number) { number in
+            interrupted.store(true, ordering: .relaxed)
+            signal(number, SIG_DFL)
+        }
+    }
+}
+
+/// Throws when Ctrl-C was pressed.
+func checkInterrupt() throws {
+    if interrupted.load(ordering: .relaxed) { throw Interrupted() }
+}
+
+/// Shows progress: one line that is redrawn on a terminal, a plain line now and then in a pipe.
+final class ProgressLine {
+    private let isTerminal = isatty(STDERR_FILENO) == 1
+    private let clock = ContinuousClock()
+    private var stage = ""
+    private var started: ContinuousClock.Instant
+    private var shown: ContinuousClock.Instant?
+
+    init() {
+        started = clock.now
+    }
+
+    /// Shows `progress` if enough time has passed or the stage is done.
+    ///
+    /// - Throws: ``Interrupted`` when Ctrl-C was pressed.
+    func show(_ progress: StageProgress) throws {
+        try checkInterrupt()
+        let now = clock.now
+        if progress.stage != stage {
+            stage = progress.stage
+            started = now
+            shown = nil
+        }
+        let interval: Duration = isTerminal ? .milliseconds(100) : .seconds(5)
+        let isDone = progress.done >= progress.total
+        if let shown, now - shown < interval, !isDone { return }
+        shown = now
+        let line = text(progress, elapsed: (now - started).totalSeconds)
+        if isTerminal {
+            Terminal.put("\r\u{1B}[K\(line)\(isDone ? "\n" : "")", to: STDERR_FILENO)
+        } else {
+            Terminal.write(line)
+        }
+    }
+
+    private func text(_ progress: StageProgress, elapsed: Double) -> String {
+        let share = Double(progress.done) / Double(max(progress.total, 1))
+        var parts = ["\(progress.stage) \(progress.done)/\(progress.total) \(progress.unit)"]
+        if isTerminal {
+            let filled = Int(share * 20)
+            let bar =
+                String(repeating: "█", count: filled) + String(repeating: "░", count: 20 - filled)
+            parts[0] = "\(progress.stage) \(bar) \(progress.done)/\(progress.total) \(progress.unit)"
+        }
+        if elapsed > 0, progress.done > 0 {
+            let rate = Double(progress.done) / elapsed
+            parts.append("\(short(rate)) \(progress.unit)/s")
+            if progress.done < progress.total {
+                parts.append("ETA \(duration(Double(progress.total - progress.done) / rate))")
+            } else {
+                parts.append("took \(duration(elapsed))")
+            }
+        }
+        parts.append("\(residentMegabytes()) MiB")
+        if !progress.note.isEmpty { parts.append(progress.note) }
+        return parts.joined(separator: ", ")
+    }
+}
+
+/// Three significant digits or so.
+func short(_ value: Double) -> String {
+    guard value.isFinite else { return "\(value)" }
+    if abs(value) >= 100 { return "\(Int(value.rounded()))" }
+    return fixed(value, abs(value) >= 10 ? 1 : 2)
+}
+
+/// `value` with `digits` decimals.
+func fixed(_ value: Double, _ digits: Int) -> String {
+    guard value.isFinite, abs(value) < 1e12 else { return "\(value)" }
+    let scale = pow(10, Double(digits))
+    let scaled = Int((abs(value) * scale).rounded())
+    let (whole, rest) = (scaled / Int(scale), scaled % Int(scale))
+    let sign = value < 0 && scaled > 0 ? "-" : ""
+    if digits == 0 { return "\(sign)\(whole)" }
+    let decimals = String(rest)
+    return "\(sign)\(whole)." + String(repeating: "0", count: digits - decimals.count) + decimals
+}
+
+/// `m:ss`, or seconds when short.
+func duration(_ seconds: Double) -> String {
+    guard seconds.isFinite, seconds < 1e9 else { return "?" }
+    if seconds < 60 { return "\(fixed(seconds, 1)) s" }
+    let whole = Int(seconds.rounded())
+    let rest = whole % 60
+    return "\(whole / 60):\(rest < 10 ? "0" : "")\(rest) min"
+}
+
+/// `value` bytes in the largest fitting binary unit.
+func byteText(_ value: Int) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    var (amount, unit) = (Double(value), 0)
+    while amount >= 1024, unit < units.count - 1 {
+        amount /= 1024
+        unit += 1
+    }
+    return unit == 0 ? "\(value) B" : "\(fixed(amount, 2)) \(units[unit])"
+}
+
+/// `value` with thousands separators.
+func grouped(_ value: Int) -> String {
+    let digits = Array(String(value))
+    return digits.enumerated().map { index, digit in
+        let left = digits.count - index
+        return index > 0 && left % 3 == 0 && digits[index - 1] != "-" ? ",\(digit)" : "\(digit)"
+    }.joined()
+}
+
+/// Resident memory of this process in MiB; 0 when /proc is not there.
+func residentMegabytes() -> Int {
+    guard let file = fopen("/proc/self/statm", "r") else { return 0 }
+    defer { fclose(file) }
+    var line = [CChar](repeating: 0, count: 128)
+    guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
+    let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    let pages = text.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
+    return (pages * Int(sysconf(Int32(_SC_PAGESIZE)))) >> 20
+}
