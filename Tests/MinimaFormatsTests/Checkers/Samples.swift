@@ -1,0 +1,67 @@
+import MinimaCore
+import MinimaFormats
+import MinimaTensor
+
+/// SplitMix64: the same numbers on every machine.
+struct SampleNumbers: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}
+
+/// Matrices to decompose and vectors to multiply.
+enum Samples {
+    /// Sizes with many divisors, without any, long, flat and single.
+    static let shapes = [
+        [24, 36], [36, 16], [7, 11], [13, 24], [12, 17], [1, 12], [12, 1], [1, 7], [1, 1], [60, 5],
+    ]
+
+    /// float64 standard normal numbers.
+    static func normal(_ shape: [Int], seed: UInt64) throws -> Tensor {
+        try Tensor.randn(shape, dtype: .float64, generator: RandomGenerator(seed: seed))
+    }
+
+    /// A second moment E[x·xᵀ] over `tokens` inputs of unequal loudness; of rank at most `tokens`.
+    static func metric(_ inputs: Int, tokens: Int, seed: UInt64) throws -> InputMetric {
+        let generator = try RandomGenerator(seed: seed)
+        let loudness = try Tensor.randn([inputs], dtype: .float64, generator: generator).exp()
+        let x =
+            try Tensor.randn([tokens, inputs], dtype: .float64, generator: generator) * loudness
+        return try InputMetric(secondMoment: x.transpose().matmul(x) / Double(tokens))
+    }
+
+    /// A matrix of the given rank.
+    static func ofRank(_ rank: Int, _ rows: Int, _ columns: Int, seed: UInt64) throws -> Tensor {
+        try normal([rows, rank], seed: seed).matmul(normal([rank, columns], seed: seed + 1))
+    }
+}
+
+extension Tensor {
+    /// Frobenius norm in float64.
+    func length() throws -> Double { try to(dtype: .float64).norm().item() }
+
+    /// Frobenius distance in float64.
+    func distance(to other: Tensor) throws -> Double {
+        try (to(dtype: .float64) - other.to(dtype: .float64)).norm().item()
+    }
+
+    /// Squared singular values past `rank`, summed.
+    func tailEnergy(past rank: Int) throws -> Double {
+        try svd().s.values(as: Double.self).dropFirst(rank).reduce(0) { $0 + $1 * $1 }
+    }
+}
+
+/// The factor that LAPACK's own tests allow over n·ε (LAPACK Working Note 41, section 7).
+let lapackThreshold = 30.0
+
+/// What `steps` orthogonal transformations of matrices with `size` rows and columns together may
+/// move a result by, relative to its norm.
+func roundingBound(size: Int, steps: Int, dtype: DType = .float64) -> Double {
+    lapackThreshold * Double(size) * Double(max(steps, 1)) * dtype.epsilon
+}
