@@ -1,0 +1,129 @@
+import MinimaCore
+
+extension Page {
+    /// What each compressed model saved and what that cost.
+    func headlineSection(_ comparisons: [Comparison], _ report: Report) -> [Markup] {
+        let models = report.lineage.models.filter { report.lineage.dense[$0] != nil }
+        let cards = models.compactMap { model -> Markup? in
+            let rows = comparisons.flatMap { comparison in
+                comparison.rows.filter { $0.model == model }.map { (comparison, $0) }
+            }
+            guard let first = rows.first?.1 else { return nil }
+            return headline(model, first, rows, report.lineage)
+        }
+        let heading = "What was saved and what it cost"
+        return cards.isEmpty ? [] : [section("result", heading, "\(cards)")]
+    }
+
+    private func headline(
+        _ model: ModelPath, _ row: Comparison.Row, _ rows: [(Comparison, Comparison.Row)],
+        _ lineage: Lineage
+    ) -> Markup {
+        var saved = tile(
+            "Parameters", Figure.change(row.parameterRatio),
+            "\(Figure.short(row.denseSize?.parameters)) → \(Figure.short(row.size?.parameters))")
+        saved += tile(
+            "Weights as stored", Figure.change(row.byteRatio),
+            "\(Figure.bytes(row.denseSize?.bytes)) → \(Figure.bytes(row.size?.bytes))")
+        var costs: Markup = ""
+        for (comparison, row) in rows {
+            guard let evaluation = row.evaluation else { continue }
+            let isRepeated = rows.count { $0.0.name == comparison.name } > 1
+            let place =
+                isRepeated
+                ? "\(comparison.name), windows of \(evaluation.context), \(evaluation.device) "
+                    + evaluation.dtype
+                : comparison.name
+            let before = Figure.significant(row.dense?.perplexity, 5)
+            let after = Figure.significant(evaluation.perplexity, 5)
+            costs += tile(
+                "Perplexity on \(place)",
+                row.perplexityRatio == nil ? after : Figure.change(row.perplexityRatio),
+                "\(before) → \(after)")
+            if evaluation.kl != nil {
+                costs += tile(
+                    "KL on \(place)", Figure.significant(evaluation.kl, 4), "nats per token")
+            }
+        }
+        let cost: Markup =
+            rows.contains { $0.1.evaluation != nil }
+            ? "<dl>\(costs)</dl>" : "<p class=\"note\">Its effect on text was not measured.</p>"
+        let dense = lineage.dense[model].map { lineage.label($0) } ?? Figure.absent
+        return """
+            <article class="card \(colorClass(lineage.series(model)))">
+            <h3>\(isolated(lineage.label(model)))</h3>
+            <p class="note">against \(isolated(dense))</p>
+            <div class="ledger">
+            <div><h4>Saved</h4><dl>\(saved)</dl></div>
+            <div><h4>Cost</h4>\(cost)</div>
+            </div>
+            </article>
+
+            """
+    }
+
+    private func tile(_ name: String, _ figure: String, _ detail: String) -> Markup {
+        "<div><dt>\(isolated(name))</dt><dd class=\"big\">\(figure)</dd><dd>\(detail)</dd></div>\n"
+    }
+
+    /// Sizes, perplexities and KL of all models, one table per text.
+    func comparisonSection(_ comparisons: [Comparison], _ report: Report) -> [Markup] {
+        guard !comparisons.isEmpty else { return [] }
+        let tables = comparisons.map { comparison in
+            comparisonTable(comparison, report.lineage)
+        }
+        return [
+            section(
+                "comparison", "Before and after",
+                """
+                \(tables)
+                <p class="note">× is relative to the dense model. Perplexity: exp of the mean \
+                negative log-likelihood per predicted token, lower is better; it compares only over \
+                the same tokens. KL: mean KL(dense ‖ model) per predicted token, 0 when both \
+                predict alike. 1 MB = 10⁶ bytes.</p>
+
+                """)
+        ]
+    }
+
+    private func comparisonTable(_ comparison: Comparison, _ lineage: Lineage) -> Markup {
+        let isEvaluated = comparison.context != nil
+        var columns: [Markup] = [
+            "<th scope=\"col\">Model</th>",
+            "<th scope=\"col\">Parameters</th>", Self.timesHeader,
+            "<th scope=\"col\">Weights</th>", Self.timesHeader,
+        ]
+        if isEvaluated {
+            columns += [
+                "<th scope=\"col\">Perplexity</th>", Self.timesHeader,
+                "<th scope=\"col\">KL, nats</th>", "<th scope=\"col\">Tokens</th>",
+            ]
+        }
+        let rows = comparison.rows.map { row -> Markup in
+            var series = lineage.series(row.model)
+            series.label = row.label
+            let mark: Markup = row.isDense ? " <span class=\"note\">dense</span>" : ""
+            var cells: Markup = """
+                <th scope="row">\(named(series))\(mark)</th>\
+                <td>\(Figure.count(row.size?.parameters))</td><td>\(ratio(row.parameterRatio))</td>\
+                <td>\(Figure.bytes(row.size?.bytes))</td><td>\(ratio(row.byteRatio))</td>
+                """
+            if isEvaluated {
+                cells += """
+                    <td>\(Figure.significant(row.evaluation?.perplexity, 5))</td>\
+                    <td>\(ratio(row.perplexityRatio))</td>\
+                    <td>\(Figure.significant(row.evaluation?.kl, 4))</td>\
+                    <td>\(Figure.count(row.evaluation?.tokens))</td>
+                    """
+            }
+            return "<tr>\(cells)</tr>\n"
+        }
+        return table(
+            caption: isolated(comparison.heading), label: "Before and after", columns: columns,
+            rows: rows, style: "figures")
+    }
+
+    private func ratio(_ value: Double?) -> String {
+        value == nil ? "" : Figure.ratio(value)
+    }
+}

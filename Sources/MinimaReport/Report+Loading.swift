@@ -1,0 +1,99 @@
+import FoundationEssentials
+import MinimaCore
+
+extension Report {
+    /// A report on stored results, each as `--json` printed it, in any order.
+    ///
+    /// A compressed checkpoint's directory stands for the `minima.json` in it.
+    ///
+    /// - Throws: `ReportError`, which names the file.
+    public static func load(files: [String]) throws -> Report {
+        var inspections: [InspectionResult] = []
+        var evaluations: [EvaluationResult] = []
+        var compressions: [(result: CompressionResult, directory: String?)] = []
+        var generations: [GenerationResult] = []
+        for file in files {
+            let (path, text) = try read(file)
+            do {
+                let kind = try JSON(parsing: text)["kind"]?.string
+                switch kind {
+                case InspectionResult.kind: inspections.append(try .init(json: text))
+                case EvaluationResult.kind: evaluations.append(try .init(json: text))
+                case CompressionResult.kind:
+                    compressions.append((try .init(json: text), directory(ofRecord: path)))
+                case GenerationResult.kind: generations.append(try .init(json: text))
+                default: throw ReportError.unknownKind(path: path, found: kind)
+                }
+            } catch let error as ReportError {
+                throw error
+            } catch {
+                throw ReportError.malformed(path: path, reason: "\(error)")
+            }
+        }
+        return Report(
+            title: nil, inspections: inspections, evaluations: evaluations,
+            compressions: compressions, generations: generations)
+    }
+
+    /// The largest file that can be a result; a weight file given by mistake is not read.
+    static let maximumBytes = 256 << 20
+
+    private static func read(_ file: String) throws -> (path: String, text: String) {
+        let files = FileManager.default
+        var isDirectory = false
+        guard files.fileExists(atPath: file, isDirectory: &isDirectory) else {
+            throw ReportError.unreadable(path: file, reason: "there is no such file")
+        }
+        let path = isDirectory ? "\(file)/\(record)" : file
+        if isDirectory, !files.fileExists(atPath: path) {
+            throw ReportError.unreadable(
+                path: file, reason: "this directory has no \(record), so minima did not write it")
+        }
+        let size = try? files.attributesOfItem(atPath: path)[.size] as? UInt64
+        if let size, size > UInt64(maximumBytes) {
+            throw ReportError.tooLarge(path: path, bytes: size)
+        }
+        guard let data = files.contents(atPath: path) else {
+            throw ReportError.unreadable(path: path, reason: "it cannot be read")
+        }
+        guard let text = String(validating: data, as: UTF8.self) else {
+            throw ReportError.malformed(path: path, reason: "not UTF-8")
+        }
+        return (path, text)
+    }
+
+    /// The name under which a compressed checkpoint keeps its account.
+    private static let record = "minima.json"
+
+    private static func directory(ofRecord path: String) -> String? {
+        path.hasSuffix("/\(record)") ? String(path.dropLast(record.count + 1)) : nil
+    }
+}
+
+/// Why a file cannot be part of a report.
+public enum ReportError: Error, Hashable, CustomStringConvertible {
+    case unreadable(path: String, reason: String)
+    case tooLarge(path: String, bytes: UInt64)
+    case malformed(path: String, reason: String)
+    case unknownKind(path: String, found: String?)
+
+    /// The file, what is wrong with it and what belongs there.
+    public var description: String {
+        switch self {
+        case .unreadable(let path, let reason):
+            "\(path): \(reason); give files that minima wrote with --json, or a compressed model"
+        case .tooLarge(let path, let bytes):
+            "\(path): \(bytes) bytes are too many for a result (at most "
+                + "\(Report.maximumBytes)); give files that minima wrote with --json"
+        case .malformed(let path, let reason):
+            "\(path): \(reason)"
+        case .unknownKind(let path, let found):
+            "\(path): \(found.map { "results of kind \"\($0)\" are unknown" } ?? "\"kind\" is missing"); "
+                + "the kinds are \(Self.kinds.joined(separator: ", "))"
+        }
+    }
+
+    private static let kinds = [
+        InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
+    ]
+}

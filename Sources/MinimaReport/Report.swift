@@ -1,0 +1,57 @@
+import MinimaCore
+
+/// What was measured about dense models and what was made of them, ready to be shown.
+///
+/// Every part may be empty; what was not measured appears as `–`. Which models are dense follows
+/// from the results: those that an evaluation names in `against` or a compression in `parent`.
+public struct Report: Sendable {
+    /// The page's title.
+    public var title: String
+    /// Findings of `minima inspect`.
+    public let inspections: [InspectionResult]
+    /// Measurements of `minima eval`.
+    public let evaluations: [EvaluationResult]
+    /// Accounts of `minima compress`.
+    public let compressions: [CompressionResult]
+    /// Texts of `minima generate`.
+    public let generations: [GenerationResult]
+    /// Who was made of whom.
+    let lineage: Lineage
+
+    /// A report on these results.
+    public init(
+        title: String, inspections: [InspectionResult] = [],
+        evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
+        generations: [GenerationResult] = []
+    ) {
+        self.init(
+            title: title, inspections: inspections, evaluations: evaluations,
+            compressions: compressions.map { ($0, nil) }, generations: generations)
+    }
+
+    /// A report on these results, where the directories that compressions wrote may be known.
+    init(
+        title: String?, inspections: [InspectionResult], evaluations: [EvaluationResult],
+        compressions: [(result: CompressionResult, directory: String?)],
+        generations: [GenerationResult]
+    ) {
+        self.inspections = inspections
+        self.evaluations = evaluations
+        self.compressions = compressions.map(\.result)
+        self.generations = generations
+        lineage = Lineage(
+            inspections: inspections, evaluations: evaluations, compressions: compressions,
+            generations: generations)
+        self.title = title ?? lineage.title
+    }
+
+    /// The whole report as one HTML file that needs no network and runs no script.
+    public func html() -> String {
+        Page(self).markup.html
+    }
+
+    /// Before and after, as plain text of at most 80 columns with a line feed after every line.
+    public func table() -> String {
+        TextTable(self).text
+    }
+}
