@@ -41,15 +41,18 @@ let package = Package(
                 ]),
                 .linkedLibrary("torch_cpu"), .linkedLibrary("c10"),
             ]),
-        .systemLibrary(
-            name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
+        .systemLibrary(name: "CPCRE2", providers: [.apt(["libpcre2-dev"])]),
         .target(
             name: "MinimaCore",
             dependencies: [.product(name: "OrderedCollections", package: "swift-collections")]),
         .target(name: "MinimaTensor", dependencies: ["MinimaCore", "CMinimaTorchAPI"]),
         .target(name: "MinimaCheckpoint", dependencies: ["MinimaCore", "MinimaTensor"]),
         .target(name: "MinimaTokenizer", dependencies: ["MinimaCore", "CPCRE2"]),
-        .target(name: "MinimaTemplate", dependencies: ["MinimaCore"]),
+        .target(
+            name: "MinimaTemplate",
+            dependencies: [
+                "MinimaCore", .product(name: "OrderedCollections", package: "swift-collections"),
+            ]),
         .target(name: "MinimaFormats", dependencies: ["MinimaCore", "MinimaTensor"]),
         .target(
             name: "MinimaModels",
@@ -66,12 +69,14 @@ let package = Package(
             name: "minima",
             dependencies: [
                 "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
-                "MinimaRuntime", "MinimaStages", "MinimaTemplate",
+                "MinimaRuntime", "MinimaStages", "MinimaReport", "MinimaTemplate",
                 "MinimaTokenizer",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "MinimaCoreTests", dependencies: ["MinimaCore"]),
-        .testTarget(name: "MinimaTensorTests", dependencies: ["MinimaTensor", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaTensorTests",
+            dependencies: ["MinimaTensor", "MinimaCheckpoint", "MinimaCore"]),
         .testTarget(
             name: "MinimaCheckpointTests", dependencies: ["MinimaCheckpoint", "MinimaCore"]),
         .testTarget(name: "MinimaTokenizerTests", dependencies: ["MinimaTokenizer", "MinimaCore"]),
@@ -84,6 +89,18 @@ let package = Package(
             dependencies: [
                 "MinimaModels", "MinimaFormats", "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
             ]),
+        .testTarget(
+            name: "MinimaRuntimeTests",
+            dependencies: [
+                "MinimaRuntime", "MinimaModels", "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
+            ]),
+        .testTarget(
+            name: "MinimaStagesTests",
+            dependencies: [
+                "MinimaStages", "MinimaModels", "MinimaFormats", "MinimaCheckpoint",
+                "MinimaTensor", "MinimaCore",
+            ]),
+        .testTarget(name: "MinimaCommandTests"),
         .testTarget(name: "MinimaReportTests", dependencies: ["MinimaReport", "MinimaCore"]),
     ],
     cxxLanguageStandard: .cxx20

@@ -253,9 +253,18 @@ int make_generator(int32_t type, int32_t index, uint64_t seed, minima_generator*
 
 // Devices
 
+// libtorch_cuda of the very libtorch_cpu that is loaded: it lies in the same folder, which need not
+// be on any search path.
 int open_cuda(int32_t* device_count, char** error) {
     return guarded(error, [&] {
-        if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) {
+        Dl_info info;
+        std::string path = "libtorch_cuda.so";
+        if (dladdr(reinterpret_cast<void*>(&aoti_torch_abi_version), &info) && info.dli_fname) {
+            const std::string loaded = info.dli_fname;
+            const auto slash = loaded.rfind('/');
+            if (slash != std::string::npos) path = loaded.substr(0, slash + 1) + path;
+        }
+        if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
             const char* reason = dlerror();
             TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
         }

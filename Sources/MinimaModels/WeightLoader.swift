@@ -84,8 +84,10 @@ extension Checkpoint {
         guard let info = info(name) else {
             throw CheckpointError.noSuchTensor(path: path, name: name, count: tensors.count)
         }
-        return try bytes.withUnsafeBytes { (buffer) throws(TensorError) in
+        let tensor = try bytes.withUnsafeBytes { (buffer) throws(TensorError) in
             try Tensor(bytes: buffer, shape: info.shape, dtype: info.dtype)
         }
+        bytes.mapping.release(bytes.range)
+        return tensor
     }
 }

@@ -54,6 +54,15 @@ public enum Device: Sendable, Hashable, CustomStringConvertible {
         try CUDALibrary.count().get()
     }
 
+    /// Why this machine's GPU cannot be used; `nil` when it can, or when there is none.
+    public static func cudaProblem() throws(TensorError) -> String? {
+        guard access(CUDALibrary.driver, F_OK) == 0 else { return nil }
+        switch try CUDALibrary.state() {
+        case .open(let devices): return devices > 0 ? nil : "the driver shows no device"
+        case .closed(let reason): return reason
+        }
+    }
+
     /// Makes sure that this device can be used.
     ///
     /// - Throws: `TensorError.noSuchDevice` with the reason.
@@ -137,6 +146,9 @@ private enum CUDALibrary {
         case closed(reason: String)
     }
 
+    /// What the NVIDIA driver puts there when it is loaded.
+    static let driver = "/dev/nvidiactl"
+
     private static let cached = Mutex<State?>(nil)
 
     static func count() -> Result<Int, TensorError> {
@@ -159,8 +171,8 @@ private enum CUDALibrary {
     }
 
     private static func probe(_ table: Torch.Table) -> State {
-        guard access("/dev/nvidiactl", F_OK) == 0 else {
-            return .closed(reason: "this machine has no NVIDIA driver (/dev/nvidiactl is absent)")
+        guard access(driver, F_OK) == 0 else {
+            return .closed(reason: "this machine has no NVIDIA driver (\(driver) is absent)")
         }
         var count: Int32 = 0
         do throws(TensorError) {

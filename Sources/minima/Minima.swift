@@ -10,10 +10,11 @@ struct Minima: ParsableCommand {
 
     static let configuration = CommandConfiguration(
         commandName: "minima",
-        abstract: "Makes large language models smaller with tensor networks, and says what it cost.",
+        abstract:
+            "Makes large language models smaller with tensor networks, and says what it cost.",
         version: versionNumber,
         subcommands: [
-            Inspect.self, Compress.self, Eval.self, Generate.self,
+            Inspect.self, Compress.self, Eval.self, Generate.self, ReportCommand.self,
         ])
 
     /// Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.

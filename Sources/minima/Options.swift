@@ -7,6 +7,7 @@ import MinimaTensor
 import MinimaTokenizer
 
 extension Device: ExpressibleByArgument {
+    /// `cpu`, `cuda` or `cuda:N`.
     public init?(argument: String) {
         self.init(argument)
     }
@@ -24,6 +25,7 @@ extension DType: ExpressibleByArgument {
         }
     }
 
+    /// What help and errors list.
     public static var allValueStrings: [String] { ["float32", "bfloat16", "float16", "float64"] }
 }
 
@@ -48,10 +50,15 @@ struct ComputeOptions: ParsableArguments {
     func open() throws -> Device {
         try Torch.open(package: ProcessInfo.processInfo.environment["MINIMA_TORCH"])
         if let threads { try Torch.setThreads(threads) }
-        let chosen: Device
-        if let device { chosen = device } else { chosen = try Device.cudaCount() > 0 ? .cuda(0) : .cpu }
-        try chosen.open()
-        return chosen
+        if let device {
+            try device.open()
+            return device
+        }
+        if try Device.cudaCount() > 0 { return .cuda(0) }
+        if let problem = try Device.cudaProblem() {
+            Terminal.write("minima: warning: computing on the CPU; the GPU is no use: \(problem)")
+        }
+        return .cpu
     }
 }
 

@@ -37,6 +37,12 @@ private let interrupted = Atomic<Bool>(false)
 /// that partial output is removed; a second one ends the process at once.
 func catchInterrupts() {
     interrupted.store(false, ordering: .relaxed)
+    // A parent that starts us from a worker thread may hand down a mask that blocks everything.
+    var mask = sigset_t()
+    sigemptyset(&mask)
+    sigaddset(&mask, SIGINT)
+    sigaddset(&mask, SIGTERM)
+    pthread_sigmask(SIG_UNBLOCK, &mask, nil)
     for number in [SIGINT, SIGTERM] {
         signal(number) { number in
             interrupted.store(true, ordering: .relaxed)
@@ -92,7 +98,8 @@ final class ProgressLine {
             let filled = Int(share * 20)
             let bar =
                 String(repeating: "█", count: filled) + String(repeating: "░", count: 20 - filled)
-            parts[0] = "\(progress.stage) \(bar) \(progress.done)/\(progress.total) \(progress.unit)"
+            parts[0] =
+                "\(progress.stage) \(bar) \(progress.done)/\(progress.total) \(progress.unit)"
         }
         if elapsed > 0, progress.done > 0 {
             let rate = Double(progress.done) / elapsed
@@ -163,7 +170,8 @@ func residentMegabytes() -> Int {
     defer { fclose(file) }
     var line = [CChar](repeating: 0, count: 128)
     guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
-    let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    let text = String(
+        decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     let pages = text.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
     return (pages * Int(sysconf(Int32(_SC_PAGESIZE)))) >> 20
 }

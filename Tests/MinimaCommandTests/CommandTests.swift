@@ -1,0 +1,140 @@
+import Foundation
+import Testing
+
+@Suite("Command line")
+struct CommandTests {
+    @Test func versionAndHelp() throws {
+        let version = try minima("--version")
+        #expect(version.code == 0)
+        #expect(version.output.wholeMatch(of: /\d+\.\d+\.\d+\n/) != nil)
+        let help = try minima("--help")
+        #expect(help.code == 0 && help.errors.isEmpty)
+        for command in ["inspect", "compress", "eval", "generate", "report"] {
+            #expect(help.output.contains(command))
+            let own = try minima(command, "--help")
+            #expect(own.code == 0 && own.output.contains("USAGE: minima \(command)"))
+        }
+    }
+
+    @Test(
+        "wrong usage exits with 2 and says what is right",
+        arguments: [
+            (["frobnicate"], "frobnicate"),
+            (["inspect"], "model"),
+            (
+                ["compress", "x", "--out", "y", "--ratio", "1.5", "--calibration", "self"],
+                "--ratio"
+            ),
+            (
+                [
+                    "compress", "x", "--out", "y", "--ratio", "0.3", "--calibration", "self",
+                    "--format", "svd",
+                ],
+                "lowrank"
+            ),
+            (["compress", "x", "--out", "y", "--ratio", "0.3"], "--calibration"),
+            (
+                ["compress", "x", "--out", "y", "--ratio", "0.3", "--calibration", "self", "b"],
+                "self"
+            ),
+            (["eval", "x"], "--text"),
+            (["eval", "x", "--text", "t", "--context", "1"], "--context"),
+            (["eval", "x", "--text", "t", "--device", "tpu"], "device"),
+            (["eval", "x", "--text", "t", "--dtype", "int4"], "dtype"),
+            (["generate", "x", "--prompt", "a", "--temperature", "-1"], "temperature"),
+            (["generate", "x", "--prompt", "a", "--top-p", "0"], "top-p"),
+            (["generate", "x", "--prompt", "a", "--max-tokens", "0"], "--max-tokens"),
+            (["generate", "x", "--prompt", "a", "--threads", "0"], "--threads"),
+        ])
+    func usage(arguments: [String], hint: String) throws {
+        let outcome = try Run(arguments).wait()
+        #expect(outcome.code == 2)
+        #expect(outcome.output.isEmpty)
+        #expect(outcome.errors.contains(hint), "\(outcome.errors)")
+        #expect(outcome.errors.contains("Usage:"))
+    }
+
+    @Test func inspect() throws {
+        let outcome = try minima("inspect", exampleModel)
+        #expect(outcome.code == 0)
+        for word in ["qwen3", "4,156,608", "7.93 MiB", "mlp.gate_proj", "embed_tokens", "BF16"] {
+            #expect(outcome.output.contains(word), "\(word)")
+        }
+        let json = try minima("inspect", exampleModel, "--json", "--check-finite").json()
+        #expect(json["parameters"] as? Int == 4_156_608)
+        #expect(json["kind"] as? String == "inspection")
+    }
+
+    @Test("the main job: compress, evaluate, generate, report")
+    func mainJob() throws {
+        let scratch = try Scratch()
+        let small = "\(scratch.path)/small"
+        let compressed = try minima(
+            "compress", exampleModel, "--out", small, "--ratio", "0.35", "--calibration",
+            exampleText, "--samples", "8", "--context", "64", "--json", "--device", "cpu")
+        #expect(compressed.code == 0, "\(compressed.errors)")
+        #expect(compressed.errors.contains("decompose 42/42 layers"))
+        let account = try compressed.json()
+        let before = try #require(account["linear_parameters_before"] as? Int)
+        let after = try #require(account["linear_parameters_after"] as? Int)
+        #expect(Double(after) <= 0.65 * Double(before) && Double(after) > 0.6 * Double(before))
+
+        var perplexities: [Double] = []
+        for (model, file) in [(exampleModel, "dense.json"), (small, "small.json")] {
+            let outcome = try minima(
+                "eval", model, "--text", exampleText, "--context", "128", "--against",
+                exampleModel, "--json", "--device", "cpu")
+            #expect(outcome.code == 0, "\(outcome.errors)")
+            let result = try outcome.json()
+            perplexities.append(try #require(result["perplexity"] as? Double))
+            let kl = try #require(result["kl"] as? Double)
+            #expect(model == exampleModel ? abs(kl) < 1e-6 : kl > 0.01)
+            #expect(try #require(result["tokens"] as? Int) > 500)
+            _ = try scratch.write(Array(outcome.output.utf8), to: file)
+        }
+        #expect(perplexities[1] > perplexities[0] && perplexities[1] < 10 * perplexities[0])
+
+        let text = try minima(
+            "generate", small, "--prompt", "The river", "--max-tokens", "12", "--device", "cpu")
+        #expect(text.code == 0 && !text.output.isEmpty)
+        let again = try minima(
+            "generate", small, "--prompt", "The river", "--max-tokens", "12", "--json",
+            "--device", "cpu"
+        ).json()
+        #expect(again["text"] as? String == String(text.output.dropLast()))
+        #expect(again["tokens"] as? Int == 12 || again["finish_reason"] as? String == "stop")
+
+        let report = try minima(
+            "report", "\(scratch.path)/dense.json", "\(scratch.path)/small.json",
+            "\(small)/minima.json", "--out", "\(scratch.path)/report.html")
+        #expect(report.code == 0, "\(report.errors)")
+        let html = try String(contentsOfFile: "\(scratch.path)/report.html", encoding: .utf8)
+        #expect(html.hasPrefix("<!DOCTYPE html>") || html.hasPrefix("<!doctype html>"))
+        #expect(!scratch.entries.contains { $0.hasPrefix(".") }, "nothing half-written is left")
+    }
+
+    @Test func generationFollowsSeedAndTemplate() throws {
+        func text(_ more: String...) throws -> [String: Any] {
+            try Run(
+                [
+                    "generate", exampleModel, "--prompt", "She said", "--max-tokens", "16",
+                    "--json", "--device", "cpu",
+                ] + more
+            ).wait().json()
+        }
+        let first = try text("--temperature", "1", "--seed", "3")["text"] as? String
+        #expect(try text("--temperature", "1", "--seed", "3")["text"] as? String == first)
+        #expect(try text("--temperature", "1", "--seed", "4")["text"] as? String != first)
+        let chat = try text("--chat")["prompt"] as? String
+        #expect(chat == "<|im_start|>user\nShe said<|im_end|>\n<|im_start|>assistant\n")
+    }
+
+    @Test func pipedProgressIsPlainLines() throws {
+        let outcome = try minima(
+            "eval", exampleModel, "--text", exampleText, "--context", "64", "--device", "cpu")
+        #expect(outcome.code == 0)
+        #expect(!outcome.errors.contains("\r") && !outcome.errors.contains("\u{1B}"))
+        #expect(outcome.errors.contains("evaluate") && outcome.errors.contains("tokens/s"))
+        #expect(outcome.output.contains("perplexity"))
+    }
+}

@@ -1,0 +1,121 @@
+import Foundation
+
+/// The folder of the package, from the path of this file.
+func packageFolder(_ file: String = #filePath) -> String {
+    "/" + file.split(separator: "/").dropLast(3).joined(separator: "/")
+}
+
+/// The trained example model.
+let exampleModel = "\(packageFolder())/Examples/tiny-qwen3-4m"
+/// The demo's text.
+let exampleText = "\(packageFolder())/Examples/text.txt"
+
+/// A random checkpoint without a tokenizer.
+func goldenModel(_ name: String) -> String { "\(packageFolder())/Tests/Goldens/models/\(name)" }
+
+/// What a run of the `minima` binary gave.
+struct Outcome {
+    var code: Int32
+    var output: String
+    var errors: String
+
+    /// The standard output as JSON.
+    func json() throws -> [String: Any] {
+        let object = try JSONSerialization.jsonObject(with: Data(output.utf8))
+        return object as? [String: Any] ?? [:]
+    }
+}
+
+/// A `minima` process whose pipes are read as it runs.
+final class Run: @unchecked Sendable {
+    // Unchecked: `Process` is used by the starting thread only; the collected bytes are locked.
+    private let process = Process()
+    private let lock = NSLock()
+    private var collected: [Int32: Data] = [:]
+    private let group = DispatchGroup()
+
+    init(_ arguments: [String], environment: [String: String] = [:]) throws {
+        // The test runner and the binary are built into one folder.
+        let folder = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+            .deletingLastPathComponent()
+        process.executableURL = folder.appendingPathComponent("minima")
+        process.arguments = arguments
+        process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
+        process.standardInput = FileHandle.nullDevice
+        let pipes: [(Int32, Pipe)] = [(1, Pipe()), (2, Pipe())]
+        process.standardOutput = pipes[0].1
+        process.standardError = pipes[1].1
+        try process.run()
+        for (number, pipe) in pipes {
+            group.enter()
+            Thread.detachNewThread { [self] in
+                while case let data = pipe.fileHandleForReading.availableData, !data.isEmpty {
+                    lock.withLock { collected[number, default: Data()] += data }
+                }
+                group.leave()
+            }
+        }
+    }
+
+    private func text(_ number: Int32) -> String {
+        lock.withLock { String(decoding: collected[number] ?? Data(), as: UTF8.self) }
+    }
+
+    /// Waits until standard error contains `text`; false when the process ends or a minute passes.
+    func waitForError(_ text: String) -> Bool {
+        for _ in 0..<6000 {
+            if self.text(2).contains(text) { return true }
+            guard process.isRunning else { return self.text(2).contains(text) }
+            usleep(10_000)
+        }
+        return false
+    }
+
+    func send(_ signal: Int32) {
+        kill(process.processIdentifier, signal)
+    }
+
+    /// Waits for the end; a process that is still running after two minutes is killed.
+    func wait() -> Outcome {
+        for _ in 0..<12_000 where process.isRunning { usleep(10_000) }
+        if process.isRunning { send(SIGKILL) }
+        process.waitUntilExit()
+        group.wait()
+        return Outcome(code: process.terminationStatus, output: text(1), errors: text(2))
+    }
+}
+
+/// Runs `minima` to its end.
+func minima(_ arguments: String..., environment: [String: String] = [:]) throws -> Outcome {
+    try Run(arguments, environment: environment).wait()
+}
+
+/// A directory that ends with the test.
+final class Scratch {
+    let path: String
+
+    init() throws {
+        path = NSTemporaryDirectory() + "minima-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true)
+    }
+
+    deinit {
+        try? FileManager.default.removeItem(atPath: path)
+    }
+
+    var entries: [String] {
+        ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
+    }
+
+    func write(_ bytes: [UInt8], to name: String) throws -> String {
+        try Data(bytes).write(to: URL(fileURLWithPath: "\(path)/\(name)"))
+        return "\(path)/\(name)"
+    }
+
+    /// A copy of a model directory, to be damaged.
+    func copy(_ model: String, to name: String) throws -> String {
+        try FileManager.default.copyItem(atPath: model, toPath: "\(path)/\(name)")
+        return "\(path)/\(name)"
+    }
+}
