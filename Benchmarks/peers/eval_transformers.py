@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="no warm-up batch before the first pass")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--json", action="store_true")
@@ -74,7 +75,8 @@ def main() -> None:
     if options.windows:
         windows = windows[: options.windows]
     predicted = sum(len(window) - 1 for window in windows)
-    negative_log_likelihood(model, windows[: options.batch], options.batch, options.device)
+    if not options.cold:
+        negative_log_likelihood(model, windows[: options.batch], options.batch, options.device)
 
     seconds: list[float] = []
     for _ in range(options.repeat):

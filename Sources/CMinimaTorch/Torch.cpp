@@ -4,6 +4,7 @@
 #include "CMinimaTorch.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -365,6 +366,14 @@ const minima_torch_table table = {
     .current_stream = current_stream,
     .new_stream = new_stream,
     .exchange_stream = exchange_stream,
+    .tune_allocator =
+        [] {
+            // 32 MiB is the largest threshold that glibc accepts.
+            mallopt(M_MMAP_THRESHOLD, 32 << 20);
+            mallopt(M_TRIM_THRESHOLD, 1 << 30);
+            // Read by libtorch at its first allocation.
+            setenv("THP_MEM_ALLOC_ENABLE", "1", 0);
+        },
     .threads = [] { return at::get_num_threads(); },
     .set_threads = [](int32_t count,
                       char** error) { return guarded(error, [&] { at::set_num_threads(count); }); },

@@ -23,7 +23,9 @@ struct SwiGLU {
 
     func callAsFunction(_ x: Tensor, _ context: ForwardContext) throws -> Tensor {
         let projected = try context.apply(gate, up, to: x)
-        return try context.apply(down, projected[0].silu() * projected[1])
+        let gated = try projected[0].silu()
+        try gated.multiplyInPlace(projected[1])
+        return try context.apply(down, gated)
     }
 
     static func linearShapes(_ name: String, hidden: Int, intermediate: Int) -> [LinearShape] {

@@ -8,6 +8,7 @@ private enum Ops {
     static let mul = Operator("aten::mul", "Tensor")
     static let mulScalar = Operator("aten::mul", "Scalar")
     static let mulInPlace = Operator("aten::mul_", "Scalar")
+    static let mulTensorInPlace = Operator("aten::mul_", "Tensor")
     static let div = Operator("aten::div", "Tensor")
     static let divScalar = Operator("aten::div", "Scalar")
     static let neg = Operator("aten::neg")
@@ -94,6 +95,11 @@ extension Tensor {
     /// Multiplies this tensor's storage by a number.
     public func multiplyInPlace(_ factor: Double) throws(TensorError) {
         _ = try Ops.mulInPlace(.tensor(self), .double(factor))
+    }
+
+    /// Multiplies this tensor's storage by `other`, elementwise and broadcast.
+    public func multiplyInPlace(_ other: Tensor) throws(TensorError) {
+        _ = try Ops.mulTensorInPlace(.tensor(self), .tensor(other))
     }
 
     /// Adds the matrix product of `left` `[m, k]` and `right` `[k, n]` to this storage `[m, n]`.

@@ -49,6 +49,7 @@ struct ComputeOptions: ParsableArguments {
     /// Opens libtorch and the device.
     func open() throws -> Device {
         try Torch.open(package: ProcessInfo.processInfo.environment["MINIMA_TORCH"])
+        try Torch.tuneAllocator()
         if let threads { try Torch.setThreads(threads) }
         if let device {
             try device.open()

@@ -39,7 +39,9 @@ struct GoldenModel: CustomTestStringConvertible {
     /// transformers' logits of row `index`: `[tokens][vocabulary]`, flattened.
     func logits(_ index: Int) throws -> [Float] {
         let file = try SafetensorsFile(path: "\(directory)/golden.safetensors")
-        return try file.withUnsafeBytes(of: "logits.\(index)") { Array($0.bindMemory(to: Float.self)) }
+        return try file.withUnsafeBytes(of: "logits.\(index)") {
+            Array($0.bindMemory(to: Float.self))
+        }
     }
 
     /// Two float32 computations of one number each deviate from the exact one by about

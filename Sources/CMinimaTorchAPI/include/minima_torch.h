@@ -157,6 +157,8 @@ typedef struct minima_torch_table {
     int (*_Nonnull exchange_stream)(minima_stream stream, minima_stream* previous,
                                     minima_error error);
 
+    /// Makes malloc keep freed blocks, and libtorch ask for huge pages.
+    void (*_Nonnull tune_allocator)(void);
     int32_t (*_Nonnull threads)(void);
     int (*_Nonnull set_threads)(int32_t count, minima_error error);
 } minima_torch_table;
