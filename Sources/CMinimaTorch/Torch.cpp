@@ -270,6 +270,11 @@ int open_cuda(int32_t* device_count, char** error) {
             TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
         }
         *device_count = guard(static_cast<int32_t>(c10::kCUDA)).deviceCount();
+        // cuDNN's attention builds a plan for every new key length, 9 ms each (H200): decoding, where
+        // each token brings a new length, ran at a tenth of the speed of flash attention.
+        at::globalContext().setSDPUseCuDNN(false);
+        // The allocator knows no device, not even for statistics, before this.
+        if (*device_count > 0) at::globalContext().lazyInitDevice(c10::kCUDA);
     });
 }
 

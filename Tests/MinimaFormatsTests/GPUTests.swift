@@ -6,7 +6,7 @@ import Testing
 private let hasCUDA = ((try? Device.cudaCount()) ?? 0) > 0
 
 /// Every format on a GPU against itself on the CPU.
-@Suite(.enabled(if: hasCUDA, "no CUDA device")) struct CUDATests {
+@Suite("GPU formats", .enabled(if: hasCUDA, "no CUDA device")) struct GPUFormatTests {
     @Test(arguments: FormatRegistry.all.map { $0.name }) func agreesWithTheCPU(name: String) throws
     {
         let format = try FormatRegistry.format(name)

@@ -1,0 +1,73 @@
+import MinimaCore
+import MinimaTensor
+import Testing
+
+/// Skipped where there is no GPU.
+@Suite("GPU tensors", .enabled(if: (try? Device.cudaCount()) ?? 0 > 0))
+struct GPUTensorTests {
+    let device = Device.cuda(0)
+
+    @Test func valuesTravelThereAndBack() throws {
+        let values = (0..<1000).map { Float($0) }
+        let there = try Tensor(values).to(device)
+        #expect(there.device == device)
+        #expect(try there.values(as: Float.self) == values)
+    }
+
+    @Test func bothDevicesComputeTheSame() throws {
+        let a = try random([256, 128], seed: 1, dtype: .float32)
+        let b = try random([128, 64], seed: 2, dtype: .float32)
+        let there = try a.to(device).matmul(b.to(device)).to(.cpu)
+        let scale = try a.norm().item() * b.norm().item()
+        #expect(try distance(there, a.matmul(b)) <= 4 * DType.float32.epsilon * scale)
+        let (values, vectors) = try a.to(device, dtype: .float64).transpose()
+            .matmul(a.to(device, dtype: .float64)).eigh()
+        let gram = try (vectors * values).matmul(vectors.transpose()).to(.cpu)
+        let exact = try a.to(dtype: .float64).transpose().matmul(a.to(dtype: .float64))
+        let rounding = 8 * 128 * DType.float64.epsilon
+        #expect(try distance(gram, exact) <= rounding * exact.norm().item())
+    }
+
+    @Test func memoryIsCounted() throws {
+        let before = try #require(try device.memory())
+        #expect(before.total > 1 << 30 && before.free <= before.total)
+        try device.resetPeakMemory()
+        do {
+            let block = try Tensor.zeros([64 << 20], dtype: .uint8, device: device)
+            let during = try #require(try device.memory())
+            #expect(during.allocated >= before.allocated + (64 << 20))
+            #expect(block.count == 64 << 20)
+        }
+        let after = try #require(try device.memory())
+        #expect(after.allocated < before.allocated + (64 << 20))
+        #expect(after.peakAllocated >= before.allocated + (64 << 20))
+        try device.emptyCache()
+    }
+
+    @Test func tooLargeARequestIsAnError() throws {
+        let total = try #require(try device.memory()).total
+        #expect(throws: TensorError.self) {
+            try Tensor.empty([2 * total], dtype: .uint8, device: device)
+        }
+        #expect(try Tensor.ones([4], device: device).sum().item() == 4, "the device still works")
+    }
+
+    @Test func streamsOrderTheirOwnWork() throws {
+        let stream = try Stream(on: device)
+        let result = try stream.use { () throws(TensorError) in
+            try Tensor.ones([1 << 20], device: device).sum()
+        }
+        try device.synchronize()
+        #expect(try result.item() == Double(1 << 20))
+    }
+
+    @Test func seedsDecideRandomNumbers() throws {
+        func draw(_ seed: UInt64) throws -> [Float] {
+            try Tensor.randn(
+                [64], device: device, generator: RandomGenerator(seed: seed, device: device)
+            ).values()
+        }
+        #expect(try draw(1) == draw(1))
+        #expect(try draw(1) != draw(2))
+    }
+}
