@@ -4,7 +4,7 @@ SWIFT ?= swift
 RATIO ?= 0.35
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-asan demo bench format lint dist check-dist clean
+.PHONY: help setup build test test-asan demo bench bench-peers format lint dist check-dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: build ## compress, evaluate and sample the example model; results under de
 
 bench: build ## time evaluation, compression and inspection of the example model
 	@Scripts/bench.sh
+
+bench-peers: build ## the same work with transformers and tokenizers, side by side (needs Python)
+	@Scripts/bench-peers.sh
 
 format: ## rewrite the sources in the project's format
 	@$(SWIFT) format --in-place --parallel --recursive Sources Tests Package.swift

@@ -2,9 +2,9 @@
 import PackageDescription
 
 /// Where libtorch's headers and libraries are: what `make setup` laid under `.deps`, or the torch
-/// package that `MINIMA_TORCH` names.
+/// package that `MINIMA_TORCH` names; an empty one names none.
 let torch =
-    Context.environment["MINIMA_TORCH"]
+    Context.environment["MINIMA_TORCH"].flatMap { $0.isEmpty ? nil : $0 }
     ?? "\(Context.packageDirectory)/.deps/site-packages/torch"
 
 /// Where libMinimaTorch.so looks for libtorch; `make dist` sets a path relative to the binary.

@@ -66,8 +66,17 @@ for name in libtorch_cpu.so libc10.so; do
     cc -shared -Wl,-soname,$name -o "$work/empty/lib/$name" -x c /dev/null
 done
 run "another library under libtorch's name" 1 "2\.11\.0" MINIMA_TORCH="$work/empty"
+mkdir -p "$work/other/lib"
+# What libtorch answers since 2.4: major, minor and patch in the three highest bytes.
+echo 'unsigned long aoti_torch_abi_version(void) { return 0x020D000000000000; }' |
+    cc -shared -fPIC -Wl,-soname,libtorch_cpu.so -o "$work/other/lib/libtorch_cpu.so" -x c -
+cp "$work/empty/lib/libc10.so" "$work/other/lib/"
+run "another version in MINIMA_TORCH" 1 "2\.11\.0 is needed, 2\.13\.0" \
+    MINIMA_TORCH="$work/other"
+run "another version in LD_LIBRARY_PATH" 1 "2\.11\.0 is needed, 2\.13\.0" \
+    LD_LIBRARY_PATH="$work/other/lib"
 if [ -n "${OTHER_TORCH:-}" ]; then
-    run "another version" 1 "2\.11\.0" MINIMA_TORCH="$OTHER_TORCH"
+    run "OTHER_TORCH" 1 "2\.11\.0 is needed" MINIMA_TORCH="$OTHER_TORCH"
 fi
 run "MINIMA_TORCH" 0 perplexity MINIMA_TORCH="$torch"
 run "LD_LIBRARY_PATH" 0 perplexity LD_LIBRARY_PATH="$torch/lib"

@@ -9,45 +9,52 @@ cd "$(dirname "$0")/.."
 ratio=${1:-0.35}
 minima=.build/release/minima
 model=Examples/tiny-qwen3-4m
-text=Examples/text.txt
-prompt="Once upon a time"
+words=Examples/text.txt
+prompt="The old house by the river"
 demo=demo
-small=$demo/tiny-qwen3-4m-lowrank
+formats=(lowrank tucker)
 
 step() { printf '\n== %s\n' "$*"; }
-# The number that stands under a key of a JSON file.
-number() { sed -n "s/.*\"$2\" *: *\([-+0-9.eE]*\).*/\1/p" "$1" | head -n 1; }
-bytes() { cat "$1"/*.safetensors | wc -c; }
+# Says what is run, then runs it.
+run() {
+    printf '$ minima %s\n' "$*"
+    "$minima" "$@"
+}
+
+# The text that a generation's JSON holds.
+text() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["text"])' "$1"; }
 
 rm -rf "$demo"
 mkdir -p "$demo"
 
-step "inspect $model"
-"$minima" inspect "$model"
+step "what the model is made of"
+run inspect "$model"
+"$minima" inspect "$model" --json >"$demo/inspect-dense.json"
 
-step "compress: remove $ratio of the linear layers' parameters, calibrated on the model's own text"
-"$minima" compress "$model" --out "$small" --ratio "$ratio" --calibration self
+step "remove $ratio of the linear layers' parameters; the model writes its own calibration text"
+for format in "${formats[@]}"; do
+    run compress "$model" --out "$demo/$format" --ratio "$ratio" --format "$format" \
+        --calibration self --samples 64 --context 256
+    "$minima" inspect "$demo/$format" --json >"$demo/inspect-$format.json"
+done
 
-step "evaluate both on $text"
-"$minima" eval "$model" --text "$text" --json >"$demo/eval-dense.json"
-"$minima" eval "$small" --text "$text" --against "$model" --json >"$demo/eval-compressed.json"
+step "measure on a text that neither has seen"
+for name in dense "${formats[@]}"; do
+    [ "$name" = dense ] && each=$model || each=$demo/$name
+    printf '$ minima eval %s --text %s --against %s\n' "$each" "$words" "$model"
+    "$minima" eval "$each" --text "$words" --against "$model" --json >"$demo/eval-$name.json"
+done
 
-for each in "$model" "$small"; do
-    step "generate with $each"
-    "$minima" generate "$each" --prompt "$prompt" --max-tokens 60 --temperature 0.8 --seed 1 |
-        tee "$demo/sample-$(basename "$each").txt"
+step "let them write"
+for name in dense "${formats[@]}"; do
+    [ "$name" = dense ] && each=$model || each=$demo/$name
+    "$minima" generate "$each" --prompt "$prompt" --max-tokens 60 --temperature 0.7 --top-p 0.9 \
+        --seed 1 --json >"$demo/sample-$name.json"
+    printf '\n-- %s: %s%s\n' "$name" "$prompt" "$(text "$demo/sample-$name.json")"
 done
 
 step "before and after"
-{
-    printf '%-12s %12s %12s %12s\n' "" bytes perplexity "KL per token"
-    printf '%-12s %12d %12.2f %12s\n' dense "$(bytes "$model")" \
-        "$(number "$demo/eval-dense.json" perplexity)" -
-    printf '%-12s %12d %12.2f %12.4f\n' compressed "$(bytes "$small")" \
-        "$(number "$demo/eval-compressed.json" perplexity)" \
-        "$(number "$demo/eval-compressed.json" kl)"
-} | tee "$demo/table.txt"
-
-step "report"
-"$minima" report "$small" --out "$demo/report.html"
-echo "open $demo/report.html in a browser"
+reports=("$demo"/inspect-*.json "$demo"/eval-*.json "$demo"/sample-*.json)
+for format in "${formats[@]}"; do reports+=("$demo/$format/minima.json"); done
+"$minima" report "${reports[@]}" --out "$demo/report.html" | tee "$demo/table.txt"
+printf '\nThe report: %s (opens in any browser, offline)\n' "$demo/report.html"

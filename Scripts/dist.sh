@@ -28,7 +28,7 @@ PC
 
 # shellcheck disable=SC2016
 PKG_CONFIG_PATH=$PWD/$scratch/pkgconfig MINIMA_RPATH='$ORIGIN/torch/lib' swift build -c release \
-    --scratch-path "$scratch" -Xswiftc -static-stdlib
+    --scratch-path "$scratch" -Xswiftc -static-stdlib -Xcxx "-ffile-prefix-map=$PWD/="
 
 version=$("$products/minima" --version)
 [[ $version =~ ^[0-9A-Za-z.+-]+$ ]] || die "minima --version printed '$version', no version number"

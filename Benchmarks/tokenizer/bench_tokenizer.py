@@ -2,10 +2,9 @@
 """Tokenizer speed: Hugging Face `tokenizers` and Minima on one thread, same machine, same texts.
 
     pip install tokenizers==0.23.3
-    python3 bench_tokenizer.py --minima "COMMAND" MODEL_DIRECTORY TEXT...
+    python3 bench_tokenizer.py --minima .build/release/minima MODEL_DIRECTORY TEXT...
 
-COMMAND is run as `COMMAND MODEL_DIRECTORY RUNS lines|whole TEXT...` and prints one JSON object:
-{"tokens": N, "bytes": N, "seconds": [one per run]}. Without --minima only Hugging Face is measured.
+Without --minima only Hugging Face is measured.
 Each side encodes everything once to warm up and then RUNS times; `lines` encodes line by line, `whole`
 file by file. Hugging Face is measured with `encode`, which is how texts come one by one, and with
 `encode_batch_fast`, its fastest call; the ratio is to the faster of both. The two sides have to agree
@@ -15,7 +14,6 @@ on the number of tokens.
 import argparse
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import time
@@ -53,7 +51,9 @@ def measure_hugging_face(directory, runs, mode, paths, batched):
 
 
 def measure_minima(command, directory, runs, mode, paths):
-    arguments = shlex.split(command) + [directory, str(runs), mode, *paths]
+    arguments = [command, "tokenize", directory, "--json", "--repeats", str(runs), "--text", *paths]
+    if mode == "lines":
+        arguments.append("--lines")
     output = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
     return json.loads(output)
 
@@ -68,7 +68,7 @@ def row(name, mode, result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minima", metavar="COMMAND")
+    parser.add_argument("--minima", metavar="BINARY", help="the minima binary")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("model")
     parser.add_argument("texts", nargs="+")

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <memory>
+#include <map>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -20,13 +22,15 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
-#include <ATen/ops/from_blob.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/version.h>
+
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11 && TORCH_VERSION_PATCH == 0,
+              "Minima needs the headers of torch 2.11.0; run make setup");
 
 namespace {
 
@@ -160,12 +164,22 @@ void discard(minima_result& result) {
 
 // Operators
 
+struct Before {
+    bool operator()(const c10::OperatorName& left, const c10::OperatorName& right) const {
+        return std::tie(left.name, left.overload_name) < std::tie(right.name, right.overload_name);
+    }
+};
+
 int find(const char* name, const char* overload, const minima_operator** out, char** error) {
     return guarded(error, [&] {
         const auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
         TORCH_CHECK(handle, "libtorch has no operator ", name, ".", overload);
-        // Leaked on purpose: one small object per distinct operator, valid until exit.
-        *out = reinterpret_cast<const minima_operator*>(new c10::OperatorHandle(*handle));
+        // One small object per distinct operator, valid until exit: nodes of a map stay in place.
+        static auto& handles = *new std::map<c10::OperatorName, c10::OperatorHandle, Before>;
+        static std::mutex lock;
+        const std::lock_guard<std::mutex> locked(lock);
+        const auto& kept = handles.emplace(handle->operator_name(), *handle).first->second;
+        *out = reinterpret_cast<const minima_operator*>(&kept);
     });
 }
 
@@ -203,24 +217,8 @@ int call(const minima_operator* op, const minima_arguments* arguments, minima_re
 
 // Tensors
 
-void retain(minima_tensor* tensor) {
-    c10::raw::intrusive_ptr::incref(reinterpret_cast<c10::TensorImpl*>(tensor));
-}
-
 int data(const minima_tensor* tensor, void** address, char** error) {
     return guarded(error, [&] { *address = borrow(tensor).data_ptr(); });
-}
-
-int wrap(void* address, const int64_t* sizes, int64_t rank, int32_t scalar_type,
-         void (*deleter)(void*), void* context, minima_tensor** out, char** error) {
-    return guarded(error, [&] {
-        const std::shared_ptr<void> owner(context, deleter);
-        const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(scalar_type));
-        // The storage keeps the function, and with it the owner, until it ends; when from_blob
-        // throws, the function ends with it.
-        *out =
-            give(at::from_blob(address, at::IntArrayRef(sizes, rank), [owner](void*) {}, options));
-    });
 }
 
 int set_requires_grad(minima_tensor* tensor, bool requires_grad, char** error) {
@@ -329,17 +327,13 @@ int exchange_stream(minima_stream stream, minima_stream* previous, char** error)
     });
 }
 
-constexpr uint32_t version(uint64_t abi) { return static_cast<uint32_t>(abi >> 40); }
-
 const minima_torch_table table = {
-    .compiled_version = [] { return version(TORCH_ABI_VERSION); },
-    .loaded_version = [] { return version(aoti_torch_abi_version()); },
     .open_cuda = open_cuda,
     .find = find,
     .call = call,
-    .retain = retain,
     .release = release,
     .rank = [](const minima_tensor* tensor) { return implementation(tensor)->dim(); },
+    .count = [](const minima_tensor* tensor) { return implementation(tensor)->numel(); },
     .sizes = [](const minima_tensor* tensor) { return implementation(tensor)->sizes().data(); },
     .strides = [](const minima_tensor* tensor) { return implementation(tensor)->strides().data(); },
     .scalar_type =
@@ -355,7 +349,6 @@ const minima_torch_table table = {
             return static_cast<int32_t>(implementation(tensor)->device().index());
         },
     .data = data,
-    .wrap = wrap,
     .set_requires_grad = set_requires_grad,
     .requires_grad = [](const minima_tensor* tensor) { return borrow(tensor).requires_grad(); },
     .gradients = gradients,

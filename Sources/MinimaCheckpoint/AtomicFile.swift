@@ -21,6 +21,11 @@ public final class AtomicFile {
                 path: place.path, reason: "this is a directory",
                 remedy: "name the file to write in it")
         }
+        guard [nil, S_IFREG].contains(Files.kind(of: place.path)) else {
+            throw .destination(
+                path: place.path, reason: "this is a device, pipe or socket",
+                remedy: "name an ordinary file")
+        }
         PartialName.sweep(for: place.name, in: place.parent)
         let (path, lock) = try wrapping { () throws(SystemError) in
             try PartialName.create(for: place.name, in: place.parent) {

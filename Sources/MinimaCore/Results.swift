@@ -181,8 +181,13 @@ public struct CompressionResult: StageResult, Hashable {
         }
     }
 
+    /// The layout of this account that this version writes.
+    public static let currentSchema = 1
+
     /// Version of Minima.
     public var version: String
+    /// Version of this account's layout.
+    public var schema: Int
     /// The dense checkpoint's directory.
     public var parent: String
     /// SHA-256 of the parent's weight files, by file name.
@@ -191,6 +196,12 @@ public struct CompressionResult: StageResult, Hashable {
     public var format: String
     /// Share of the linear layers' parameters that was to be removed.
     public var ratio: Double
+    /// Where it ran: `cpu`, `cuda:0`.
+    public var device: String
+    /// The type that the model computed in while it was calibrated.
+    public var dtype: String
+    /// Version of libtorch.
+    public var torch: String
     /// Where the calibration tokens came from.
     public var calibration: Calibration
     /// Parameters of the linear layers before.
@@ -212,16 +223,21 @@ public struct CompressionResult: StageResult, Hashable {
 
     /// An account of a compression.
     public init(
-        version: String, parent: String, parentHashes: [String: String], format: String,
-        ratio: Double, calibration: Calibration, linearParametersBefore: Int,
+        version: String, schema: Int = currentSchema, parent: String,
+        parentHashes: [String: String], format: String, ratio: Double, device: String,
+        dtype: String, torch: String, calibration: Calibration, linearParametersBefore: Int,
         linearParametersAfter: Int, parametersBefore: Int, parametersAfter: Int,
         bytesBefore: Int, bytesAfter: Int, seconds: Double, modules: [Module]
     ) {
         self.version = version
+        self.schema = schema
         self.parent = parent
         self.parentHashes = parentHashes
         self.format = format
         self.ratio = ratio
+        self.device = device
+        self.dtype = dtype
+        self.torch = torch
         self.calibration = calibration
         self.linearParametersBefore = linearParametersBefore
         self.linearParametersAfter = linearParametersAfter

@@ -91,7 +91,21 @@ public struct TensorRing: LinearWeight {
                 format: name, parameters: parameters, smallest: search.count(search.smallest))
         }
         return FormatSpec(
-            format: name, outputModes: outputModes, inputModes: inputModes, ranks: ranks)
+            format: name, outputModes: outputModes, inputModes: inputModes,
+            ranks: pairs.count == 2 ? twoBonds(pairs, parameters, atLeast: ranks) : ranks)
+    }
+
+    /// At order 2 only r₀·r₁ counts, for the parameters as for the error: the largest product that
+    /// fits of two bonds of which none is more than twice the other.
+    private static func twoBonds(_ pairs: [Int], _ parameters: Int, atLeast found: [Int]) -> [Int] {
+        let largest = min(parameters / (pairs[0] + pairs[1]), pairs.min() ?? 1)
+        var best = found
+        for first in stride(from: Int(Double(largest).squareRoot()), through: 1, by: -1) {
+            let second = min(largest / first, 2 * first)
+            if first * second > best[0] * best[1] { best = [first, second] }
+            if 2 * first * first <= best[0] * best[1] { break }
+        }
+        return best
     }
 
     /// Bonds with which TR-SVD is exact: r₀·r₁ holds the first core's full rank, split evenly, and

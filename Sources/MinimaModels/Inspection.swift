@@ -15,8 +15,14 @@ extension InspectionResult {
     ///
     /// - Complexity: O(tensors); no weight is read.
     public init(_ checkpoint: Checkpoint) throws {
-        let manifest = try CompressionManifest(checkpoint.config)
         var architecture: [String: String] = [:]
+        let method = checkpoint.config.quantizationConfig?["quant_method"]?.string
+        var manifest = CompressionManifest()
+        if let method, method != CompressionManifest.method {
+            architecture["quantised by"] = method
+        } else {
+            manifest = try CompressionManifest(checkpoint.config)
+        }
         for (key, name) in Self.architectureKeys {
             architecture[name] = checkpoint.config.value(key)?.text(indent: nil)
         }

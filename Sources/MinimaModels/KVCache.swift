@@ -3,7 +3,10 @@ import MinimaTensor
 
 /// Keys and values of the tokens seen so far, per layer.
 ///
-/// Storage grows by doubling up to the model's limit; reads are views of it.
+/// Storage is made with the first tokens, for `capacity` of them, and doubles whenever it is full:
+/// it holds up to twice the tokens seen, and while it grows the old storage of one layer exists
+/// beside the new one. Nothing here bounds it; `LanguageModel.run` does, by the model's context.
+/// Reads are views.
 public final class KVCache {
     /// Tokens held.
     public private(set) var count = 0

@@ -53,6 +53,9 @@ public struct LinearShape: Sendable, Hashable {
     public let outputs: Int
     /// Columns of W.
     public let inputs: Int
+    /// Which activation the layer reads; layers with one name here read the same one, and a
+    /// ``LinearObserver`` sees it once for all of them.
+    public let input: String
 }
 
 extension LanguageModel {
@@ -64,7 +67,8 @@ extension LanguageModel {
     ///   - padding: Padding tokens at the left of each sequence.
     ///   - observer: Sees the inputs of linear layers.
     /// - Returns: Normalised hidden states `[batch, token, hidden]`.
-    /// - Throws: `ModelError.contextExceeded` or `.tokenOutOfRange` before anything is computed.
+    /// - Throws: `ModelError.badTokens` or `.contextExceeded` before anything is computed. Token
+    ///   ids are not read: who makes them checks them against `dimensions.vocabulary`.
     public func run(
         _ tokens: Tensor, cache: KVCache? = nil, padding: [Int]? = nil,
         observer: LinearObserver? = nil
@@ -92,6 +96,7 @@ public enum ModelError: Error, Hashable, CustomStringConvertible {
     case unsupported(path: String, key: String, found: String, supported: String)
     case badTokens(shape: [Int])
     case contextExceeded(length: Int, context: Int)
+    case tokenOutOfRange(id: Int32, vocabulary: Int)
 
     /// What was asked, what was found, what to do.
     public var description: String {
@@ -107,6 +112,11 @@ public enum ModelError: Error, Hashable, CustomStringConvertible {
             "tokens must be [batch, token] and not empty; their shape is \(shape)"
         case .contextExceeded(let length, let context):
             "\(length) tokens do not fit the model's context of \(context)"
+        case .tokenOutOfRange(let id, let vocabulary):
+            """
+            the token id \(id) is outside the model's vocabulary of \(vocabulary); the tokenizer \
+            belongs to another model
+            """
         }
     }
 }

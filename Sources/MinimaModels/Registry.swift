@@ -26,15 +26,36 @@ extension Checkpoint {
     ///
     /// - Parameters:
     ///   - device: Where the weights go.
-    ///   - dtype: The type to compute in; `nil` takes float32 on the CPU and the stored type
-    ///     elsewhere.
-    public func loadModel(device: Device = .cpu, dtype: DType? = nil) throws -> any LanguageModel {
+    ///   - dtype: The type to compute in; `nil` takes ``defaultDType(on:)``.
+    ///   - onTensor: Called before each tensor is read; throws to stop.
+    /// - Throws: `CheckpointError.tensors` for all tensors that are missing, misshapen or left
+    ///   over, before any weight is read.
+    public func loadModel(
+        device: Device = .cpu, dtype: DType? = nil, onTensor: () throws -> Void = {}
+    ) throws -> any LanguageModel {
+        try checkModel()
         let family = try FamilyRegistry.family(config)
-        let stored = try config.dtype ?? .float32
-        let dtype = dtype ?? (device == .cpu ? .float32 : stored)
-        var weights = try WeightLoader(self, device: device, dtype: dtype)
-        let model = try family.init(config, device: device, dtype: dtype, weights: &weights)
+        let dtype = try dtype ?? defaultDType(on: device)
+        return try withoutActuallyEscaping(onTensor) { onTensor in
+            var weights = try WeightLoader(self, device: device, dtype: dtype, onTensor: onTensor)
+            let model = try family.init(config, device: device, dtype: dtype, weights: &weights)
+            try weights.finish()
+            return model
+        }
+    }
+
+    /// Throws unless the tensors are those of the configuration's model; reads no weight.
+    ///
+    /// Builds the model from zeros without storage.
+    public func checkModel() throws {
+        let family = try FamilyRegistry.family(config)
+        var weights = try WeightLoader(checking: self)
+        _ = try family.init(config, device: .cpu, dtype: .float32, weights: &weights)
         try weights.finish()
-        return model
+    }
+
+    /// The type that a model computes in unless told: float32 on the CPU, elsewhere the stored one.
+    public func defaultDType(on device: Device) throws -> DType {
+        device == .cpu ? .float32 : try config.dtype ?? .float32
     }
 }

@@ -1,4 +1,3 @@
-import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
 
@@ -29,28 +28,15 @@ struct SwiGLU {
     }
 
     static func linearShapes(_ name: String, hidden: Int, intermediate: Int) -> [LinearShape] {
-        [
-            LinearShape(name: "\(name).gate_proj", outputs: intermediate, inputs: hidden),
-            LinearShape(name: "\(name).up_proj", outputs: intermediate, inputs: hidden),
-            LinearShape(name: "\(name).down_proj", outputs: hidden, inputs: intermediate),
+        let input = "\(name).in"
+        return [
+            LinearShape(
+                name: "\(name).gate_proj", outputs: intermediate, inputs: hidden, input: input),
+            LinearShape(
+                name: "\(name).up_proj", outputs: intermediate, inputs: hidden, input: input),
+            LinearShape(
+                name: "\(name).down_proj", outputs: hidden, inputs: intermediate,
+                input: "\(name).down_proj"),
         ]
-    }
-}
-
-extension ModelConfig {
-    /// Throws unless the FFN's activation is SiLU.
-    func requireSiLU() throws {
-        let activation = try stringIfPresent("hidden_act") ?? "silu"
-        guard activation == "silu" else {
-            throw ModelError.unsupported(
-                path: path, key: "hidden_act", found: "\"\(activation)\"", supported: "\"silu\"")
-        }
-    }
-
-    /// Throws unless `count` is a multiple of `divisor`.
-    func requireDivisible(_ key: String, _ count: Int, by divisor: Int) throws {
-        guard count.isMultiple(of: divisor) else {
-            throw mismatch(key, expected: "a multiple of num_key_value_heads (\(divisor))")
-        }
     }
 }

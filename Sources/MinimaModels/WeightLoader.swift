@@ -12,14 +12,34 @@ public struct WeightLoader {
     private let manifest: CompressionManifest
     private let device: Device
     private let dtype: DType
+    /// Called before a tensor is read; `nil` where none is read.
+    private let onTensor: (() throws -> Void)?
     private var claims: TensorClaims
     private var unused: Set<String>
 
     /// A loader of `checkpoint`'s tensors as `dtype` on `device`.
-    public init(_ checkpoint: Checkpoint, device: Device, dtype: DType) throws(CheckpointError) {
+    ///
+    /// - Parameter onTensor: Called before each tensor is read; throws to stop.
+    public init(
+        _ checkpoint: Checkpoint, device: Device, dtype: DType,
+        onTensor: @escaping () throws -> Void = {}
+    ) throws(CheckpointError) {
+        try self.init(checkpoint, device, dtype, onTensor)
+    }
+
+    /// A loader that only checks: every tensor is zeros without storage.
+    init(checking checkpoint: Checkpoint) throws(CheckpointError) {
+        try self.init(checkpoint, .cpu, .float32, nil)
+    }
+
+    private init(
+        _ checkpoint: Checkpoint, _ device: Device, _ dtype: DType,
+        _ onTensor: (() throws -> Void)?
+    ) throws(CheckpointError) {
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
+        self.onTensor = onTensor
         manifest = try CompressionManifest(checkpoint.config)
         claims = checkpoint.claims()
         unused = Set(manifest.modules.keys)
@@ -27,10 +47,25 @@ public struct WeightLoader {
 
     /// The tensor called `name`, of exactly `shape`.
     public mutating func tensor(_ name: String, shape: [Int]) throws -> Tensor {
-        guard claims.claim(name, shape: shape) != nil else {
+        guard claims.claim(name, shape: shape) != nil, let onTensor else {
             return try Tensor.zeros([1], dtype: dtype).expand(shape.isEmpty ? [1] : shape)
         }
+        try onTensor()
         return try checkpoint.tensor(name).to(device, dtype: dtype)
+    }
+
+    /// The output projection `[vocabulary, hidden]` of a model whose configuration says whether it
+    /// is `embedding`.
+    ///
+    /// A checkpoint that stores other values under `lm_head.weight` is not tied, whatever its
+    /// configuration says; transformers 5 decides so, too.
+    public mutating func head(tied: Bool, embedding: Tensor) throws -> Tensor {
+        let name = "lm_head.weight"
+        guard tied else { return try tensor(name, shape: embedding.shape) }
+        guard checkpoint.info(name) != nil else { return embedding }
+        let head = try tensor(name, shape: embedding.shape)
+        let isSame = try onTensor == nil || head.isIdentical(to: embedding)
+        return isSame ? embedding : head
     }
 
     /// The linear layer called `name` in whatever format the checkpoint stores it.
@@ -45,9 +80,7 @@ public struct WeightLoader {
             format = try FormatRegistry.format(spec.format)
             layout = try format.layout(spec, outputs: outputs, inputs: inputs)
         } catch {
-            throw CheckpointError.value(
-                path: checkpoint.config.path, key: "quantization_config.modules.\(name)",
-                found: spec.json.text(indent: nil), expected: "a usable format: \(error)")
+            throw unusable(spec, of: name, error)
         }
         var tensors: [Tensor] = []
         for item in layout {
@@ -58,6 +91,15 @@ public struct WeightLoader {
         return Linear(
             name: name, weight: weight,
             bias: bias ? try tensor("\(name).bias", shape: [outputs]) : nil)
+    }
+
+    /// The error for a format that does not suit the module called `name`: the manifest's if that
+    /// chose it, the configuration's sizes otherwise.
+    private func unusable(_ spec: FormatSpec, of name: String, _ error: FormatError) -> any Error {
+        guard manifest.modules[name] != nil else { return error }
+        return CheckpointError.value(
+            path: checkpoint.config.path, key: "quantization_config.modules.\(name)",
+            found: spec.json.text(indent: nil), expected: "a usable format: \(error)")
     }
 
     /// Marks tensors as known and not needed.

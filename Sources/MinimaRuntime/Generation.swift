@@ -51,6 +51,9 @@ public struct TextGenerator {
             throw ModelError.contextExceeded(
                 length: prompt.count + 1, context: dimensions.context)
         }
+        for id in prompt where id < 0 || id >= dimensions.vocabulary {
+            throw ModelError.tokenOutOfRange(id: id, vocabulary: dimensions.vocabulary)
+        }
         let sampler = try Sampler(sampling, device: model.device)
         let room = min(maxTokens, dimensions.context - prompt.count)
         let cache = KVCache(layers: dimensions.layers, capacity: min(prompt.count + room, 4096))
@@ -82,8 +85,16 @@ public struct TextGenerator {
 
     private func step(_ input: Tensor, _ cache: KVCache, _ sampler: Sampler) throws -> Tensor {
         let hidden = try model.run(input, cache: cache)
-        let last = try hidden.select(1, input.shape[1] - 1)
-        return try sampler.next(model.logits(last))
+        let logits = try model.logits(hidden.select(1, input.shape[1] - 1))
+        // Once per sequence: weights that are not finite show at the first token.
+        if cache.count == input.shape[1] {
+            let finite = try logits.isFinite().sum(dtype: .int64).item()
+            guard Int(finite) == logits.count else {
+                throw TensorError.notFinite(
+                    function: "the model's output", count: logits.count - Int(finite))
+            }
+        }
+        return try sampler.next(logits)
     }
 
     /// Samples `count` sequences of `length` tokens that begin with `start`.
@@ -97,6 +108,10 @@ public struct TextGenerator {
     ) throws -> [[Int32]] {
         guard length <= model.dimensions.context else {
             throw ModelError.contextExceeded(length: length, context: model.dimensions.context)
+        }
+        guard start >= 0, start < model.dimensions.vocabulary else {
+            throw ModelError.tokenOutOfRange(
+                id: start, vocabulary: model.dimensions.vocabulary)
         }
         let sampler = try Sampler(sampling, device: model.device)
         var sequences: [[Int32]] = []

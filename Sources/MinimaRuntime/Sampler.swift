@@ -73,7 +73,10 @@ public struct Sampler {
     /// The distribution `[batch, vocabulary]`, float32, that ``next(_:)`` draws from when the
     /// temperature is above 0.
     public func probabilities(_ logits: Tensor) throws(TensorError) -> Tensor {
-        var logits = try logits.to(dtype: .float32) / parameters.temperature
+        // Relative to the largest, so that a small temperature cannot overflow; below 10⁻⁶ every
+        // difference that float32 can hold decides alone.
+        var logits = try logits.to(dtype: .float32)
+        logits = try (logits - logits.max([1], keepDims: true)) / max(parameters.temperature, 1e-6)
         let vocabulary = logits.shape[1]
         if parameters.topK > 0 && parameters.topK < vocabulary {
             let limit = try logits.topK(parameters.topK).values.narrow(

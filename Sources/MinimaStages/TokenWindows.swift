@@ -1,4 +1,5 @@
 import MinimaCore
+import MinimaModels
 import MinimaTensor
 
 /// Texts as windows of token ids.
@@ -23,17 +24,28 @@ public enum TokenWindows {
         return (0..<count).map { windows[$0 * windows.count / count] }
     }
 
-    /// Groups neighbouring windows of one length into batches of at most `size`.
-    static func batches(_ windows: [[Int32]], size: Int) -> [[[Int32]]] {
+    /// Groups neighbouring windows of one length into batches of at most `tokens` tokens, or of one
+    /// window where that alone has more; empty windows are left out.
+    static func batches(_ windows: [[Int32]], tokens: Int) -> [[[Int32]]] {
         var batches: [[[Int32]]] = []
-        for window in windows {
-            if let last = batches.last, last.count < size, last[0].count == window.count {
+        for window in windows where !window.isEmpty {
+            if let last = batches.last, last[0].count == window.count,
+                last.count < tokens / window.count
+            {
                 batches[batches.count - 1].append(window)
             } else {
                 batches.append([window])
             }
         }
         return batches
+    }
+
+    /// Throws `ModelError.tokenOutOfRange` at the first id that `model` has no embedding of.
+    static func check(_ windows: [[Int32]], for model: any LanguageModel) throws {
+        let vocabulary = model.dimensions.vocabulary
+        for id in windows.joined() where id < 0 || id >= vocabulary {
+            throw ModelError.tokenOutOfRange(id: id, vocabulary: vocabulary)
+        }
     }
 
     /// int64 `[windows, tokens]` of windows of one length.
@@ -46,7 +58,6 @@ public enum TokenWindows {
 /// Why a stage cannot do what it was asked.
 public enum StageError: Error, CustomStringConvertible {
     case tooLittleText(tokens: Int, needed: Int, purpose: String)
-    case tokenOutOfRange(id: Int32, vocabulary: Int)
     case alreadyCompressed(path: String)
     case vocabulariesDiffer(Int, Int)
     case notEnoughMemory(purpose: String, neededBytes: Int, availableBytes: Int)
@@ -59,11 +70,6 @@ public enum StageError: Error, CustomStringConvertible {
         switch self {
         case .tooLittleText(let tokens, let needed, let purpose):
             "\(purpose) needs at least \(needed) tokens of text, \(tokens) were given"
-        case .tokenOutOfRange(let id, let vocabulary):
-            """
-            the token id \(id) is outside the model's vocabulary of \(vocabulary); the tokenizer \
-            belongs to another model
-            """
         case .alreadyCompressed(let path):
             "\(path) is compressed already; compress the dense model it came from"
         case .vocabulariesDiffer(let left, let right):

@@ -9,8 +9,10 @@ extension Tensor {
 
     /// Starts or stops recording operators on this leaf tensor.
     public func setRequiresGrad(_ flag: Bool = true) throws(TensorError) {
-        try Torch.check({ "requires_grad_(\(summary))" }) {
-            handle.table.pointee.set_requires_grad(handle.pointer, flag, $0)
+        try withExtendedLifetime(handle) { () throws(TensorError) in
+            try Torch.check({ "requires_grad_(\(summary))" }) {
+                handle.table.pointee.set_requires_grad(handle.pointer, flag, $0)
+            }
         }
     }
 
@@ -24,7 +26,7 @@ extension Tensor {
         let table = handle.table
         var results = [OpaquePointer?](repeating: nil, count: inputs.count)
         let pointers = inputs.map(\.handle.pointer)
-        try withExtendedLifetime(inputs) { () throws(TensorError) in
+        try withExtendedLifetime((handle, inputs)) { () throws(TensorError) in
             try Torch.check({ "gradients(\(summary), \(inputs.map(\.summary)))" }) { message in
                 var output = handle.pointer
                 return pointers.withUnsafeBufferPointer { pointers in

@@ -37,7 +37,7 @@ public enum Device: Sendable, Hashable, CustomStringConvertible {
     var code: (type: Int32, index: Int32) {
         switch self {
         case .cpu: (0, -1)
-        case .cuda(let index): (1, Int32(index))
+        case .cuda(let index): (1, Int32(clamping: index))
         }
     }
 
@@ -73,7 +73,7 @@ public enum Device: Sendable, Hashable, CustomStringConvertible {
         case .open(let devices): count = devices
         case .closed(let reason): throw .noSuchDevice(self, reason: reason)
         }
-        guard index < count else {
+        guard (0..<count).contains(index) else {
             throw .noSuchDevice(
                 self, reason: count == 0 ? "no CUDA device is visible" : "there are \(count)")
         }

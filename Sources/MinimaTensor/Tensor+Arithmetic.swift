@@ -7,18 +7,13 @@ private enum Ops {
     static let sub = Operator("aten::sub", "Tensor")
     static let mul = Operator("aten::mul", "Tensor")
     static let mulScalar = Operator("aten::mul", "Scalar")
-    static let mulInPlace = Operator("aten::mul_", "Scalar")
-    static let mulTensorInPlace = Operator("aten::mul_", "Tensor")
+    static let mulInPlace = Operator("aten::mul_", "Tensor")
     static let div = Operator("aten::div", "Tensor")
     static let divScalar = Operator("aten::div", "Scalar")
-    static let neg = Operator("aten::neg")
     static let exp = Operator("aten::exp")
-    static let log = Operator("aten::log")
     static let sqrt = Operator("aten::sqrt")
-    static let rsqrt = Operator("aten::rsqrt")
     static let abs = Operator("aten::abs")
     static let square = Operator("aten::square")
-    static let reciprocal = Operator("aten::reciprocal")
     static let cos = Operator("aten::cos")
     static let sin = Operator("aten::sin")
     static let clampMin = Operator("aten::clamp_min")
@@ -27,7 +22,6 @@ private enum Ops {
     static let mean = Operator("aten::mean", "dim")
     static let meanAll = Operator("aten::mean")
     static let amax = Operator("aten::amax")
-    static let amin = Operator("aten::amin")
     static let argmax = Operator("aten::argmax")
     static let cumsum = Operator("aten::cumsum")
     static let sort = Operator("aten::sort")
@@ -45,10 +39,8 @@ private enum Ops {
     static let logicalNot = Operator("aten::logical_not")
     static let maskedFill = Operator("aten::masked_fill", "Scalar")
     static let isfinite = Operator("aten::isfinite")
-    static let whereOp = Operator("aten::where", "self")
     static let exponential = Operator("aten::exponential_")
     static let equal = Operator("aten::equal")
-    static let addmmInPlace = Operator("aten::addmm_")
 }
 
 extension Tensor {
@@ -92,24 +84,9 @@ extension Tensor {
         _ = try Ops.addInPlace(.tensor(self), .tensor(other), .double(scale))
     }
 
-    /// Multiplies this tensor's storage by a number.
-    public func multiplyInPlace(_ factor: Double) throws(TensorError) {
-        _ = try Ops.mulInPlace(.tensor(self), .double(factor))
-    }
-
     /// Multiplies this tensor's storage by `other`, elementwise and broadcast.
     public func multiplyInPlace(_ other: Tensor) throws(TensorError) {
-        _ = try Ops.mulTensorInPlace(.tensor(self), .tensor(other))
-    }
-
-    /// Adds the matrix product of `left` `[m, k]` and `right` `[k, n]` to this storage `[m, n]`.
-    public func addProductInPlace(_ left: Tensor, _ right: Tensor) throws(TensorError) {
-        _ = try Ops.addmmInPlace(.tensor(self), .tensor(left), .tensor(right))
-    }
-
-    /// The negative of every element.
-    public func neg() throws(TensorError) -> Tensor {
-        try Ops.neg(.tensor(self))
+        _ = try Ops.mulInPlace(.tensor(self), .tensor(other))
     }
 
     /// e to the power of every element.
@@ -117,19 +94,9 @@ extension Tensor {
         try Ops.exp(.tensor(self))
     }
 
-    /// The natural logarithm of every element.
-    public func log() throws(TensorError) -> Tensor {
-        try Ops.log(.tensor(self))
-    }
-
     /// The square root of every element.
     public func sqrt() throws(TensorError) -> Tensor {
         try Ops.sqrt(.tensor(self))
-    }
-
-    /// One over the square root of every element.
-    public func rsqrt() throws(TensorError) -> Tensor {
-        try Ops.rsqrt(.tensor(self))
     }
 
     /// The magnitude of every element.
@@ -140,11 +107,6 @@ extension Tensor {
     /// The square of every element.
     public func square() throws(TensorError) -> Tensor {
         try Ops.square(.tensor(self))
-    }
-
-    /// One over every element.
-    public func reciprocal() throws(TensorError) -> Tensor {
-        try Ops.reciprocal(.tensor(self))
     }
 
     /// The cosine of every element, in radians.
@@ -180,11 +142,6 @@ extension Tensor {
     /// Largest element along `dims`, or of all.
     public func max(_ dims: [Int] = [], keepDims: Bool = false) throws(TensorError) -> Tensor {
         try Ops.amax(.tensor(self), .ints(dims), .bool(keepDims))
-    }
-
-    /// Smallest element along `dims`, or of all.
-    public func min(_ dims: [Int] = [], keepDims: Bool = false) throws(TensorError) -> Tensor {
-        try Ops.amin(.tensor(self), .ints(dims), .bool(keepDims))
     }
 
     /// int64 index of the largest element along `dim`; the first of equals.
@@ -271,11 +228,6 @@ extension Tensor {
     /// `value` where the bool `mask` is true, this tensor elsewhere.
     public func maskedFill(_ mask: Tensor, _ value: Double) throws(TensorError) -> Tensor {
         try Ops.maskedFill(.tensor(self), .tensor(mask), .double(value))
-    }
-
-    /// `other` where the bool `condition` is true, this tensor elsewhere; broadcast.
-    public func replaced(by other: Tensor, where condition: Tensor) throws(TensorError) -> Tensor {
-        try Ops.whereOp(.tensor(condition), .tensor(other), .tensor(self))
     }
 
     /// Where elements are neither NaN nor infinite; bool.

@@ -7,7 +7,6 @@ private let eyeOperator = Operator("aten::eye")
 private let randnOperator = Operator("aten::randn", "generator")
 private let toOperator = Operator("aten::_to_copy")
 private let catOperator = Operator("aten::cat")
-private let stackOperator = Operator("aten::stack")
 
 extension Tensor {
     /// A tensor whose elements are whatever the memory holds.
@@ -77,10 +76,5 @@ extension Tensor {
     /// Joins tensors along an existing dimension.
     public static func cat(_ tensors: [Tensor], dim: Int = 0) throws(TensorError) -> Tensor {
         try catOperator(.tensors(tensors), .int(dim))
-    }
-
-    /// Joins tensors of one shape along a new dimension.
-    public static func stack(_ tensors: [Tensor], dim: Int = 0) throws(TensorError) -> Tensor {
-        try stackOperator(.tensors(tensors), .int(dim))
     }
 }

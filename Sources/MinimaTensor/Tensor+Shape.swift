@@ -11,14 +11,12 @@ private enum Ops {
     static let flatten = Operator("aten::flatten", "using_ints")
     static let select = Operator("aten::select", "int")
     static let narrow = Operator("aten::narrow")
-    static let indexSelect = Operator("aten::index_select")
     static let gather = Operator("aten::gather")
     static let scatter = Operator("aten::scatter", "src")
     static let split = Operator("aten::split_with_sizes")
     static let clone = Operator("aten::clone")
     static let copy = Operator("aten::copy_")
     static let detach = Operator("aten::detach")
-    static let viewDType = Operator("aten::view", "dtype")
     static let tril = Operator("aten::tril")
     static let triu = Operator("aten::triu")
     static let diagonal = Operator("aten::diagonal")
@@ -29,11 +27,6 @@ extension Tensor {
     /// The same elements in another shape; one size may be -1. Copies only when it must.
     public func reshape(_ shape: [Int]) throws(TensorError) -> Tensor {
         try Ops.reshape(.tensor(self), .ints(shape))
-    }
-
-    /// Reinterprets the elements as another type of the same width.
-    public func view(as dtype: DType) throws(TensorError) -> Tensor {
-        try Ops.viewDType(.tensor(self), .dtype(dtype))
     }
 
     /// A view whose dimension `i` is this tensor's dimension `order[i]`.
@@ -94,11 +87,6 @@ extension Tensor {
     /// Views of consecutive pieces of the given sizes along `dim`.
     public func split(_ sizes: [Int], dim: Int) throws(TensorError) -> [Tensor] {
         try Ops.split.tensors(.tensor(self), .ints(sizes), .int(dim))
-    }
-
-    /// The given indices (int64 vector) along `dim`.
-    public func indexSelect(_ dim: Int, _ indices: Tensor) throws(TensorError) -> Tensor {
-        try Ops.indexSelect(.tensor(self), .int(dim), .tensor(indices))
     }
 
     /// Elements at int64 `indices` along `dim`; the result has the shape of `indices`.

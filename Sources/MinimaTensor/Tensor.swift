@@ -35,7 +35,9 @@ public struct Tensor: @unchecked Sendable, CustomStringConvertible {
     }
 
     /// Number of elements.
-    public var count: Int { shape.reduce(1, *) }
+    public var count: Int {
+        withExtendedLifetime(handle) { Int(handle.table.pointee.count(handle.pointer)) }
+    }
 
     /// Element type.
     ///
@@ -149,68 +151,58 @@ extension Tensor {
         throws(TensorError)
     {
         let shape = shape ?? [values.count]
-        guard shape.allSatisfy({ $0 >= 0 }), shape.reduce(1, *) == values.count else {
+        guard Self.elements(in: shape) == values.count else {
             throw .invalidArgument(
                 function: "Tensor(_:shape:)",
                 reason: "\(values.count) values do not fill the shape \(shape)")
         }
         let tensor = try Tensor.empty(shape, dtype: Element.dtype)
-        let destination = try tensor.address()
-        values.withUnsafeBytes { source in
-            if let base = source.baseAddress, source.count > 0 {
-                destination?.copyMemory(from: base, byteCount: source.count)
+        try withExtendedLifetime(tensor) { () throws(TensorError) in
+            let destination = try tensor.address()
+            values.withUnsafeBytes { source in
+                if let base = source.baseAddress, source.count > 0 {
+                    destination?.copyMemory(from: base, byteCount: source.count)
+                }
             }
         }
-        self = withExtendedLifetime(tensor) { tensor }
+        self = tensor
     }
 
     /// A CPU tensor with a copy of `bytes`, which hold its elements in row-major order.
     public init(bytes: UnsafeRawBufferPointer, shape: [Int], dtype: DType) throws(TensorError) {
-        let tensor = try Tensor.empty(shape, dtype: dtype)
-        guard bytes.count == tensor.count * dtype.byteCount else {
+        let (wanted, overflow) = (Self.elements(in: shape) ?? -1)
+            .multipliedReportingOverflow(by: dtype.byteCount)
+        guard !overflow, bytes.count == wanted else {
             throw .invalidArgument(
                 function: "Tensor(bytes:shape:dtype:)",
-                reason: "\(bytes.count) bytes do not fill \(tensor.summary)")
+                reason: "\(bytes.count) bytes do not fill \(dtype) \(shape)")
         }
-        if let source = bytes.baseAddress, bytes.count > 0 {
+        let tensor = try Tensor.empty(shape, dtype: dtype)
+        try withExtendedLifetime(tensor) { () throws(TensorError) in
+            guard let source = bytes.baseAddress, bytes.count > 0 else { return }
             try tensor.address()?.copyMemory(from: source, byteCount: bytes.count)
         }
         self = tensor
     }
 
-    /// A CPU tensor over memory that is neither copied nor owned.
-    ///
-    /// - Parameters:
-    ///   - address: First byte, aligned for `dtype`. Memory that cannot be written must not be
-    ///     given to operators that write in place.
-    ///   - shape: Sizes; the memory holds `shape.product · dtype.byteCount` bytes.
-    ///   - owner: Kept alive as long as any tensor uses the memory.
-    public init(
-        borrowing address: UnsafeMutableRawPointer, shape: [Int], dtype: DType,
-        owner: some AnyObject & Sendable
-    ) throws(TensorError) {
-        let table = try Torch.table()
-        let retained = Unmanaged.passRetained(owner).toOpaque()
-        let sizes = shape.map { Int64($0) }
-        var result: OpaquePointer?
-        try Torch.check({ "from_blob(\(dtype) \(shape))" }) { message in
-            sizes.withUnsafeBufferPointer { sizes in
-                table.pointee.wrap(
-                    address, sizes.base, Int64(sizes.count), dtype.scalarType,
-                    { context in Unmanaged<AnyObject>.fromOpaque(context).release() },
-                    retained, &result, message)
-            }
+    /// The product of `shape`; `nil` where a size is negative or the product no `Int`.
+    private static func elements(in shape: [Int]) -> Int? {
+        var product = 1
+        for size in shape {
+            let (next, overflow) = product.multipliedReportingOverflow(by: size)
+            guard size >= 0, !overflow else { return nil }
+            product = next
         }
-        guard let result else {
-            throw .unexpectedResult(call: "from_blob(\(dtype) \(shape))", found: "no tensor")
-        }
-        self.init(owning: result)
+        return product
     }
 
+    /// The first element's address, valid as long as the caller keeps the tensor alive.
     private func address() throws(TensorError) -> UnsafeMutableRawPointer? {
         var address: UnsafeMutableRawPointer?
-        try Torch.check({ "data(\(summary))" }) {
-            handle.table.pointee.data(handle.pointer, &address, $0)
+        try withExtendedLifetime(handle) { () throws(TensorError) in
+            try Torch.check({ "data(\(summary))" }) {
+                handle.table.pointee.data(handle.pointer, &address, $0)
+            }
         }
         return address
     }
@@ -220,10 +212,9 @@ extension Tensor {
         throws(TensorError) -> [Element]
     {
         let source = try to(.cpu, dtype: Element.dtype).contiguous()
-        let address = try source.address()
-        let count = source.count
-        return withExtendedLifetime(source) {
-            [Element](unsafeUninitializedCapacity: count) { buffer, initialized in
+        return try withExtendedLifetime(source) { () throws(TensorError) in
+            let (address, count) = (try source.address(), source.count)
+            return [Element](unsafeUninitializedCapacity: count) { buffer, initialized in
                 if let base = buffer.baseAddress, let address, count > 0 {
                     UnsafeMutableRawPointer(base).copyMemory(
                         from: address, byteCount: count * MemoryLayout<Element>.stride)
@@ -240,10 +231,10 @@ extension Tensor {
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws -> Result {
         let source = try to(.cpu).contiguous()
-        let address = try source.address()
-        let count = source.count * source.dtype.byteCount
         return try withExtendedLifetime(source) {
-            try body(UnsafeRawBufferPointer(start: address, count: address == nil ? 0 : count))
+            let address = try source.address()
+            let count = address == nil ? 0 : source.count * source.dtype.byteCount
+            return try body(UnsafeRawBufferPointer(start: address, count: count))
         }
     }
 

@@ -75,34 +75,54 @@ public enum Torch {
         if let package {
             // Opened first, so that the library below finds it by name already loaded.
             let path = "\(package)/lib/libtorch_cpu.so"
-            guard dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nil else {
+            guard let handle = dlopen(path, RTLD_NOW | RTLD_GLOBAL) else {
                 throw .libraryNotFound(reason: lastError())
             }
+            try checkVersion(of: handle)
         }
         let beside = executableFolder().map { "\($0)/\(library)" }
         var reasons: [String] = []
         for path in [beside, library].compactMap(\.self) {
             guard let handle = dlopen(path, RTLD_NOW | RTLD_LOCAL) else {
-                reasons.append(lastError())
+                let reason = lastError()
+                try checkRefused(path, reason: reason)
+                reasons.append(reason)
                 continue
             }
+            try checkVersion(of: handle)
             guard let symbol = dlsym(handle, MINIMA_TORCH_ENTRY) else {
                 throw .libraryNotFound(reason: lastError())
             }
-            let table = unsafeBitCast(symbol, to: minima_torch_entry.self)()
-            let (found, needed) = (table.pointee.loaded_version(), table.pointee.compiled_version())
-            guard found == needed else {
-                throw .wrongVersion(found: text(found), needed: text(needed))
-            }
-            return table
+            return unsafeBitCast(symbol, to: minima_torch_entry.self)()
         }
+        try checkRefused("libtorch_cpu.so", reason: reasons.first ?? "no path to try")
         // The first place is where the library belongs; the second says no more when it is absent.
         let exists = beside.map { access($0, F_OK) == 0 } ?? false
         throw .libraryNotFound(reason: (exists ? reasons.first : reasons.last) ?? "no path to try")
     }
 
-    private static func text(_ version: UInt32) -> String {
-        "\(version >> 16).\(version >> 8 & 0xFF).\(version & 0xFF)"
+    /// Asks the libtorch behind `handle`, or among what it needs, for its version.
+    ///
+    /// Nothing else may be called before: another version may well open, and compute nonsense.
+    static func checkVersion(of handle: UnsafeMutableRawPointer) throws(TensorError) {
+        guard let symbol = dlsym(handle, MINIMA_TORCH_VERSION) else {
+            throw .libraryNotFound(reason: lastError())
+        }
+        let version = unsafeBitCast(symbol, to: minima_torch_version.self)()
+        let found = "\(version >> 56).\(version >> 48 & 0xFF).\(version >> 40 & 0xFF)"
+        guard found == neededVersion else {
+            throw .wrongVersion(found: found, needed: neededVersion)
+        }
+    }
+
+    /// Throws when `library` opens lazily, with `.wrongVersion` where that explains `reason`.
+    ///
+    /// Another version of libtorch lacks functions, and the linker reports the first of them. A lazy
+    /// opening forgives that, so that the version can be asked for; nothing else may be called.
+    private static func checkRefused(_ library: String, reason: String) throws(TensorError) {
+        guard let handle = dlopen(library, RTLD_LAZY | RTLD_LOCAL) else { return }
+        if dlsym(handle, MINIMA_TORCH_VERSION) != nil { try checkVersion(of: handle) }
+        throw .libraryNotFound(reason: reason)
     }
 
     private static func lastError() -> String {

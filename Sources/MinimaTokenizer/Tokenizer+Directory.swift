@@ -18,9 +18,10 @@ extension Tokenizer {
     private static func document(_ path: String) throws(TokenizerError) -> JSON {
         let bytes: [UInt8]
         do {
-            bytes = Array(try Data(contentsOf: URL(filePath: path)))
+            // The largest public one has 33 MB.
+            bytes = try readFile(path, limit: 1 << 30)
         } catch {
-            throw .unreadable(path: path, reason: "\(error)")
+            throw .unreadable(path: path, reason: error.reason)
         }
         do {
             return try JSON(parsing: bytes)

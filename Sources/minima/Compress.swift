@@ -25,11 +25,13 @@ struct Compress: ParsableCommand {
     @Option(help: "Share of the linear layers' parameters to remove, between 0 and 1.")
     var ratio: Double
 
-    @Option(
-        help: .init(
-            "One of: \(FormatRegistry.all.map { $0.name }.filter { $0 != Dense.name }.joined(separator: ", "))."
-        ))
-    var format = LowRank.name
+    /// Formats that make a weight smaller.
+    private static var formats: [String] {
+        FormatRegistry.all.map { $0.name }.filter { $0 != Dense.name }
+    }
+
+    @Option(help: .init("One of: \(Compress.formats.joined(separator: ", ")).")) var format =
+        LowRank.name
 
     @Option(
         parsing: .upToNextOption,
@@ -55,13 +57,17 @@ struct Compress: ParsableCommand {
         guard ratio > 0, ratio < 1 else {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
         }
-        do {
-            _ = try FormatRegistry.format(format)
-        } catch {
-            throw ValidationError("\(error)")
+        guard Compress.formats.contains(format) else {
+            throw ValidationError(
+                "--format must be one of \(Compress.formats.joined(separator: ", ")), found \(format)"
+            )
         }
-        guard samples >= 1 else { throw ValidationError("--samples must be at least 1") }
-        if let context, context < 1 { throw ValidationError("--context must be at least 1") }
+        guard (1...1 << 20).contains(samples) else {
+            throw ValidationError("--samples must be between 1 and \(1 << 20)")
+        }
+        if let context, !(1...1 << 24).contains(context) {
+            throw ValidationError("--context must be between 1 and \(1 << 24)")
+        }
         guard !calibration.isEmpty else {
             throw ValidationError("--calibration needs text files, or `self`")
         }
@@ -74,20 +80,24 @@ struct Compress: ParsableCommand {
         let device = try compute.open()
         catchInterrupts()
         let checkpoint = try Checkpoint(path: model)
+        // The plan and the output's place are checked before anything takes time.
+        _ = try Compressor(checkpoint, request(device, windows: [], context: 0))
+        try AtomicDirectory(destination: out).discard()
         let progress = ProgressLine()
         let (windows, context) = try calibrationWindows(checkpoint, device, progress)
-        let request = Compressor.Request(
-            ratio: ratio, format: format, windows: windows,
-            calibration: .init(
-                sources: calibration, samples: windows.count, context: context, seed: seed),
-            device: device, version: Minima.versionNumber)
-        let compressor = try Compressor(checkpoint, request)
+        if windows.count < samples {
+            Terminal.write(
+                "minima: warning: the calibration text gives \(windows.count) windows of \(context) "
+                    + "tokens, \(samples) were asked for")
+        }
+        let compressor = try Compressor(
+            checkpoint, request(device, windows: windows, context: context))
         let result = try compressor.run(output: out, progress: progress.show)
         if json { return try result.printJSON() }
         let removed =
             1 - Double(result.linearParametersAfter) / Double(result.linearParametersBefore)
         let errors = result.modules.map(\.outputError)
-        print(
+        try Terminal.output(
             """
             \(out): \(result.modules.count) layers as \(format)
             linear layers  \(grouped(result.linearParametersBefore)) → \
@@ -101,20 +111,31 @@ struct Compress: ParsableCommand {
             """)
     }
 
+    private func request(_ device: Device, windows: [[Int32]], context: Int) -> Compressor.Request {
+        Compressor.Request(
+            ratio: ratio, format: format, windows: windows,
+            calibration: .init(
+                sources: calibration, samples: windows.count, context: context, seed: seed),
+            device: device, dtype: compute.dtype, version: Minima.versionNumber)
+    }
+
     private func calibrationWindows(
         _ checkpoint: Checkpoint, _ device: Device, _ progress: ProgressLine
     ) throws -> (windows: [[Int32]], context: Int) {
+        let limit = try checkpoint.config.int("max_position_embeddings")
+        if let context, context > limit {
+            throw ModelError.contextExceeded(length: context, context: limit)
+        }
+        let length = context ?? min(512, limit)
         if calibration == ["self"] {
-            let loaded = try checkpoint.loadModel(device: device, dtype: compute.dtype)
-            let length = min(context ?? 512, loaded.dimensions.context)
+            let loaded = try checkpoint.loadModel(
+                device: device, dtype: compute.dtype, onTensor: checkInterrupt)
             let windows = try TextGenerator(loaded).sample(
                 count: samples, length: length, start: try checkpoint.documentStart(),
                 sampling: SamplingParameters(temperature: 1, seed: seed), batch: min(samples, 64),
                 progress: progress.show)
             return (windows, length)
         }
-        let limit = try checkpoint.config.int("max_position_embeddings")
-        let length = min(context ?? 512, limit)
         let texts = try readTokens(calibration, Tokenizer(directory: model))
         let all = TokenWindows.split(texts, context: length, keepRest: false)
         guard !all.isEmpty else {

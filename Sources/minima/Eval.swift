@@ -21,8 +21,8 @@ struct Eval: ParsableCommand {
         parsing: .upToNextOption, help: "Text files (UTF-8).", completion: .file())
     var text: [String]
 
-    @Option(help: "Tokens per window.")
-    var context = 1024
+    @Option(help: "Tokens per window. Default: 1024, or the model's context if shorter.")
+    var context: Int?
 
     @Option(help: "Measure only the first windows, this many.")
     var windows: Int?
@@ -36,8 +36,8 @@ struct Eval: ParsableCommand {
     var json = false
 
     func validate() throws {
-        guard context >= 2, context <= 1 << 24 else {
-            throw ValidationError("--context must be at least 2")
+        if let context, !(2...1 << 24).contains(context) {
+            throw ValidationError("--context must be between 2 and \(1 << 24)")
         }
         if let windows, windows < 1 { throw ValidationError("--windows must be at least 1") }
         guard !text.isEmpty else { throw ValidationError("--text needs at least one file") }
@@ -47,13 +47,17 @@ struct Eval: ParsableCommand {
         let device = try compute.open()
         catchInterrupts()
         let checkpoint = try Checkpoint(path: model)
+        let limit = try checkpoint.config.int("max_position_embeddings")
+        let context = context ?? min(1024, limit)
         let tokenizer = try Tokenizer(directory: model)
         let texts = try readTokens(text, tokenizer)
         var pieces = TokenWindows.split(texts, context: context, keepRest: true)
         if let windows { pieces = Array(pieces.prefix(windows)) }
-        let loaded = try checkpoint.loadModel(device: device, dtype: compute.dtype)
+        let loaded = try checkpoint.loadModel(
+            device: device, dtype: compute.dtype, onTensor: checkInterrupt)
         let dense = try against.map {
-            try Checkpoint(path: $0).loadModel(device: device, dtype: compute.dtype)
+            try Checkpoint(path: $0).loadModel(
+                device: device, dtype: compute.dtype, onTensor: checkInterrupt)
         }
         let evaluator = try Evaluator(loaded, against: dense)
         let progress = ProgressLine()
@@ -68,9 +72,9 @@ struct Eval: ParsableCommand {
             bytes: checkpoint.byteCount, device: "\(device)", dtype: "\(loaded.dtype)",
             seconds: elapsed, tokensPerSecond: Double(sum.tokens) / max(elapsed, 1e-9))
         if json { return try result.printJSON() }
-        print("perplexity  \(fixed(result.perplexity, 3))")
-        if let kl = result.kl { print("KL          \(fixed(kl, 5)) nats per token") }
-        print(
+        try Terminal.output("perplexity  \(fixed(result.perplexity, 3))")
+        if let kl = result.kl { try Terminal.output("KL          \(fixed(kl, 5)) nats per token") }
+        try Terminal.output(
             """
             tokens      \(grouped(result.tokens)) in windows of \(context)
             speed       \(short(result.tokensPerSecond)) tokens/s on \(device) in \(loaded.dtype)

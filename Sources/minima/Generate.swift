@@ -59,12 +59,15 @@ struct Generate: ParsableCommand {
         var ids = try tokenizer.encode(text, addSpecialTokens: !chat)
         // A model needs something to start from: an empty prompt begins a document.
         if ids.isEmpty { ids = [try checkpoint.documentStart()] }
-        let loaded = try checkpoint.loadModel(device: device, dtype: compute.dtype)
+        let loaded = try checkpoint.loadModel(
+            device: device, dtype: compute.dtype, onTensor: checkInterrupt)
         var stream = tokenizer.makeStream(skipSpecialTokens: true)
         var written = ""
-        func emit(_ piece: String) {
+        func emit(_ piece: String) throws {
             written += piece
-            if !json { Terminal.put(piece, to: STDOUT_FILENO) }
+            if json { return }
+            try Terminal.output(piece, terminator: "")
+            Terminal.hasOpenLine.store(true, ordering: .relaxed)
         }
         let outcome = try TextGenerator(loaded).generate(
             ids, maxTokens: maxTokens,
@@ -73,16 +76,17 @@ struct Generate: ParsableCommand {
             stop: try checkpoint.stopTokens()
         ) { id in
             try checkInterrupt()
-            emit(stream.append(id))
+            try emit(stream.append(id))
         }
-        emit(stream.finish())
+        try emit(stream.finish())
         let result = GenerationResult(
             model: model, prompt: text, text: written, promptTokens: ids.count,
             tokens: outcome.tokens.count, finishReason: outcome.reason.rawValue,
             tokensPerSecond: Double(outcome.decodeSteps) / max(outcome.decodeSeconds, 1e-9),
             temperature: temperature, seed: seed)
         if json { return try result.printJSON() }
-        print()
+        try Terminal.output("")
+        Terminal.hasOpenLine.store(false, ordering: .relaxed)
         Terminal.write(
             "[\(result.tokens) tokens, \(short(result.tokensPerSecond)) tokens/s, "
                 + "ended by \(result.finishReason)]")

@@ -20,12 +20,14 @@ struct Inspect: ParsableCommand {
         let checkpoint = try Checkpoint(path: model)
         let result = try InspectionResult(checkpoint)
         if checkFinite { try checkpoint.checkFinite() }
-        if json { try result.printJSON() } else { print(Self.text(result)) }
+        if json { try result.printJSON() } else { try Terminal.output(Self.text(result)) }
     }
 
     private static func text(_ result: InspectionResult) -> String {
+        let isSupported = FamilyRegistry.all.contains { $0.modelTypes.contains(result.family) }
+        let family = isSupported ? result.family : "\(result.family) (not supported beyond inspect)"
         var lines = [
-            "\(result.model): \(result.family), \(grouped(result.parameters)) parameters, "
+            "\(result.model): \(family), \(grouped(result.parameters)) parameters, "
                 + "\(byteText(result.bytes)) in \(result.files) file\(result.files == 1 ? "" : "s")",
             result.architecture.sorted { $0.key < $1.key }
                 .map { "\($0.key) \($0.value)" }.joined(separator: ", "),

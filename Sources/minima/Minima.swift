@@ -14,17 +14,22 @@ struct Minima: ParsableCommand {
             "Makes large language models smaller with tensor networks, and says what it cost.",
         version: versionNumber,
         subcommands: [
-            Inspect.self, Compress.self, Eval.self, Generate.self, ReportCommand.self,
+            Inspect.self, Compress.self, Eval.self, Generate.self, Tokenize.self,
+            ReportCommand.self,
         ])
 
-    /// Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.
+    /// Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted, 141 nobody reads the output.
     static func main() {
+        // A pipe that nobody reads is an error of the write, not the end of the process.
+        signal(SIGPIPE, SIG_IGN)
         do {
             var command = try parseAsRoot()
             try command.run()
         } catch is Interrupted {
-            Terminal.error("interrupted; nothing was left half-written")
+            Terminal.error("interrupted")
             Glibc.exit(130)
+        } catch OutputError.readerGone {
+            Glibc.exit(128 + SIGPIPE)
         } catch {
             let code = exitCode(for: error)
             if code == .success {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import FoundationEssentials
+import Glibc
 import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
@@ -48,7 +49,11 @@ struct ComputeOptions: ParsableArguments {
 
     /// Opens libtorch and the device.
     func open() throws -> Device {
-        try Torch.open(package: ProcessInfo.processInfo.environment["MINIMA_TORCH"])
+        // Read by the OpenMP runtime when libtorch is opened. Threads that spin at every barrier
+        // make a busy machine four times slower (two cores, one other process).
+        setenv("OMP_WAIT_POLICY", "passive", 0)
+        let package = ProcessInfo.processInfo.environment["MINIMA_TORCH"] ?? ""
+        try Torch.open(package: package.isEmpty ? nil : package)
         try Torch.tuneAllocator()
         if let threads { try Torch.setThreads(threads) }
         if let device {
@@ -77,34 +82,39 @@ enum TextError: Error, CustomStringConvertible {
     }
 }
 
+/// The text of a UTF-8 file or pipe.
+func readText(_ path: String) throws -> String {
+    let bytes: [UInt8]
+    do {
+        bytes = try readFile(path, limit: Tokenizer.maximumByteCount)
+    } catch {
+        throw TextError.unreadable(path: path, reason: error.reason)
+    }
+    guard let text = String(validating: bytes, as: UTF8.self) else {
+        throw TextError.notUTF8(path: path, offset: validPrefix(bytes))
+    }
+    return text
+}
+
+/// The length of the longest prefix that is UTF-8 as far as it goes.
+private func validPrefix(_ bytes: [UInt8]) -> Int {
+    var decoder = UTF8()
+    var rest = bytes.makeIterator()
+    var length = 0
+    while case .scalarValue(let scalar) = decoder.decode(&rest) {
+        length += UTF8.width(scalar)
+    }
+    return length
+}
+
 /// Token ids of each file, without special tokens.
 func readTokens(_ paths: [String], _ tokenizer: Tokenizer) throws -> [[Int32]] {
-    try paths.map { path in
-        let data: Data
-        do {
-            data = try Data(contentsOf: URL(filePath: path))
-        } catch {
-            let reason = FileManager.default.fileExists(atPath: path) ? "\(error)" : "no such file"
-            throw TextError.unreadable(path: path, reason: reason)
-        }
-        guard let text = String(validating: data, as: UTF8.self) else {
-            // The length of the longest valid prefix, found by halving.
-            var (low, high) = (0, data.count)
-            while high - low > 1 {
-                let middle = (low + high) / 2
-                let prefix = String(decoding: data.prefix(middle), as: UTF8.self)
-                let isValid = prefix.utf8.elementsEqual(data.prefix(middle))
-                if isValid { low = middle } else { high = middle }
-            }
-            throw TextError.notUTF8(path: path, offset: low)
-        }
-        return try tokenizer.encode(text, addSpecialTokens: false)
-    }
+    try paths.map { try tokenizer.encode(readText($0), addSpecialTokens: false) }
 }
 
 extension StageResult {
     /// Prints this result as JSON.
     func printJSON() throws {
-        print(try json())
+        try Terminal.output(json())
     }
 }

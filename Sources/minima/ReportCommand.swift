@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import MinimaCheckpoint
 import MinimaReport
 
@@ -15,7 +16,17 @@ struct ReportCommand: ParsableCommand {
 
     func run() throws {
         let report = try Report.load(files: results)
+        guard !results.contains(where: { $0 == out || samePlace($0, out) }) else {
+            throw ValidationError("--out \(out) is one of the results; name another file")
+        }
         try AtomicFile.write(report.html(), to: out)
-        print(report.table())
+        try Terminal.output(report.table())
     }
+}
+
+/// Whether two paths name one existing file.
+private func samePlace(_ left: String, _ right: String) -> Bool {
+    var (first, second) = (stat(), stat())
+    return stat(left, &first) == 0 && stat(right, &second) == 0
+        && first.st_dev == second.st_dev && first.st_ino == second.st_ino
 }

@@ -5,24 +5,51 @@ import Synchronization
 /// The user pressed Ctrl-C.
 struct Interrupted: Error {}
 
-/// What goes to standard error: messages and progress. Standard output is for results.
+/// Why a result did not reach standard output.
+enum OutputError: Error, CustomStringConvertible {
+    /// Whoever read the pipe has gone, as `head` does when it has seen enough.
+    case readerGone
+    case failed(reason: String)
+
+    var description: String {
+        switch self {
+        case .readerGone: "nobody reads standard output"
+        case .failed(let reason): "standard output cannot be written: \(reason)"
+        }
+    }
+}
+
+/// Standard output is for results; messages and progress go to standard error.
 enum Terminal {
-    /// Writes one line.
+    /// Whether the last thing on the terminal is a line without an end.
+    static let hasOpenLine = Atomic<Bool>(false)
+
+    /// Writes a message of one line to standard error.
     static func write(_ line: String) {
-        put(line + "\n", to: STDERR_FILENO)
+        let isOpen = hasOpenLine.exchange(false, ordering: .relaxed)
+        // Nothing can be done about a message that nobody can read.
+        _ = put((isOpen ? "\n" : "") + line + "\n", to: STDERR_FILENO)
     }
 
-    /// Writes text at once, without a buffer; a reader that has gone away is ignored.
-    static func put(_ text: String, to descriptor: Int32) {
+    /// Writes a result to standard output.
+    static func output(_ text: String, terminator: String = "\n") throws(OutputError) {
+        let code = put(text + terminator, to: STDOUT_FILENO)
+        if code == EPIPE { throw .readerGone }
+        if code != 0 { throw .failed(reason: String(cString: strerror(code))) }
+    }
+
+    /// Writes text at once, without a buffer; returns an error number, or 0.
+    fileprivate static func put(_ text: String, to descriptor: Int32) -> Int32 {
         var rest = Array(text.utf8)[...]
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
             if count < 0 {
                 if errno == EINTR { continue }
-                return
+                return errno
             }
             rest = rest.dropFirst(count)
         }
+        return 0
     }
 
     /// Writes an error in the form that scripts look for.
@@ -33,17 +60,17 @@ enum Terminal {
 
 private let interrupted = Atomic<Bool>(false)
 
-/// Turns the first Ctrl-C (and SIGTERM) into ``Interrupted`` at the next report of progress, so
+/// Turns the first Ctrl-C (SIGTERM, SIGHUP) into ``Interrupted`` at the next report of progress, so
 /// that partial output is removed; a second one ends the process at once.
 func catchInterrupts() {
     interrupted.store(false, ordering: .relaxed)
     // A parent that starts us from a worker thread may hand down a mask that blocks everything.
     var mask = sigset_t()
     sigemptyset(&mask)
-    sigaddset(&mask, SIGINT)
-    sigaddset(&mask, SIGTERM)
+    let numbers = [SIGINT, SIGTERM, SIGHUP]
+    for number in numbers { sigaddset(&mask, number) }
     pthread_sigmask(SIG_UNBLOCK, &mask, nil)
-    for number in [SIGINT, SIGTERM] {
+    for number in numbers {
         signal(number) { number in
             interrupted.store(true, ordering: .relaxed)
             signal(number, SIG_DFL)
@@ -60,12 +87,17 @@ func checkInterrupt() throws {
 final class ProgressLine {
     private let isTerminal = isatty(STDERR_FILENO) == 1
     private let clock = ContinuousClock()
+    /// Columns of the terminal; a longer line would wrap and could not be redrawn.
+    private let width: Int
     private var stage = ""
     private var started: ContinuousClock.Instant
     private var shown: ContinuousClock.Instant?
 
     init() {
         started = clock.now
+        var size = winsize()
+        let known = ioctl(STDERR_FILENO, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0
+        width = known ? Int(size.ws_col) : 80
     }
 
     /// Shows `progress` if enough time has passed or the stage is done.
@@ -75,8 +107,9 @@ final class ProgressLine {
         try checkInterrupt()
         let now = clock.now
         if progress.stage != stage {
+            // The work of a stage began when the one before was last heard of.
+            if let shown { started = shown }
             stage = progress.stage
-            started = now
             shown = nil
         }
         let interval: Duration = isTerminal ? .milliseconds(100) : .seconds(5)
@@ -85,14 +118,16 @@ final class ProgressLine {
         shown = now
         let line = text(progress, elapsed: (now - started).totalSeconds)
         if isTerminal {
-            Terminal.put("\r\u{1B}[K\(line)\(isDone ? "\n" : "")", to: STDERR_FILENO)
+            let line = String(line.prefix(width - 1))
+            _ = Terminal.put("\r\u{1B}[K\(line)\(isDone ? "\n" : "")", to: STDERR_FILENO)
+            Terminal.hasOpenLine.store(!isDone, ordering: .relaxed)
         } else {
             Terminal.write(line)
         }
     }
 
     private func text(_ progress: StageProgress, elapsed: Double) -> String {
-        let share = Double(progress.done) / Double(max(progress.total, 1))
+        let share = min(Double(progress.done) / Double(max(progress.total, 1)), 1)
         var parts = ["\(progress.stage) \(progress.done)/\(progress.total) \(progress.unit)"]
         if isTerminal {
             let filled = Int(share * 20)
@@ -144,12 +179,12 @@ func duration(_ seconds: Double) -> String {
     return "\(whole / 60):\(rest < 10 ? "0" : "")\(rest) min"
 }
 
-/// `value` bytes in the largest fitting binary unit.
+/// `value` bytes in decimal units, as model hubs and the report count them.
 func byteText(_ value: Int) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    let units = ["B", "KB", "MB", "GB", "TB"]
     var (amount, unit) = (Double(value), 0)
-    while amount >= 1024, unit < units.count - 1 {
-        amount /= 1024
+    while amount >= 1000, unit < units.count - 1 {
+        amount /= 1000
         unit += 1
     }
     return unit == 0 ? "\(value) B" : "\(fixed(amount, 2)) \(units[unit])"

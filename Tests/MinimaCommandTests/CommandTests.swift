@@ -9,7 +9,7 @@ struct CommandTests {
         #expect(version.output.wholeMatch(of: /\d+\.\d+\.\d+\n/) != nil)
         let help = try minima("--help")
         #expect(help.code == 0 && help.errors.isEmpty)
-        for command in ["inspect", "compress", "eval", "generate", "report"] {
+        for command in ["inspect", "compress", "eval", "generate", "tokenize", "report"] {
             #expect(help.output.contains(command))
             let own = try minima(command, "--help")
             #expect(own.code == 0 && own.output.contains("USAGE: minima \(command)"))
@@ -57,9 +57,17 @@ struct CommandTests {
     @Test func inspect() throws {
         let outcome = try minima("inspect", exampleModel)
         #expect(outcome.code == 0)
-        for word in ["qwen3", "4,156,608", "7.93 MiB", "mlp.gate_proj", "embed_tokens", "BF16"] {
+        for word in ["qwen3", "4,156,608", "8.31 MB", "mlp.gate_proj", "embed_tokens", "BF16"] {
             #expect(outcome.output.contains(word), "\(word)")
         }
+        let foreign = try Scratch()
+        let quantised = try foreign.copy(exampleModel, to: "fp8")
+        let config = try String(contentsOfFile: "\(quantised)/config.json", encoding: .utf8)
+        try config.replacingOccurrences(
+            of: "\"use_cache\": true",
+            with: "\"use_cache\": true, \"quantization_config\": {\"quant_method\": \"fp8\"}"
+        ).write(toFile: "\(quantised)/config.json", atomically: true, encoding: .utf8)
+        #expect(try minima("inspect", quantised).output.contains("quantised by fp8"))
         let json = try minima("inspect", exampleModel, "--json", "--check-finite").json()
         #expect(json["parameters"] as? Int == 4_156_608)
         #expect(json["kind"] as? String == "inspection")
@@ -111,6 +119,31 @@ struct CommandTests {
         let html = try String(contentsOfFile: "\(scratch.path)/report.html", encoding: .utf8)
         #expect(html.hasPrefix("<!DOCTYPE html>") || html.hasPrefix("<!doctype html>"))
         #expect(!scratch.entries.contains { $0.hasPrefix(".") }, "nothing half-written is left")
+    }
+
+    /// transformers' perplexity of Examples/text.txt; see `Tests/Goldens/models/make_tiny.py`.
+    @Test func perplexityIsThatOfTransformers() throws {
+        let path = "\(packageFolder())/Tests/Goldens/models/tiny.json"
+        let data = try Data(contentsOf: URL(fileURLWithPath: path))
+        let golden = try JSONSerialization.jsonObject(with: data) as? [String: Any] ?? [:]
+        let result = try minima(
+            "eval", exampleModel, "--text", exampleText, "--context", "128", "--json",
+            "--device", "cpu"
+        ).json()
+        let expected = try #require(golden["perplexity"] as? Double)
+        let found = try #require(result["perplexity"] as? Double)
+        #expect(result["tokens"] as? Int == golden["predicted"] as? Int)
+        // float32 rounding of the mean of 929 terms.
+        #expect(abs(found / expected - 1) < 1e-5)
+    }
+
+    @Test func tokenize() throws {
+        let ids = try minima("tokenize", exampleModel, "--prompt", "Once upon", "--json").json()
+        #expect((ids["ids"] as? [Int])?.count == (ids["tokens"] as? [String])?.count)
+        #expect((ids["tokens"] as? [String])?.joined() == "OnceĠupon")
+        let files = try minima("tokenize", exampleModel, "--text", exampleText, "--json").json()
+        #expect(files["tokens"] as? Int == 937)
+        #expect(try minima("tokenize", exampleModel).code == 2)
     }
 
     @Test func generationFollowsSeedAndTemplate() throws {

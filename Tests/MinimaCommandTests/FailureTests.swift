@@ -24,7 +24,7 @@ struct FailureTests {
 
     @Test func badText() throws {
         let scratch = try Scratch()
-        try expectFailure(eval(exampleModel, "/no/text.txt"), "/no/text.txt", "no such file")
+        try expectFailure(eval(exampleModel, "/no/text.txt"), "/no/text.txt", "No such file")
         let latin = try scratch.write(Array("na".utf8) + [0xEF] + Array("ve".utf8), to: "l.txt")
         try expectFailure(eval(exampleModel, latin), "l.txt", "not UTF-8 at byte 2")
         let empty = try scratch.write([], to: "empty.txt")
@@ -112,6 +112,12 @@ struct FailureTests {
         #expect(inspect.code == 0)
     }
 
+    @Test func outputThatCannotBeWritten() throws {
+        let full = try minima("inspect", exampleModel, outputTo: "/dev/full")
+        #expect(full.code == 1)
+        #expect(full.errors.contains("standard output cannot be written"))
+    }
+
     @Test func missingDevice() throws {
         try expectFailure(
             ["eval", exampleModel, "--text", exampleText, "--device", "cuda:99"], "cuda:99")
@@ -122,22 +128,32 @@ struct FailureTests {
         let file = try scratch.write(Array("{\"a\": 1}".utf8), to: "a.json")
         try expectFailure(["report", file, "--out", "\(scratch.path)/r.html"], "a.json")
         #expect(scratch.entries == ["a.json"])
+        // Neither an input nor a device is overwritten.
+        let result = try scratch.write(
+            Array(try minima("inspect", exampleModel, "--json").output.utf8), to: "i.json")
+        #expect(try minima("report", result, "--out", result).code == 2)
+        try expectFailure(["report", result, "--out", "/dev/null"], "device")
+        #expect(try String(contentsOfFile: result, encoding: .utf8).contains("inspection"))
     }
 
-    @Test("Ctrl-C and SIGTERM leave nothing behind", arguments: [SIGINT, SIGTERM])
+    @Test("Ctrl-C and SIGTERM leave nothing behind", arguments: [SIGINT, SIGTERM, SIGHUP])
     func interrupts(signal: Int32) throws {
         let scratch = try Scratch()
-        // Sampling this much would take minutes.
+        // A text long enough that calibration takes a while: the output's place is claimed by then.
+        let text = try String(contentsOfFile: exampleText, encoding: .utf8)
+        let long = try scratch.write(
+            Array(String(repeating: text, count: 200).utf8), to: "long.txt")
         let run = try Run([
             "compress", exampleModel, "--out", "\(scratch.path)/small", "--ratio", "0.35",
-            "--calibration", "self", "--samples", "5000", "--device", "cpu",
+            "--calibration", long, "--context", "128", "--samples", "100000", "--device", "cpu",
         ])
-        #expect(run.waitForError("sample"))
+        #expect(run.waitForError("calibrate"))
+        #expect(scratch.entries.count == 2, "a partial directory is there: \(scratch.entries)")
         run.send(signal)
         let outcome = run.wait()
         #expect(outcome.code == 130, "\(outcome.errors)")
         #expect(outcome.errors.contains("interrupted"))
-        #expect(scratch.entries.isEmpty)
+        #expect(scratch.entries == ["long.txt"])
     }
 
     @Test func killedRunsAreCleanedUpByTheNext() throws {

@@ -34,7 +34,9 @@ final class Run: @unchecked Sendable {
     private var collected: [Int32: Data] = [:]
     private let group = DispatchGroup()
 
-    init(_ arguments: [String], environment: [String: String] = [:]) throws {
+    init(
+        _ arguments: [String], environment: [String: String] = [:], outputTo file: String? = nil
+    ) throws {
         // The test runner and the binary are built into one folder.
         let folder = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
             .deletingLastPathComponent()
@@ -44,9 +46,10 @@ final class Run: @unchecked Sendable {
         process.standardInput = FileHandle.nullDevice
         let pipes: [(Int32, Pipe)] = [(1, Pipe()), (2, Pipe())]
         process.standardOutput = pipes[0].1
+        if let file { process.standardOutput = FileHandle(forWritingAtPath: file) }
         process.standardError = pipes[1].1
         try process.run()
-        for (number, pipe) in pipes {
+        for (number, pipe) in pipes where number == 2 || file == nil {
             group.enter()
             Thread.detachNewThread { [self] in
                 while case let data = pipe.fileHandleForReading.availableData, !data.isEmpty {
@@ -86,8 +89,10 @@ final class Run: @unchecked Sendable {
 }
 
 /// Runs `minima` to its end.
-func minima(_ arguments: String..., environment: [String: String] = [:]) throws -> Outcome {
-    try Run(arguments, environment: environment).wait()
+func minima(
+    _ arguments: String..., environment: [String: String] = [:], outputTo file: String? = nil
+) throws -> Outcome {
+    try Run(arguments, environment: environment, outputTo: file).wait()
 }
 
 /// A directory that ends with the test.

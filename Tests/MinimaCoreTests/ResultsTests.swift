@@ -20,7 +20,7 @@ import Testing
     private let compression = CompressionResult(
         version: "0.1.0", parent: "dense",
         parentHashes: ["model-00001-of-00002.safetensors": "ab12", "Some_Name": "cd34"],
-        format: "tt", ratio: 0.35,
+        format: "tt", ratio: 0.35, device: "cuda:0", dtype: "bfloat16", torch: "2.11.0",
         calibration: .init(sources: ["self"], samples: 256, context: 1_024, seed: .max),
         linearParametersBefore: 100, linearParametersAfter: 65, parametersBefore: 120,
         parametersAfter: 85, bytesBefore: 240, bytesAfter: 170, seconds: 12.25,

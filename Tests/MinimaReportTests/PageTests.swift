@@ -123,7 +123,7 @@ import Testing
             compressions: [
                 CompressionResult(
                     version: hostile, parent: hostile, parentHashes: [hostile: hostile],
-                    format: hostile, ratio: .nan,
+                    format: hostile, ratio: .nan, device: hostile, dtype: hostile, torch: hostile,
                     calibration: .init(
                         sources: [hostile], samples: .min, context: .max, seed: .max),
                     linearParametersBefore: 0, linearParametersAfter: .min,

@@ -46,7 +46,7 @@ enum Sample {
 
     static let compression = CompressionResult(
         version: "0.1.0", parent: "./models/tiny/", parentHashes: ["model.safetensors": "9f86d081"],
-        format: "lowrank", ratio: 0.35,
+        format: "lowrank", ratio: 0.35, device: "cpu", dtype: "float32", torch: "2.11.0",
         calibration: .init(sources: ["self"], samples: 64, context: 1_024, seed: 7),
         linearParametersBefore: 3_500_000, linearParametersAfter: 2_228_225,
         parametersBefore: 4_203_776, parametersAfter: 2_932_001, bytesBefore: 8_407_552,

@@ -45,6 +45,13 @@ struct GenerationTests {
         #expect(outcome.tokens.count == 2 && outcome.reason == .length)
         #expect(throws: ModelError.self) { try generate(prompt + [1, 1], 1) }
         #expect(throws: ModelError.self) { try generate([], 1) }
+        for id in [-1, Int32(model.dimensions.vocabulary), .max] {
+            #expect(throws: ModelError.self) { try generate([0, id], 1) }
+            #expect(throws: ModelError.self) {
+                _ = try TextGenerator(model).sample(
+                    count: 1, length: 2, start: id, sampling: .init())
+            }
+        }
     }
 
     @Test func tokensArriveOneByOneAndCancel() throws {

@@ -42,6 +42,12 @@ struct SamplerTests {
         }
     }
 
+    @Test func tinyTemperaturesAreGreedy() throws {
+        for temperature in [1e-5, 1e-20, 5e-324] {
+            #expect(close(try distribution(.init(temperature: temperature)), [1, 0, 0, 0, 0]))
+        }
+    }
+
     @Test func topK() throws {
         for k in 1...logits.count {
             let kept = logits.enumerated().map { $0.offset < k ? $0.element : -.infinity }

@@ -80,6 +80,7 @@ struct CompressorTests {
             result.parametersBefore - result.parametersAfter
                 == result.linearParametersBefore - result.linearParametersAfter)
         #expect(result.bytesAfter == small.byteCount)
+        #expect(result.device == "cpu" && result.dtype == "float32" && result.schema == 1)
         #expect(result.parentHashes.count == parent.files.count)
         #expect(result.parentHashes.values.allSatisfy { $0.count == 64 })
         let saved = try String(contentsOf: URL(filePath: "\(output)/minima.json"), encoding: .utf8)
@@ -123,7 +124,7 @@ struct CompressorTests {
         struct Stop: Error {}
         let scratch = try Scratch()
         let parent = try goldenModel("qwen3-gqa4-tied-v5")
-        for stage in ["calibrate", "hash", "decompose"] {
+        for stage in ["load", "calibrate", "hash", "decompose"] {
             #expect(throws: Stop.self) {
                 _ = try Compressor(parent, request(parent)).run(output: "\(scratch.path)/x") {
                     if $0.stage == stage { throw Stop() }

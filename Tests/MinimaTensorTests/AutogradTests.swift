@@ -1,3 +1,4 @@
+import Glibc
 import MinimaCore
 import MinimaTensor
 import Testing
@@ -14,18 +15,24 @@ struct AutogradTests {
         try x.setRequiresGrad()
         #expect(x.requiresGrad)
         let gradient = try #require(try loss(x).gradients([x])[0])
-        // Central differences: error h²·|f‴|/6 + ε·|f|/h, least near h = ε^⅓.
-        let h = 6e-6
+        // Central differences: error h²·|f‴|/6 + n·ε·|f|/h, least near h = ε^⅓. The third
+        // derivative is a difference itself, whose error is least near ε^⅕.
+        let epsilon = DType.float64.epsilon
+        let (h, wide) = (pow(epsilon, 1.0 / 3), pow(epsilon, 0.2))
         let base: [Double] = try x.detach().values()
         let found: [Double] = try gradient.values()
         for index in base.indices {
-            var (up, down) = (base, base)
-            up[index] += h
-            down[index] -= h
-            let difference =
-                try loss(Tensor(up, shape: [3, 4])).item()
-                - loss(Tensor(down, shape: [3, 4])).item()
-            #expect(abs(found[index] - difference / (2 * h)) <= 1e-8)
+            func moved(_ step: Double) throws -> Double {
+                var values = base
+                values[index] += step
+                return try loss(Tensor(values, shape: [3, 4])).item()
+            }
+            let difference = try (moved(h) - moved(-h)) / (2 * h)
+            let third =
+                try (moved(2 * wide) - 2 * moved(wide) + 2 * moved(-wide) - moved(-2 * wide))
+                / (2 * wide * wide * wide)
+            let rounding = try Double(base.count) * epsilon * abs(moved(0)) / h
+            #expect(abs(found[index] - difference) <= h * h * abs(third) / 6 + rounding)
         }
     }
 

@@ -92,10 +92,6 @@ typedef struct minima_stream {
 
 /// The interface as a table; `minima_torch_api` returns the only instance.
 typedef struct minima_torch_table {
-    /// `major << 16 | minor << 8 | patch` of libtorch as it was when this was compiled.
-    uint32_t (*_Nonnull compiled_version)(void);
-    /// The same of the library that is loaded.
-    uint32_t (*_Nonnull loaded_version)(void);
     /// Opens libtorch_cuda and counts its devices; an error when it cannot be opened.
     int (*_Nonnull open_cuda)(int32_t* device_count, minima_error error);
 
@@ -106,9 +102,10 @@ typedef struct minima_torch_table {
                          minima_result* results, int64_t capacity, int64_t* count,
                          minima_error error);
 
-    void (*_Nonnull retain)(minima_tensor* tensor);
     void (*_Nonnull release)(minima_tensor* tensor);
     int64_t (*_Nonnull rank)(const minima_tensor* tensor);
+    /// The number of elements.
+    int64_t (*_Nonnull count)(const minima_tensor* tensor);
     /// `rank` sizes, in elements.
     const int64_t* _Nonnull (*_Nonnull sizes)(const minima_tensor* tensor);
     const int64_t* _Nonnull (*_Nonnull strides)(const minima_tensor* tensor);
@@ -120,16 +117,12 @@ typedef struct minima_torch_table {
     /// The address of the first element, on the tensor's device.
     int (*_Nonnull data)(const minima_tensor* tensor, void* _Nullable* _Nonnull address,
                          minima_error error);
-    /// A contiguous CPU tensor over memory that is not copied; `deleter(context)` is called when
-    /// the last tensor that uses it ends, or at once on failure.
-    int (*_Nonnull wrap)(void* address, const int64_t* sizes, int64_t rank, int32_t scalar_type,
-                         void (*_Nonnull deleter)(void*), void* context,
-                         minima_tensor* _Nullable* _Nonnull result, minima_error error);
 
     int (*_Nonnull set_requires_grad)(minima_tensor* tensor, bool requires_grad,
                                       minima_error error);
     bool (*_Nonnull requires_grad)(const minima_tensor* tensor);
-    /// Gradients of the sum of `outputs` with respect to `inputs`; null where there is none.
+    /// Gradients of the sum of `outputs`, each of one element, with respect to `inputs`; null where
+    /// there is none.
     int (*_Nonnull gradients)(minima_tensor* _Nonnull const* _Nonnull outputs, int64_t output_count,
                               minima_tensor* _Nonnull const* _Nonnull inputs, int64_t input_count,
                               bool retain_graph, bool create_graph,
@@ -167,6 +160,12 @@ typedef struct minima_torch_table {
 #define MINIMA_TORCH_ENTRY "minima_torch_api"
 
 typedef const minima_torch_table* _Nonnull (*minima_torch_entry)(void);
+
+/// The function of libtorch_cpu that says its version, the same in every version since 2.4.
+#define MINIMA_TORCH_VERSION "aoti_torch_abi_version"
+
+/// Returns `major << 56 | minor << 48 | patch << 40` and flags below.
+typedef uint64_t (*minima_torch_version)(void);
 
 #pragma clang assume_nonnull end
 

@@ -33,7 +33,9 @@ public struct Llama: LanguageModel {
             layers = try config.int("num_hidden_layers", in: 1...10_000)
             heads = try config.int("num_attention_heads", in: 1...65_536)
             kvHeads = try config.intIfPresent("num_key_value_heads", in: 1...heads) ?? heads
-            headDim = try config.intIfPresent("head_dim", in: 1...65_536) ?? hidden / heads
+            headDim =
+                try config.intIfPresent("head_dim", in: 1...65_536)
+                ?? config.sharedHeadDim(hidden: hidden, heads: heads)
             vocabulary = try config.int("vocab_size")
             rope = try config.ropeParameters()
             context = rope.contextLength(
@@ -43,6 +45,11 @@ public struct Llama: LanguageModel {
             mlpBias = try config.boolIfPresent("mlp_bias") ?? false
             tied = try config.tieWordEmbeddings ?? false
             try config.requireDivisible("num_attention_heads", heads, by: kvHeads)
+            try config.requireMatrix(
+                "num_attention_heads", rows: heads * headDim, hidden: hidden)
+            try config.requireMatrix("intermediate_size", rows: intermediate, hidden: hidden)
+            try config.requireMatrix("vocab_size", rows: vocabulary, hidden: hidden)
+            try config.requirePairs(rope, headDim: headDim)
             try config.requireSiLU()
         }
     }
@@ -154,12 +161,7 @@ public struct Llama: LanguageModel {
             "model.embed_tokens.weight", shape: [sizes.vocabulary, sizes.hidden])
         layers = try (0..<sizes.layers).map { try Layer($0, sizes, &weights) }
         norm = try weights.tensor("model.norm.weight", shape: [sizes.hidden])
-        if sizes.tied {
-            head = embedding
-            weights.ignore { $0 == "lm_head.weight" }
-        } else {
-            head = try weights.tensor("lm_head.weight", shape: [sizes.vocabulary, sizes.hidden])
-        }
+        head = try weights.head(tied: sizes.tied, embedding: embedding)
         // Conversions of 2023 stored the frequencies, which follow from the configuration.
         weights.ignore { $0.hasSuffix(".rotary_emb.inv_freq") }
     }
@@ -169,19 +171,25 @@ public struct Llama: LanguageModel {
         let sizes = try Configuration(config)
         let (wide, narrow) = (sizes.heads * sizes.headDim, sizes.kvHeads * sizes.headDim)
         return (0..<sizes.layers).flatMap { index in
-            let name = "model.layers.\(index)"
+            let attention = "model.layers.\(index).self_attn"
+            let input = "\(attention).in"
             return [
                 LinearShape(
-                    name: "\(name).self_attn.q_proj", outputs: wide, inputs: sizes.hidden),
+                    name: "\(attention).q_proj", outputs: wide, inputs: sizes.hidden,
+                    input: input),
                 LinearShape(
-                    name: "\(name).self_attn.k_proj", outputs: narrow, inputs: sizes.hidden),
+                    name: "\(attention).k_proj", outputs: narrow, inputs: sizes.hidden,
+                    input: input),
                 LinearShape(
-                    name: "\(name).self_attn.v_proj", outputs: narrow, inputs: sizes.hidden),
+                    name: "\(attention).v_proj", outputs: narrow, inputs: sizes.hidden,
+                    input: input),
                 LinearShape(
-                    name: "\(name).self_attn.o_proj", outputs: sizes.hidden, inputs: wide),
+                    name: "\(attention).o_proj", outputs: sizes.hidden, inputs: wide,
+                    input: "\(attention).o_proj"),
             ]
                 + SwiGLU.linearShapes(
-                    "\(name).mlp", hidden: sizes.hidden, intermediate: sizes.intermediate)
+                    "model.layers.\(index).mlp", hidden: sizes.hidden,
+                    intermediate: sizes.intermediate)
         }
     }
 }

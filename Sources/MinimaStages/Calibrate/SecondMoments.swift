@@ -1,9 +1,13 @@
-import Glibc
+import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaTensor
 
 /// Second moments `C = E[x·xᵀ]` of the inputs of a model's linear layers.
+///
+/// All of them live at once, `inputs²` float64 values for each distinct input, beside the model:
+/// 370 GiB for Qwen3-32B, which therefore does not fit. ``checkMemory(_:dtype:on:)`` says so
+/// beforehand; calibration that streams layer by layer is the next stage's work.
 public final class SecondMoments {
     private var sums: [String: Tensor] = [:]
     /// Rows that each sum holds.
@@ -20,31 +24,31 @@ public final class SecondMoments {
     /// Runs `model` over `windows` and adds up the inputs of its linear layers.
     ///
     /// Products are taken in float32 per pass and summed in float64. Layers that share an input
-    /// share its moment.
+    /// share its moment. Empty windows are left out.
     ///
-    /// - Throws: `StageError.notEnoughMemory` before anything is computed.
+    /// - Throws: `StageError.tooLittleText` where that leaves none, `ModelError.tokenOutOfRange`
+    ///   for foreign token ids.
     public func accumulate(
         _ model: any LanguageModel, _ windows: [[Int32]], tokensPerPass: Int? = nil,
         progress: ProgressHandler = { _ in }
     ) throws {
-        guard let context = windows.first?.count, context > 0 else {
+        let total = windows.reduce(0) { $0 + $1.count }
+        guard total > 0 else {
             throw StageError.tooLittleText(tokens: 0, needed: 1, purpose: "calibration")
         }
-        let vocabulary = model.dimensions.vocabulary
-        for id in windows.joined() where id < 0 || id >= vocabulary {
-            throw StageError.tokenOutOfRange(id: id, vocabulary: vocabulary)
-        }
-        let total = windows.reduce(0) { $0 + $1.count }
+        try TokenWindows.check(windows, for: model)
         let perPass = tokensPerPass ?? (model.device == .cpu ? 2048 : 32768)
-        for batch in TokenWindows.batches(windows, size: max(perPass / context, 1)) {
+        var done = 0
+        for batch in TokenWindows.batches(windows, tokens: perPass) {
             try withoutGradients {
                 _ = try model.run(TokenWindows.tensor(batch)) { names, input in
                     try self.add(names, input)
                 }
             }
+            done += batch.count * batch[0].count
             tokens += batch.count * batch[0].count
             try progress(
-                StageProgress(stage: "calibrate", done: tokens, total: total, unit: "tokens"))
+                StageProgress(stage: "calibrate", done: done, total: total, unit: "tokens"))
         }
     }
 
@@ -60,29 +64,28 @@ public final class SecondMoments {
         }
     }
 
-    /// Bytes that the moments of layers of these shapes take, at most.
-    ///
-    /// Layers that share an input share its moment, so this counts each width once per
-    /// distinct parent module.
+    /// Bytes that the moments of layers of these shapes take: one moment for each distinct input.
     static func byteCount(_ shapes: [LinearShape]) -> Int {
         var seen: Set<String> = []
-        return shapes.reduce(0) { bytes, shape in
-            let parent = shape.name.split(separator: ".").dropLast().joined(separator: ".")
-            let isNew = seen.insert("\(parent) \(shape.inputs)").inserted
-            return bytes + (isNew ? shape.inputs * shape.inputs * 8 : 0)
-        }
+        return Saturating.sum(
+            shapes.filter { seen.insert($0.input).inserted }.map {
+                Saturating.product([$0.inputs, $0.inputs, DType.float64.byteCount])
+            })
     }
 
-    /// Throws when the moments of these layers do not fit the device's free memory.
-    public static func checkMemory(_ shapes: [LinearShape], on device: Device) throws {
-        let needed = byteCount(shapes)
-        let available =
-            try device.memory()?.free
-            ?? Int(sysconf(Int32(_SC_AVPHYS_PAGES))) * Int(sysconf(Int32(_SC_PAGESIZE)))
-        guard needed <= available else {
-            throw StageError.notEnoughMemory(
-                purpose: "calibration (second moments of \(shapes.count) layers)",
-                neededBytes: needed, availableBytes: available)
-        }
+    /// Throws `StageError.notEnoughMemory` when the model of `checkpoint` in `dtype` and the
+    /// moments of its linear layers do not fit the device's free memory together.
+    public static func checkMemory(_ checkpoint: Checkpoint, dtype: DType, on device: Device) throws
+    {
+        let shapes = try FamilyRegistry.family(checkpoint.config).linearShapes(checkpoint.config)
+        let parameters = Saturating.sum(checkpoint.tensors.map(\.elementCount))
+        let weights = Saturating.product([parameters, dtype.byteCount])
+        let needed = Saturating.sum([weights, byteCount(shapes)])
+        guard let available = try device.memory()?.free ?? HostMemory.available(),
+            needed > available
+        else { return }
+        throw StageError.notEnoughMemory(
+            purpose: "calibration (the model and the second moments of \(shapes.count) layers)",
+            neededBytes: needed, availableBytes: available)
     }
 }

@@ -21,25 +21,31 @@ public struct Compressor {
         public var calibration: CompressionResult.Calibration
         /// Where to compute.
         public var device: Device
+        /// The type that the model computes in while it is calibrated; `nil` takes
+        /// `Checkpoint.defaultDType(on:)`. Decompositions are computed in float64.
+        public var dtype: DType?
         /// Version of Minima, for the record.
         public var version: String
 
         /// A request.
         public init(
             ratio: Double, format: String, windows: [[Int32]],
-            calibration: CompressionResult.Calibration, device: Device, version: String
+            calibration: CompressionResult.Calibration, device: Device, dtype: DType? = nil,
+            version: String
         ) {
             self.ratio = ratio
             self.format = format
             self.windows = windows
             self.calibration = calibration
             self.device = device
+            self.dtype = dtype
             self.version = version
         }
     }
 
     private let parent: Checkpoint
     private let request: Request
+    private let dtype: DType
     private let format: any LinearWeight.Type
     /// Layers that are compressed, and how, by name of the weight's tensor.
     private let plan: [JSON.Name: (shape: LinearShape, spec: FormatSpec)]
@@ -47,7 +53,8 @@ public struct Compressor {
     /// Plans the compression of `parent`; nothing is computed or written yet.
     ///
     /// - Throws: `StageError` for a checkpoint that is compressed already, a ratio out of range or
-    ///   one that a layer cannot reach in this format.
+    ///   one that a layer cannot reach in this format; `CheckpointError` for tensors that are not
+    ///   those of the configuration's model.
     public init(_ parent: Checkpoint, _ request: Request) throws {
         guard try CompressionManifest(parent.config).modules.isEmpty else {
             throw StageError.alreadyCompressed(path: parent.path)
@@ -57,7 +64,9 @@ public struct Compressor {
         }
         self.parent = parent
         self.request = request
+        dtype = try request.dtype ?? parent.defaultDType(on: request.device)
         format = try FormatRegistry.format(request.format)
+        try parent.checkModel()
         var plan: [JSON.Name: (shape: LinearShape, spec: FormatSpec)] = [:]
         for shape in try FamilyRegistry.family(parent.config).linearShapes(parent.config) {
             let budget = Int((1 - request.ratio) * Double(shape.outputs * shape.inputs))
@@ -78,7 +87,9 @@ public struct Compressor {
     {
         let clock = ContinuousClock()
         let started = clock.now
-        // Claims the output's place first: an hour of computing must not end at a full disk.
+        try SecondMoments.checkMemory(parent, dtype: dtype, on: request.device)
+        // The output's place is claimed before an hour of computing, which must not end at a full
+        // disk.
         let directory = try AtomicDirectory(destination: output)
         let descriptions = try descriptions()
         let writer = try SafetensorsWriter(in: directory, tensors: descriptions)
@@ -86,10 +97,11 @@ public struct Compressor {
         var result = CompressionResult(
             version: request.version, parent: parent.path,
             parentHashes: try hashes(progress), format: request.format, ratio: request.ratio,
+            device: "\(request.device)", dtype: "\(dtype)", torch: Torch.neededVersion,
             calibration: request.calibration, linearParametersBefore: 0,
             linearParametersAfter: 0,
             parametersBefore: parent.tensors.reduce(0) { $0 + $1.elementCount },
-            parametersAfter: descriptions.reduce(0) { $0 + $1.shape.reduce(1, *) },
+            parametersAfter: Saturating.sum(descriptions.map { Saturating.product($0.shape) }),
             bytesBefore: parent.byteCount, bytesAfter: writer.totalBytes, seconds: 0,
             modules: [])
         for tensor in parent.tensors {
@@ -134,8 +146,13 @@ public struct Compressor {
     }
 
     private func calibrate(_ progress: ProgressHandler) throws -> SecondMoments {
-        try SecondMoments.checkMemory(plan.values.map(\.shape), on: request.device)
-        let model = try parent.loadModel(device: request.device)
+        var loaded = 0
+        let model = try parent.loadModel(device: request.device, dtype: dtype) {
+            try progress(
+                StageProgress(
+                    stage: "load", done: loaded, total: parent.tensors.count, unit: "tensors"))
+            loaded += 1
+        }
         let moments = SecondMoments()
         try moments.accumulate(model, request.windows, progress: progress)
         return moments
@@ -145,11 +162,13 @@ public struct Compressor {
         var hashes: [String: String] = [:]
         for (index, file) in parent.files.enumerated() {
             let name = file.path.split(separator: "/").last.map(String.init) ?? file.path
-            hashes[name] = try file.sha256 {
+            func report(_ done: Int) throws {
                 try progress(
                     StageProgress(
-                        stage: "hash", done: index, total: parent.files.count, unit: "files"))
+                        stage: "hash", done: done, total: parent.files.count, unit: "files"))
             }
+            hashes[name] = try file.sha256 { try report(index) }
+            try report(index + 1)
         }
         return hashes
     }

@@ -51,22 +51,22 @@ public struct Evaluator {
 
     /// Measures over `windows` of token ids, each predicted from its own beginning.
     ///
-    /// - Throws: `StageError` for windows without a token to predict and for foreign token ids.
+    /// Windows of fewer than two tokens predict nothing and are left out.
+    ///
+    /// - Throws: `StageError.tooLittleText` where that leaves none, `ModelError.tokenOutOfRange`
+    ///   for foreign token ids.
     public func measure(_ windows: [[Int32]], progress: ProgressHandler = { _ in }) throws
         -> Measurement
     {
-        let vocabulary = model.dimensions.vocabulary
-        let total = windows.reduce(0) { $0 + max($1.count - 1, 0) }
+        let windows = windows.filter { $0.count >= 2 }
+        let total = windows.reduce(0) { $0 + $1.count - 1 }
         guard total > 0 else {
             throw StageError.tooLittleText(tokens: 0, needed: 2, purpose: "evaluation")
         }
-        for id in windows.joined() where id < 0 || id >= vocabulary {
-            throw StageError.tokenOutOfRange(id: id, vocabulary: vocabulary)
-        }
+        try TokenWindows.check(windows, for: model)
         var sum = Measurement()
         if dense != nil { sum.divergence = 0 }
-        let size = max(tokensPerPass / windows[0].count, 1)
-        for batch in TokenWindows.batches(windows.filter { $0.count >= 2 }, size: size) {
+        for batch in TokenWindows.batches(windows, tokens: tokensPerPass) {
             try withoutGradients { try add(batch, to: &sum) }
             try progress(
                 StageProgress(

@@ -11,7 +11,7 @@ attention). tiny.json:
   logits.logsumexp   log Σ exp(logit) at that position, so log p(i) = value − logsumexp
   greedy, text       200 ids that follow `ids`, taking the largest logit, and their text
   greedy_margin      the smallest gap between the two largest logits met on the way
-  perplexity         of text.txt beside this script: its ids (no special tokens) cut into windows of
+  perplexity         of Examples/text.txt: its ids (no special tokens) cut into windows of
                      `context` tokens without overlap; in each window tokens 2… are predicted from
                      those before them in the window; the shorter last window counts if it has two
                      tokens or more; exp(nll / predicted)
@@ -77,7 +77,7 @@ def main() -> None:
     top = last.topk(20)
     continuation, margin = greedy(model, ids)
 
-    text = (HERE / "text.txt").read_bytes().decode("utf-8")
+    text = (HERE.parents[2] / "Examples" / "text.txt").read_bytes().decode("utf-8")
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     windows = [tokens[start : start + CONTEXT] for start in range(0, len(tokens), CONTEXT)]
     windows = [window for window in windows if len(window) >= 2]
