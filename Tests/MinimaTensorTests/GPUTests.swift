@@ -28,19 +28,21 @@ struct GPUTensorTests {
         #expect(try distance(gram, exact) <= rounding * exact.norm().item())
     }
 
+    /// Other tests use the device at the same time, so the block is far larger than theirs.
     @Test func memoryIsCounted() throws {
         let before = try #require(try device.memory())
         #expect(before.total > 1 << 30 && before.free <= before.total)
+        let size = before.free / 4
         try device.resetPeakMemory()
         do {
-            let block = try Tensor.zeros([64 << 20], dtype: .uint8, device: device)
+            let block = try Tensor.zeros([size], dtype: .uint8, device: device)
             let during = try #require(try device.memory())
-            #expect(during.allocated >= before.allocated + (64 << 20))
-            #expect(block.count == 64 << 20)
+            #expect(during.allocated >= before.allocated + size / 2)
+            #expect(block.count == size)
         }
         let after = try #require(try device.memory())
-        #expect(after.allocated < before.allocated + (64 << 20))
-        #expect(after.peakAllocated >= before.allocated + (64 << 20))
+        #expect(after.allocated < before.allocated + size / 2)
+        #expect(after.peakAllocated >= before.allocated + size / 2)
         try device.emptyCache()
     }
 

@@ -135,8 +135,10 @@ public struct Llama: LanguageModel {
         var x = try embedding.embedding(tokens)
         for (index, layer) in layers.enumerated() {
             let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
-            x = try x + layer.attention(normed, layer: index, context)
-            x = try x + layer.mlp(x.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
+            let attended = try layer.attention(normed, layer: index, context)
+            try attended.addInPlace(x)
+            x = try layer.mlp(attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
+            try x.addInPlace(attended)
         }
         return try x.rmsNorm(norm, epsilon: config.epsilon)
     }
