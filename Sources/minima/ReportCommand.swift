@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import MinimaCheckpoint
+import MinimaCore
 import MinimaReport
 
 struct ReportCommand: ParsableCommand {
@@ -14,13 +15,24 @@ struct ReportCommand: ParsableCommand {
     @Option(help: "HTML file to write.", completion: .file())
     var out: String
 
+    @Flag(help: "Print JSON: the file written and how many results of each kind are in it.")
+    var json = false
+
     func run() throws {
         let report = try Report.load(files: results)
         guard !results.contains(where: { $0 == out || samePlace($0, out) }) else {
             throw ValidationError("--out \(out) is one of the results; name another file")
         }
         try AtomicFile.write(report.html(), to: out)
-        try Terminal.output(report.table())
+        guard json else { return try Terminal.output(report.table()) }
+        let document: JSON = [
+            "kind": "report", "out": .string(out),
+            "inspections": .integer(Int64(report.inspections.count)),
+            "evaluations": .integer(Int64(report.evaluations.count)),
+            "compressions": .integer(Int64(report.compressions.count)),
+            "generations": .integer(Int64(report.generations.count)),
+        ]
+        try Terminal.output(document.text())
     }
 }
 

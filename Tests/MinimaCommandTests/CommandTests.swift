@@ -116,6 +116,11 @@ struct CommandTests {
             "report", "\(scratch.path)/dense.json", "\(scratch.path)/small.json",
             "\(small)/minima.json", "--out", "\(scratch.path)/report.html")
         #expect(report.code == 0, "\(report.errors)")
+        let counted = try minima(
+            "report", "\(scratch.path)/dense.json", "\(scratch.path)/small.json", "--out",
+            "\(scratch.path)/other.html", "--json"
+        ).json()
+        #expect(counted["evaluations"] as? Int == 2)
         let html = try String(contentsOfFile: "\(scratch.path)/report.html", encoding: .utf8)
         #expect(html.hasPrefix("<!DOCTYPE html>") || html.hasPrefix("<!doctype html>"))
         #expect(!scratch.entries.contains { $0.hasPrefix(".") }, "nothing half-written is left")
