@@ -18,7 +18,7 @@ public final class MappedFile: @unchecked Sendable {
     /// Bytes mapped: the file's size when it was opened.
     public let count: Int
     /// The first byte; valid while this object lives.
-    public let baseAddress: UnsafeRawPointer
+    let baseAddress: UnsafeRawPointer
 
     private let device: dev_t
     private let inode: ino_t
@@ -50,7 +50,7 @@ public final class MappedFile: @unchecked Sendable {
     }
 
     /// All bytes; valid while this object lives.
-    public var bytes: UnsafeRawBufferPointer {
+    var bytes: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: baseAddress, count: count)
     }
 
@@ -85,7 +85,7 @@ public struct TensorBytes: @unchecked Sendable {
 
     /// The first byte; valid while `mapping` lives. Not aligned to any element size: the format
     /// promises nothing, see ``isAligned(to:)``.
-    public var baseAddress: UnsafeRawPointer { mapping.baseAddress + range.lowerBound }
+    var baseAddress: UnsafeRawPointer { mapping.baseAddress + range.lowerBound }
 
     /// How many bytes.
     public var count: Int { range.count }

@@ -48,6 +48,32 @@ struct FailureTests {
         try expectFailure(["inspect", model], "model.safetensors")
     }
 
+    @Test func weightsThatAreNotFinite() throws {
+        let scratch = try Scratch()
+        let model = try scratch.copy(exampleModel, to: "model")
+        let weights = URL(fileURLWithPath: "\(model)/model.safetensors")
+        var bytes = try Data(contentsOf: weights)
+        // The last value of the last tensor, the final norm: a bfloat16 NaN.
+        bytes.replaceSubrange(bytes.count - 2..<bytes.count, with: [0xC0, 0x7F])
+        try bytes.write(to: weights)
+        try expectFailure(eval(model), "not finite")
+        for temperature in ["0", "1"] {
+            try expectFailure(
+                [
+                    "generate", model, "--prompt", "x", "--temperature", temperature, "--device",
+                    "cpu",
+                ],
+                "NaN")
+        }
+        try expectFailure(["inspect", model, "--check-finite"], "model.norm.weight")
+        try expectFailure(
+            [
+                "compress", model, "--out", "\(scratch.path)/x", "--ratio", "0.3",
+                "--calibration", "self", "--samples", "2", "--device", "cpu",
+            ], "NaN")
+        #expect(scratch.entries == ["model"])
+    }
+
     @Test func wrongTensors() throws {
         let scratch = try Scratch()
         let model = try scratch.copy(exampleModel, to: "model")
