@@ -1,4 +1,5 @@
 import MinimaCore
+import Synchronization
 
 private enum Ops {
     static let eigh = Operator("aten::linalg_eigh")
@@ -7,6 +8,25 @@ private enum Ops {
     static let svd = Operator("aten::linalg_svd")
     static let solveTriangular = Operator("aten::linalg_solve_triangular")
     static let solve = Operator("aten::linalg_solve")
+}
+
+/// libtorch loads its CUDA solvers at their first use, and fails when two threads are first at once
+/// ("lazy wrapper should be called at most once", seen on an H200): one thread goes first here.
+private let cudaSolversAreLoaded = Mutex(false)
+
+private func loadCUDASolvers(_ device: Device) throws(TensorError) {
+    let result = cudaSolversAreLoaded.withLock { isLoaded -> Result<Void, TensorError> in
+        if isLoaded { return .success(()) }
+        do throws(TensorError) {
+            let one = try Tensor.identity(1, dtype: .float64, device: device)
+            _ = try Ops.cholesky.tensors(.tensor(one))
+            isLoaded = true
+            return .success(())
+        } catch {
+            return .failure(error)
+        }
+    }
+    try result.get()
 }
 
 extension Tensor {
@@ -26,6 +46,7 @@ extension Tensor {
                 reason: "needs a \(square ? "square " : "")matrix, not \(summary)")
         }
         try requireFinite(function)
+        if device.isCUDA { try loadCUDASolvers(device) }
     }
 
     private func requireRank(_ rank: Int, _ function: String) throws(TensorError) {
