@@ -59,6 +59,15 @@ public struct LinearShape: Sendable, Hashable {
 }
 
 extension LanguageModel {
+    /// Throws `ModelError.tokenOutOfRange` at the first id without a row in the embedding; on a GPU
+    /// such an id would end every later operator, too.
+    public func requireTokens(_ ids: some Sequence<Int32>) throws(ModelError) {
+        let vocabulary = dimensions.vocabulary
+        for id in ids where id < 0 || id >= vocabulary {
+            throw .tokenOutOfRange(id: id, vocabulary: vocabulary)
+        }
+    }
+
     /// Runs the model over new tokens.
     ///
     /// - Parameters:

@@ -51,9 +51,7 @@ public struct TextGenerator {
             throw ModelError.contextExceeded(
                 length: prompt.count + 1, context: dimensions.context)
         }
-        for id in prompt where id < 0 || id >= dimensions.vocabulary {
-            throw ModelError.tokenOutOfRange(id: id, vocabulary: dimensions.vocabulary)
-        }
+        try model.requireTokens(prompt)
         let sampler = try Sampler(sampling, device: model.device)
         let room = min(maxTokens, dimensions.context - prompt.count)
         let cache = KVCache(layers: dimensions.layers, capacity: min(prompt.count + room, 4096))
@@ -109,10 +107,7 @@ public struct TextGenerator {
         guard length <= model.dimensions.context else {
             throw ModelError.contextExceeded(length: length, context: model.dimensions.context)
         }
-        guard start >= 0, start < model.dimensions.vocabulary else {
-            throw ModelError.tokenOutOfRange(
-                id: start, vocabulary: model.dimensions.vocabulary)
-        }
+        try model.requireTokens([start])
         let sampler = try Sampler(sampling, device: model.device)
         var sequences: [[Int32]] = []
         while sequences.count < count {

@@ -1,5 +1,4 @@
 import MinimaCore
-import MinimaModels
 import MinimaTensor
 
 /// Texts as windows of token ids.
@@ -38,14 +37,6 @@ public enum TokenWindows {
             }
         }
         return batches
-    }
-
-    /// Throws `ModelError.tokenOutOfRange` at the first id that `model` has no embedding of.
-    static func check(_ windows: [[Int32]], for model: any LanguageModel) throws {
-        let vocabulary = model.dimensions.vocabulary
-        for id in windows.joined() where id < 0 || id >= vocabulary {
-            throw ModelError.tokenOutOfRange(id: id, vocabulary: vocabulary)
-        }
     }
 
     /// int64 `[windows, tokens]` of windows of one length.

@@ -36,7 +36,7 @@ public final class SecondMoments {
         guard total > 0 else {
             throw StageError.tooLittleText(tokens: 0, needed: 1, purpose: "calibration")
         }
-        try TokenWindows.check(windows, for: model)
+        try model.requireTokens(windows.joined())
         let perPass = tokensPerPass ?? (model.device == .cpu ? 2048 : 32768)
         var done = 0
         for batch in TokenWindows.batches(windows, tokens: perPass) {

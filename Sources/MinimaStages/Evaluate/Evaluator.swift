@@ -63,7 +63,7 @@ public struct Evaluator {
         guard total > 0 else {
             throw StageError.tooLittleText(tokens: 0, needed: 2, purpose: "evaluation")
         }
-        try TokenWindows.check(windows, for: model)
+        try model.requireTokens(windows.joined())
         var sum = Measurement()
         if dense != nil { sum.divergence = 0 }
         for batch in TokenWindows.batches(windows, tokens: tokensPerPass) {
