@@ -71,6 +71,11 @@ func catchInterrupts() {
     for number in numbers { sigaddset(&mask, number) }
     pthread_sigmask(SIG_UNBLOCK, &mask, nil)
     for number in numbers {
+        // What the parent had us ignore stays ignored: `nohup minima …` outlives its terminal.
+        var current = sigaction()
+        sigaction(number, nil, &current)
+        let handler = unsafeBitCast(current.__sigaction_handler.sa_handler, to: Int.self)
+        if handler == unsafeBitCast(SIG_IGN, to: Int.self) { continue }
         signal(number) { number in
             interrupted.store(true, ordering: .relaxed)
             signal(number, SIG_DFL)

@@ -182,6 +182,22 @@ struct FailureTests {
         #expect(scratch.entries == ["long.txt"])
     }
 
+    @Test func ignoredSignalsStayIgnored() throws {
+        let scratch = try Scratch()
+        let text = try String(contentsOfFile: exampleText, encoding: .utf8)
+        let long = try scratch.write(
+            Array(String(repeating: text, count: 20).utf8), to: "long.txt")
+        // As nohup does it: hang-ups are ignored from before the start.
+        let run = try Run(
+            ["eval", exampleModel, "--text", long, "--context", "128", "--device", "cpu"],
+            ignoring: "HUP")
+        #expect(run.waitForError("evaluate"))
+        run.send(SIGHUP)
+        let outcome = run.wait()
+        #expect(outcome.code == 0, "\(outcome.errors)")
+        #expect(outcome.output.contains("perplexity"))
+    }
+
     @Test func killedRunsAreCleanedUpByTheNext() throws {
         let scratch = try Scratch()
         func arguments(_ samples: String) -> [String] {

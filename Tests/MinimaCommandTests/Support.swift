@@ -35,13 +35,19 @@ final class Run: @unchecked Sendable {
     private let group = DispatchGroup()
 
     init(
-        _ arguments: [String], environment: [String: String] = [:], outputTo file: String? = nil
+        _ arguments: [String], environment: [String: String] = [:], outputTo file: String? = nil,
+        ignoring signal: String? = nil
     ) throws {
         // The test runner and the binary are built into one folder.
         let folder = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
             .deletingLastPathComponent()
         process.executableURL = folder.appendingPathComponent("minima")
         process.arguments = arguments
+        if let signal, let binary = process.executableURL?.path {
+            process.executableURL = URL(fileURLWithPath: "/bin/sh")
+            process.arguments =
+                ["-c", "trap '' \(signal); exec \"$0\" \"$@\"", binary] + arguments
+        }
         process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
         process.standardInput = FileHandle.nullDevice
         let pipes: [(Int32, Pipe)] = [(1, Pipe()), (2, Pipe())]
