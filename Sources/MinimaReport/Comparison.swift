@@ -14,7 +14,9 @@ struct Comparison {
         var evaluation: EvaluationResult?
         /// Parameters and stored bytes.
         var size: Lineage.Size?
-        /// The same of its dense model.
+        /// Bits stored per weight of its linear layers.
+        var bitsPerWeight: Double?
+        /// The size of its dense model.
         var denseSize: Lineage.Size?
         /// The measurement of its dense model.
         var dense: EvaluationResult?
@@ -102,7 +104,8 @@ struct Comparison {
             let dense = lineage.dense[model]
             var row = Row(
                 model: model, label: lineage.label(model), isDense: lineage.isDense(model),
-                size: lineage.sizes[model], denseSize: dense.flatMap { lineage.sizes[$0] })
+                size: lineage.sizes[model], bitsPerWeight: lineage.bitsPerWeight[model],
+                denseSize: dense.flatMap { lineage.sizes[$0] })
             guard let measurements = byModel[model] else { return [row] }
             return measurements.map { evaluation in
                 row.evaluation = evaluation

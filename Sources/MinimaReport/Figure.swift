@@ -105,6 +105,28 @@ enum Figure {
         return value < 0 && digits != "0.00" ? "-\(digits)" : digits
     }
 
+    /// A number for an attribute of SVG where many are written: at most one decimal.
+    static func tenths(_ value: Double) -> String {
+        guard value.isFinite else { return "0" }
+        let digits = fixed(Swift.min(value.magnitude, 1e9), decimals: 1)
+        let short = digits.hasSuffix(".0") ? String(digits.dropLast(2)) : digits
+        return value < 0 && short != "0" ? "-\(short)" : short
+    }
+
+    /// The nearest count; the largest or smallest where there is none.
+    static func integer(_ value: Double) -> Int {
+        guard value.isFinite else { return 0 }
+        return value >= 0x1p63 ? .max : value < -0x1p63 ? .min : Int(value.rounded())
+    }
+
+    /// The sum; `nil` when a part is absent or not finite.
+    static func sum(_ values: [Double?]) -> Double? {
+        let finite = values.compactMap { $0 }.filter(\.isFinite)
+        guard !values.isEmpty, finite.count == values.count else { return nil }
+        let sum = finite.reduce(0, +)
+        return sum.isFinite ? sum : nil
+    }
+
     private static func scaled(_ value: Int?, units: [String]) -> String {
         guard let value else { return absent }
         var unit = 0

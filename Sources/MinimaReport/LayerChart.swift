@@ -62,7 +62,7 @@ struct LayerChart {
     }
 
     /// `model.layers.12.mlp.experts.3.up_proj` is layer 12 of `mlp.experts.*.up_proj`.
-    private static func place(_ module: String) -> (layer: Int, submodule: String)? {
+    static func place(_ module: String) -> (layer: Int, submodule: String)? {
         let parts = module.unicodeScalars.split(separator: ".").map(String.init)
         guard let index = parts.firstIndex(where: { Int($0) != nil }),
             let layer = Int(parts[index]), (0...1_000_000).contains(layer),

@@ -18,6 +18,8 @@ struct Lineage: Sendable {
     private(set) var sizes: [ModelPath: Size] = [:]
     /// The model that each compression wrote.
     private(set) var outputs: [ModelPath] = []
+    /// Bits stored per weight of the linear layers, as far as known.
+    private(set) var bitsPerWeight: [ModelPath: Double] = [:]
     private var series: [ModelPath: Series] = [:]
 
     /// How much a model stores.
@@ -29,7 +31,7 @@ struct Lineage: Sendable {
     init(
         inspections: [InspectionResult], evaluations: [EvaluationResult],
         compressions: [(result: CompressionResult, directory: String?)],
-        generations: [GenerationResult]
+        generations: [GenerationResult], analyses: [Analysis], others: [String]
     ) {
         var parents: [ModelPath: ModelPath] = [:]
         for result in evaluations {
@@ -47,22 +49,34 @@ struct Lineage: Sendable {
                 parameters: result.parameters, bytes: result.bytes)
         }
         for result in generations { add(ModelPath(result.model)) }
+        for result in analyses {
+            let model = ModelPath(result.model)
+            add(model)
+            bitsPerWeight[model] = 8 * Double(result.dtype.byteCount)
+            if sizes[model] == nil {
+                sizes[model] = Size(parameters: result.parameters, bytes: result.bytes)
+            }
+        }
+        for model in others { add(ModelPath(model)) }
         for (result, directory) in compressions {
             let parent = ModelPath(result.parent)
             add(parent)
             if sizes[parent] == nil {
                 sizes[parent] = Size(
-                    parameters: result.parametersBefore, bytes: result.bytesBefore)
+                    parameters: result.totals.parametersBefore, bytes: result.totals.bytesBefore)
             }
             let output =
                 output(of: result, in: directory.map(ModelPath.init), parents, inspections)
                 ?? description(of: result)
             outputs.append(output)
+            setBits(parent, result.totals.linearBytesBefore, result)
+            setBits(output, result.totals.linearBytesAfter, result)
             guard output != parent else { continue }
             add(output)
             if parents[output] == nil { parents[output] = parent }
             if sizes[output] == nil {
-                sizes[output] = Size(parameters: result.parametersAfter, bytes: result.bytesAfter)
+                sizes[output] = Size(
+                    parameters: result.totals.parametersAfter, bytes: result.totals.bytesAfter)
             }
         }
         resolve(parents)
@@ -96,23 +110,30 @@ struct Lineage: Sendable {
             ? "Minima report" : "\(names.joined(separator: ", ")): dense and compressed"
     }
 
+    private mutating func setBits(_ model: ModelPath, _ bytes: Int, _ result: CompressionResult) {
+        let quotient = Figure.quotient(bytes, result.totals.linearParametersBefore)
+        if let quotient, quotient >= 0 { bitsPerWeight[model] = 8 * quotient }
+    }
+
     private mutating func add(_ model: ModelPath) {
         if !models.contains(model) { models.append(model) }
     }
 
     /// A compression does not say where it wrote: the directory its account was found in does, or
-    /// the one model that has its size and, where it was inspected, its format.
+    /// the one model that has its size and, where it was inspected, its formats.
     private func output(
         of result: CompressionResult, in directory: ModelPath?, _ parents: [ModelPath: ModelPath],
         _ inspections: [InspectionResult]
     ) -> ModelPath? {
         let parent = ModelPath(result.parent)
         let candidates = models.filter {
-            $0 != parent && sizes[$0]?.parameters == result.parametersAfter
+            $0 != parent && sizes[$0]?.parameters == result.totals.parametersAfter
                 && (parents[$0] ?? parent) == parent && !outputs.contains($0)
         }.filter { candidate in
             inspections.filter { ModelPath($0.model) == candidate }.allSatisfy { inspection in
-                inspection.parts.contains { $0.formats[result.format] != nil }
+                result.formats.allSatisfy { format in
+                    inspection.parts.contains { $0.formats[format] != nil }
+                }
             }
         }
         if let directory {
@@ -127,7 +148,7 @@ struct Lineage: Sendable {
     /// A name for the unnamed: what was done to the parent.
     private func description(of result: CompressionResult) -> ModelPath {
         let parent = ModelPath(result.parent).suffix(1).text
-        let name = "\(parent), \(result.format) \(Figure.share(result.ratio)) removed"
+        let name = "\(parent), \(result.formats.joined(separator: " + ")), \(result.plan.target)"
         let isTaken = models.contains(ModelPath(name))
         return ModelPath(isTaken ? "\(name), \(outputs.count + 1)" : name)
     }

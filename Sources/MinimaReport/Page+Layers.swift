@@ -2,7 +2,7 @@ import MinimaCore
 
 extension Page {
     /// Errors layer by layer as small line charts, and the formats behind them as a table.
-    func layerSections(_ report: Report) -> [Markup] {
+    func layerSections(_ allocations: [Allocation], _ report: Report) -> [Markup] {
         let accounts = report.compressions.indices.filter {
             !report.compressions[$0].modules.isEmpty
         }
@@ -29,7 +29,9 @@ extension Page {
 
             """
         return [
-            section("layers", "Relative output error by layer", "\(chart)\(tables)")
+            section(
+                "layers", "Relative output error by layer",
+                "\(chart)\(damageCharts(allocations))\(tables)")
         ]
     }
 
@@ -108,8 +110,9 @@ extension Page {
             "<th scope=\"col\">Module</th>", "<th scope=\"col\">Shape</th>",
             "<th scope=\"col\">Format</th>", "<th scope=\"col\">Modes</th>",
             "<th scope=\"col\">Ranks</th>", "<th scope=\"col\">Parameters</th>",
-            Self.timesHeader, "<th scope=\"col\">Weight error</th>",
-            "<th scope=\"col\">Output error</th>",
+            Self.timesHeader, "<th scope=\"col\">Bytes</th>",
+            "<th scope=\"col\">Weight error</th>", "<th scope=\"col\">Output error</th>",
+            "<th scope=\"col\">Predicted KL</th>", "<th scope=\"col\">Two-sided error</th>",
         ]
         let rows = modules.map { module -> Markup in
             let spec = module.spec
@@ -120,18 +123,21 @@ extension Page {
             return """
                 <tr><th scope="row">\(isolated(module.name))</th>\
                 <td>\(Figure.count(module.outputs)) × \(Figure.count(module.inputs))</td>\
-                <td>\(isolated(spec.format))</td><td>\(modes)</td>\
+                <td>\(isolated(spec.title))</td><td>\(modes)</td>\
                 <td>\(spec.ranks.isEmpty ? Figure.absent : spec.ranks.map(String.init).joined(separator: ", "))</td>\
                 <td>\(Figure.count(module.parameters))</td>\
                 <td>\(Figure.ratio(Figure.quotient(Double(module.parameters), dense)))</td>\
+                <td>\(Figure.bytes(module.bytes))</td>\
                 <td>\(Figure.significant(module.weightError, 4))</td>\
-                <td>\(Figure.significant(module.outputError, 4))</td></tr>
+                <td>\(Figure.significant(module.outputError, 4))</td>\
+                <td>\(Figure.significant(module.predictedDamage, 3))</td>\
+                <td>\(Figure.significant(module.damage, 3))</td></tr>
 
                 """
         }
         let caption: Markup = """
             Errors are relative: ‖Ŵ − W‖ / ‖W‖ of the weight, and of the layer’s output on the \
-            calibration text
+            calibration text. Two-sided: ½·tr(ΔᵀHΔC), nats per token
             """
         return """
             <details>

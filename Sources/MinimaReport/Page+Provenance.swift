@@ -4,7 +4,8 @@ extension Page {
     /// Everything needed to do it again.
     func provenanceSections(_ report: Report) -> [Markup] {
         let parts =
-            compressionRecords(report) + evaluationRecords(report) + architectures(report)
+            analysisRecords(report) + planRecords(report) + compressionRecords(report)
+            + ablationRecords(report) + evaluationRecords(report) + architectures(report)
         return parts.isEmpty ? [] : [section("provenance", "Provenance", "\(parts)")]
     }
 
@@ -12,37 +13,31 @@ extension Page {
         report.compressions.indices.map { index in
             let result = report.compressions[index]
             let removed = Figure.quotient(
-                result.linearParametersAfter, result.linearParametersBefore
+                result.totals.linearParametersAfter, result.totals.linearParametersBefore
             ).map { 1 - $0 }
-            let calibration = result.calibration
-            let sources =
-                calibration.sources == ["self"]
-                ? "text that the dense model wrote itself"
-                : calibration.sources.joined(separator: ", ")
-            let hashes = result.parentHashes.sorted { $0.key < $1.key }.map { file, hash in
-                "<li>\(isolated(file)) <code>\(isolated(hash))</code></li>\n" as Markup
-            }
             return """
                 <h3>Compression: \(named(report.lineage.series(ofCompression: index)))</h3>
                 <dl class="record">
                 \(entry("Minima", result.version))\
                 \(entry("Parent", result.parent))\
-                \(entry("Format", result.format))\
-                \(entry("Asked to remove", "\(Figure.share(result.ratio)) of the linear layers’ parameters"))\
-                \(entry("Removed", "\(Figure.share(removed)) (\(Figure.count(result.linearParametersBefore)) → \(Figure.count(result.linearParametersAfter)))"))\
-                \(entry("Calibration", sources))\
-                \(entry("Calibration size", "\(Figure.count(calibration.samples)) windows of \(Figure.count(calibration.context)) tokens"))\
-                \(entry("Seed", String(calibration.seed)))\
+                \(entry("Formats", Set(result.modules.map(\.spec.title)).sorted().joined(separator: ", ")))\
+                \(entry("Asked for", result.plan.target))\
+                \(entry("Removed", "\(Figure.share(removed)) (\(Figure.count(result.totals.linearParametersBefore)) → \(Figure.count(result.totals.linearParametersAfter)))"))\
+                \(calibrationEntries(result.calibration))\
+                \(entry("Compensation", result.compensation))\
+                \(entry("Ridge", Figure.significant(result.ridge, 3)))\
+                \(entry("Ran on", "\(result.device), \(result.dtype), libtorch \(result.torch)"))\
+                \(entry("Peak on the device", Figure.bytes(result.peakDeviceBytes)))\
                 \(entry("Time", Figure.seconds(result.seconds)))\
-                <div><dt>Parent’s SHA-256</dt><dd><ul class="plain">
-                \(hashes.isEmpty ? ["<li>–</li>"] : hashes)</ul></dd></div>
-                </dl>
+                \(entry("By phase", phases(result.phases)))\
+                \(hashes("Parent’s SHA-256", result.parentHashes))</dl>
 
                 """
         }
     }
 
-    private func entry(_ name: String, _ value: String) -> Markup {
+    /// A line of a record.
+    func entry(_ name: String, _ value: String) -> Markup {
         "<div><dt>\(name)</dt><dd>\(isolated(value.isEmpty ? Figure.absent : value))</dd></div>\n"
     }
 

@@ -2,22 +2,33 @@ import MinimaCore
 
 extension Page {
     /// What each compressed model saved and what that cost.
-    func headlineSection(_ comparisons: [Comparison], _ report: Report) -> [Markup] {
+    func headlineSection(
+        _ comparisons: [Comparison], _ contests: [Contest], _ report: Report
+    ) -> [Markup] {
         let models = report.lineage.models.filter { report.lineage.dense[$0] != nil }
         let cards = models.compactMap { model -> Markup? in
             let rows = comparisons.flatMap { comparison in
                 comparison.rows.filter { $0.model == model }.map { (comparison, $0) }
             }
             guard let first = rows.first?.1 else { return nil }
-            return headline(model, first, rows, report.lineage)
+            let plan = report.lineage.outputs.lastIndex(of: model).map {
+                report.compressions[$0].plan
+            }
+            return headline(model, first, rows, predicted: plan?.damage, report.lineage)
         }
         let heading = "What was saved and what it cost"
-        return cards.isEmpty ? [] : [section("result", heading, "\(cards)")]
+        let verdicts = contests.compactMap { contest -> Markup? in
+            guard let verdict = contest.verdict else { return nil }
+            let model = isolated(report.lineage.label(contest.model))
+            return "<p class=\"verdict\">\(model): \(isolated(verdict))</p>\n"
+        }
+        return cards.isEmpty && verdicts.isEmpty
+            ? [] : [section("result", heading, "\(verdicts)\(cards)")]
     }
 
     private func headline(
         _ model: ModelPath, _ row: Comparison.Row, _ rows: [(Comparison, Comparison.Row)],
-        _ lineage: Lineage
+        predicted: Double?, _ lineage: Lineage
     ) -> Markup {
         var saved = tile(
             "Parameters", Figure.change(row.parameterRatio),
@@ -25,6 +36,12 @@ extension Page {
         saved += tile(
             "Weights as stored", Figure.change(row.byteRatio),
             "\(Figure.bytes(row.denseSize?.bytes)) → \(Figure.bytes(row.size?.bytes))")
+        if row.bitsPerWeight != nil {
+            let before = lineage.dense[model].flatMap { lineage.bitsPerWeight[$0] }
+            saved += tile(
+                "Bits per linear weight", Figure.significant(row.bitsPerWeight, 3),
+                "\(Figure.significant(before, 3)) → \(Figure.significant(row.bitsPerWeight, 3))")
+        }
         var costs: Markup = ""
         for (comparison, row) in rows {
             guard let evaluation = row.evaluation else { continue }
@@ -42,7 +59,8 @@ extension Page {
                 "\(before) → \(after)")
             if evaluation.kl != nil {
                 costs += tile(
-                    "KL on \(place)", Figure.significant(evaluation.kl, 4), "nats per token")
+                    "KL on \(place)", Figure.significant(evaluation.kl, 4),
+                    predicted.map { "predicted \(Figure.significant($0, 3))" } ?? "nats per token")
             }
         }
         let cost: Markup =
@@ -62,8 +80,13 @@ extension Page {
             """
     }
 
-    private func tile(_ name: String, _ figure: String, _ detail: String) -> Markup {
-        "<div><dt>\(isolated(name))</dt><dd class=\"big\">\(figure)</dd><dd>\(detail)</dd></div>\n"
+    /// A figure under its name.
+    func tile(_ name: String, _ figure: String, _ detail: String) -> Markup {
+        """
+        <div><dt>\(isolated(name))</dt><dd class="big">\(isolated(figure))</dd>\
+        <dd>\(isolated(detail))</dd></div>
+
+        """
     }
 
     /// Sizes, perplexities and KL of all models, one table per text.
@@ -80,7 +103,7 @@ extension Page {
                 <p class="note">× is relative to the dense model. Perplexity: exp of the mean \
                 negative log-likelihood per predicted token, lower is better; it compares only over \
                 the same tokens. KL: mean KL(dense ‖ model) per predicted token, 0 when both \
-                predict alike. 1 MB = 10⁶ bytes.</p>
+                predict alike. Bits: stored per weight of the linear layers. 1 MB = 10⁶ bytes.</p>
 
                 """)
         ]
@@ -93,6 +116,8 @@ extension Page {
             "<th scope=\"col\">Parameters</th>", Self.timesHeader,
             "<th scope=\"col\">Weights</th>", Self.timesHeader,
         ]
+        let hasBits = comparison.rows.contains { $0.bitsPerWeight != nil }
+        if hasBits { columns.append(Self.bitsHeader) }
         if isEvaluated {
             columns += [
                 "<th scope=\"col\">Perplexity</th>", Self.timesHeader,
@@ -108,6 +133,7 @@ extension Page {
                 <td>\(Figure.count(row.size?.parameters))</td><td>\(ratio(row.parameterRatio))</td>\
                 <td>\(Figure.bytes(row.size?.bytes))</td><td>\(ratio(row.byteRatio))</td>
                 """
+            if hasBits { cells += "<td>\(Figure.significant(row.bitsPerWeight, 3))</td>" }
             if isEvaluated {
                 cells += """
                     <td>\(Figure.significant(row.evaluation?.perplexity, 5))</td>\

@@ -1,22 +1,30 @@
 extension Page {
     /// Everything about looks; colours of series are `--s`.
-    static let style: Markup = """
+    static var style: Markup {
+        """
+        \(layout)
+        \(Ramp.rules(dark: false))
+        @media (prefers-color-scheme: dark) { \(Ramp.rules(dark: true)) }
+        """
+    }
+
+    private static let layout: Markup = """
         :root {
           color-scheme: light dark;
           --paper: #fdfdfc; --raised: #f5f5f2; --ink: #1d1f23; --soft: #5d626b; --rule: #dcdcd6;
           --c0: #8b9099; --c1: #2563b0; --c2: #c2570c; --c3: #0f766e; --c4: #7c3aad;
-          --c5: #b0324f; --c6: #5b7a12;
+          --c5: #b0324f; --c6: #5b7a12; --other: #767b84;
         }
         @media (prefers-color-scheme: dark) {
           :root {
             --paper: #16181b; --raised: #1f2226; --ink: #e4e5e7; --soft: #a0a5ae; --rule: #363a40;
             --c0: #8b919c; --c1: #6aa7f0; --c2: #f0984a; --c3: #45bfae; --c4: #b794f0;
-            --c5: #f07a97; --c6: #a3c14a;
+            --c5: #f07a97; --c6: #a3c14a; --other: #a2a7b0;
           }
         }
         .s0 { --s: var(--c0); } .s1 { --s: var(--c1); } .s2 { --s: var(--c2); }
         .s3 { --s: var(--c3); } .s4 { --s: var(--c4); } .s5 { --s: var(--c5); }
-        .s6 { --s: var(--c6); }
+        .s6 { --s: var(--c6); } .s7 { --s: var(--other); }
         * { box-sizing: border-box; }
         html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
         body {
@@ -75,6 +83,7 @@ extension Page {
         .bars td:nth-last-child(2), .bars td:nth-last-child(3),
         .bars thead th:nth-last-child(2), .bars thead th:nth-last-child(3) { text-align: right; }
         .bars .wide { width: 60%; min-width: 5rem; }
+        .bytes .wide { min-width: 9rem; }
         .bars svg { display: block; } .bars rect { fill: var(--s); }
         .panels {
           display: grid; gap: 1.25rem 1.5rem; margin: 1rem 0 1.5rem;
@@ -89,6 +98,22 @@ extension Page {
         .s4 path { stroke-dasharray: 8 2 2 2; } .s5 path { stroke-dasharray: 4 3; }
         .s6 path { stroke-dasharray: 1 3; }
         circle { fill: var(--s); }
+        .verdict { font-size: 1.05rem; }
+        .mark { color: var(--c1); font-size: .8125rem; font-weight: 600; }
+        .tiles { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: .75rem 0 1rem; }
+        .maps { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1rem 0; }
+        .map { min-width: 0; max-width: 100%; } .map svg { display: block; }
+        .map rect[class^="s"] { fill: var(--s); }
+        .ghost, .bars .ghost, .map .ghost { fill: none; stroke: var(--rule); }
+        .map .ink { fill: var(--soft); } .map .vx { fill: none; stroke: var(--rule); }
+        .map .on { fill: var(--paper); font-size: 8px; }
+        .map .tight .on, .map .tight g > text { font-size: 7.5px; }
+        .map .u { fill: var(--ink); } .map .w { fill: var(--paper); }
+        .equal { stroke: var(--soft); stroke-dasharray: 3 3; }
+        .panels.wide { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+        .chart td:last-child, .chart thead th:last-child { text-align: right; }
+        .chart td:nth-last-child(2), .chart thead th:nth-last-child(2) { text-align: left; }
+        .figures .words.words { min-width: 12rem; text-align: left; white-space: normal; }
         abbr { text-decoration: none; }
         details { margin: .75rem 0; } summary { cursor: pointer; font-size: .875rem; }
         .columns {

@@ -9,9 +9,15 @@ struct Page {
     /// The whole document.
     var markup: Markup {
         let comparisons = Comparison.all(of: report)
+        let contests = Contest.all(of: report)
+        let allocations = Allocation.all(of: report)
         let sections =
-            headlines(comparisons) + comparisonTables(comparisons) + partsChart + layerChart
-            + samples + provenance
+            headlineSection(comparisons, contests, report)
+            + answersSection(allocations, contests, report)
+            + comparisonSection(comparisons, report) + ablationSection(contests, report)
+            + sensitivitySection(allocations, report) + partsSection(report)
+            + allocationSection(allocations, report) + layerSections(allocations, report)
+            + predictorSection(report) + sampleSection(report) + provenanceSections(report)
         return """
             <!DOCTYPE html>
             <html lang="en">
@@ -41,13 +47,13 @@ struct Page {
     }
 
     private func introduction(isEmpty: Bool) -> Markup {
-        if isEmpty { return "Nothing was inspected, compressed, evaluated or generated." }
+        if isEmpty { return "Nothing was inspected, analyzed, compressed, evaluated or generated." }
         let versions = Set(report.compressions.map(\.version)).sorted()
         let version: Markup =
             versions.isEmpty ? "" : " Compressed by Minima \(versions.joined(separator: ", "))."
         return """
-            Everything here was measured, on the texts and devices listed below; “–” stands for \
-            what was not.\(version)
+            Everything here was measured on the texts and devices listed below, or says that it was \
+            predicted; “–” stands for what is not known.\(version)
             """
     }
 }
@@ -71,6 +77,11 @@ extension Page {
     /// Heads a column of ratios.
     static let timesHeader: Markup = """
         <th scope="col"><abbr title="relative to the dense weights">×</abbr></th>
+        """
+
+    /// Heads a column of bits per weight.
+    static let bitsHeader: Markup = """
+        <th scope="col"><abbr title="stored bits per weight of the linear layers">Bits</abbr></th>
         """
 
     /// A table that scrolls sideways where the screen is narrower.
@@ -98,16 +109,5 @@ extension Page {
         \(content)</section>
 
         """
-    }
-
-    private var samples: [Markup] { sampleSection(report) }
-    private var provenance: [Markup] { provenanceSections(report) }
-    private var partsChart: [Markup] { partsSection(report) }
-    private var layerChart: [Markup] { layerSections(report) }
-    private func headlines(_ comparisons: [Comparison]) -> [Markup] {
-        headlineSection(comparisons, report)
-    }
-    private func comparisonTables(_ comparisons: [Comparison]) -> [Markup] {
-        comparisonSection(comparisons, report)
     }
 }

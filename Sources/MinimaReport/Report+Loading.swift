@@ -12,6 +12,9 @@ extension Report {
         var evaluations: [EvaluationResult] = []
         var compressions: [(result: CompressionResult, directory: String?)] = []
         var generations: [GenerationResult] = []
+        var analyses: [Analysis] = []
+        var plans: [CompressionPlan] = []
+        var ablations: [AblationResult] = []
         for file in files {
             let (path, text) = try read(file)
             do {
@@ -22,6 +25,9 @@ extension Report {
                 case CompressionResult.kind:
                     compressions.append((try .init(json: text), directory(ofRecord: path)))
                 case GenerationResult.kind: generations.append(try .init(json: text))
+                case Analysis.kind: analyses.append(try .init(json: text))
+                case CompressionPlan.kind: plans.append(try .init(json: text))
+                case AblationResult.kind: ablations.append(try .init(json: text))
                 default: throw ReportError.unknownKind(path: path, found: kind)
                 }
             } catch let error as ReportError {
@@ -32,11 +38,14 @@ extension Report {
         }
         return Report(
             title: nil, inspections: inspections, evaluations: evaluations,
-            compressions: compressions, generations: generations)
+            compressions: compressions, generations: generations, analyses: analyses,
+            plans: plans, ablations: ablations)
     }
 
     /// The largest file that can be a result; a weight file given by mistake is not read.
-    static let maximumBytes = 256 << 20
+    ///
+    /// An analysis of Qwen3-32B with 60 options in each of 18 pieces per site has 312 MB.
+    static let maximumBytes = 1 << 30
 
     private static func read(_ file: String) throws -> (path: String, text: String) {
         let files = FileManager.default
@@ -49,14 +58,13 @@ extension Report {
             throw ReportError.unreadable(
                 path: file, reason: "this directory has no \(record), so minima did not write it")
         }
-        let size = try? files.attributesOfItem(atPath: path)[.size] as? UInt64
-        if let size, size > UInt64(maximumBytes) {
-            throw ReportError.tooLarge(path: path, bytes: size)
+        let bytes: [UInt8]
+        do {
+            bytes = try readFile(path, limit: maximumBytes)
+        } catch {
+            throw ReportError.unreadable(path: path, reason: error.reason)
         }
-        guard let data = files.contents(atPath: path) else {
-            throw ReportError.unreadable(path: path, reason: "it cannot be read")
-        }
-        guard let text = String(validating: data, as: UTF8.self) else {
+        guard let text = String(validating: bytes, as: UTF8.self) else {
             throw ReportError.malformed(path: path, reason: "not UTF-8")
         }
         return (path, text)
@@ -73,7 +81,6 @@ extension Report {
 /// Why a file cannot be part of a report.
 public enum ReportError: Error, Hashable, CustomStringConvertible {
     case unreadable(path: String, reason: String)
-    case tooLarge(path: String, bytes: UInt64)
     case malformed(path: String, reason: String)
     case unknownKind(path: String, found: String?)
 
@@ -82,9 +89,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
         switch self {
         case .unreadable(let path, let reason):
             "\(path): \(reason); give files that minima wrote with --json, or a compressed model"
-        case .tooLarge(let path, let bytes):
-            "\(path): \(bytes) bytes are too many for a result (at most "
-                + "\(Report.maximumBytes)); give files that minima wrote with --json"
         case .malformed(let path, let reason):
             "\(path): \(reason)"
         case .unknownKind(let path, let found):
@@ -95,5 +99,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
 
     private static let kinds = [
         InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
+        Analysis.kind, CompressionPlan.kind, AblationResult.kind,
     ]
 }

@@ -15,6 +15,12 @@ public struct Report: Sendable {
     public let compressions: [CompressionResult]
     /// Texts of `minima generate`.
     public let generations: [GenerationResult]
+    /// What `minima analyze` learned.
+    public let analyses: [Analysis]
+    /// Plans of `minima plan`.
+    public let plans: [CompressionPlan]
+    /// Comparisons of `minima ablate`.
+    public let ablations: [AblationResult]
     /// Who was made of whom.
     let lineage: Lineage
 
@@ -22,26 +28,33 @@ public struct Report: Sendable {
     public init(
         title: String, inspections: [InspectionResult] = [],
         evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
-        generations: [GenerationResult] = []
+        generations: [GenerationResult] = [], analyses: [Analysis] = [],
+        plans: [CompressionPlan] = [], ablations: [AblationResult] = []
     ) {
         self.init(
             title: title, inspections: inspections, evaluations: evaluations,
-            compressions: compressions.map { ($0, nil) }, generations: generations)
+            compressions: compressions.map { ($0, nil) }, generations: generations,
+            analyses: analyses, plans: plans, ablations: ablations)
     }
 
     /// A report on these results, where the directories that compressions wrote may be known.
     init(
         title: String?, inspections: [InspectionResult], evaluations: [EvaluationResult],
         compressions: [(result: CompressionResult, directory: String?)],
-        generations: [GenerationResult]
+        generations: [GenerationResult], analyses: [Analysis], plans: [CompressionPlan],
+        ablations: [AblationResult]
     ) {
         self.inspections = inspections
         self.evaluations = evaluations
         self.compressions = compressions.map(\.result)
         self.generations = generations
+        self.analyses = analyses
+        self.plans = plans
+        self.ablations = ablations
         lineage = Lineage(
             inspections: inspections, evaluations: evaluations, compressions: compressions,
-            generations: generations)
+            generations: generations, analyses: analyses,
+            others: plans.map(\.model) + ablations.map(\.model))
         self.title = title ?? lineage.title
     }
 

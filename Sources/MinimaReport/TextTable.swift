@@ -3,25 +3,34 @@ struct TextTable {
     /// The table, with a line feed after every line.
     let text: String
 
-    private static let width = 80
+    static let width = 80
 
     init(_ report: Report) {
         let comparisons = Comparison.all(of: report)
-        guard !comparisons.isEmpty else {
-            text = "No model was inspected, compressed or evaluated.\n"
+        let contests = Self.contests(Contest.all(of: report), report.lineage)
+        let plans = Self.plans(Allocation.all(of: report))
+        guard !comparisons.isEmpty || !contests.isEmpty || !plans.isEmpty else {
+            text = "No model was inspected, analyzed, compressed or evaluated.\n"
             return
         }
         var lines: [String] = []
         for comparison in comparisons {
             lines += Self.lines(comparison) + [""]
         }
+        for contest in contests { lines += contest + [""] }
+        if !plans.isEmpty { lines += plans + [""] }
         let rows = comparisons.flatMap(\.rows)
         if rows.contains(where: { $0.denseSize != nil }) {
             lines.append("×: relative to the dense model.")
         }
-        if rows.contains(where: { $0.evaluation?.kl != nil }) {
+        if !contests.isEmpty || rows.contains(where: { $0.evaluation?.kl != nil }) {
             lines.append("KL: mean KL(dense ‖ model) per predicted token, in nats.")
         }
+        if !contests.isEmpty || rows.contains(where: { $0.bitsPerWeight != nil }) {
+            lines.append("bits: stored per weight of the linear layers.")
+        }
+        if !contests.isEmpty { lines.append("*: the least KL, mean of all texts.") }
+        if lines.last?.isEmpty == true { lines.removeLast() }
         text =
             lines.map { line in
                 // Padding of the last column.
@@ -37,13 +46,17 @@ struct TextTable {
 
     private static func lines(_ comparison: Comparison) -> [String] {
         let isEvaluated = comparison.context != nil
-        let headers = ["parameters", "bytes"] + (isEvaluated ? ["perplexity", "KL"] : [])
+        let hasBits = comparison.rows.contains { $0.bitsPerWeight != nil }
+        let headers =
+            ["parameters", "bytes"] + (hasBits ? ["bits"] : [])
+            + (isEvaluated ? ["perplexity", "KL"] : [])
         let cells = comparison.rows.map { row -> [Cell] in
-            let sizes = [
+            var sizes = [
                 Cell(
                     value: Figure.short(row.size?.parameters), ratio: ratio(row.parameterRatio)),
                 Cell(value: Figure.bytes(row.size?.bytes), ratio: ratio(row.byteRatio)),
             ]
+            if hasBits { sizes.append(Cell(value: Figure.significant(row.bitsPerWeight, 3))) }
             guard isEvaluated else { return sizes }
             return sizes + [
                 Cell(
@@ -105,11 +118,11 @@ struct TextTable {
         value == nil ? "" : Figure.ratio(value)
     }
 
-    private static func padded(_ text: String, _ width: Int) -> String {
+    static func padded(_ text: String, _ width: Int) -> String {
         text + spaces(text, width)
     }
 
-    private static func spaces(_ text: String, _ width: Int) -> String {
+    static func spaces(_ text: String, _ width: Int) -> String {
         String(repeating: " ", count: Swift.max(0, width - VisibleText.columns(text)))
     }
 }

@@ -32,7 +32,7 @@ import Testing
         let ambiguous = Report(
             title: "t", evaluations: Sample.evaluations + [twin],
             compressions: [Sample.compression])
-        #expect(ambiguous.lineage.outputs == [ModelPath("tiny, lowrank 35.0 % removed")])
+        #expect(ambiguous.lineage.outputs == [ModelPath("tiny, lowrank, ratio 0.35")])
 
         let lowRank = Sample.inspection(
             Sample.small, format: "lowrank", upProjection: 8_000, parameters: 2_932_001)

@@ -26,7 +26,8 @@ import Testing
             let texts = [
                 try generation.json(), try Sample.evaluations[0].json(),
                 try Sample.compression.json(), try inspection.json(),
-                try Sample.evaluations[1].json(),
+                try Sample.evaluations[1].json(), try Sample.ablation.json(),
+                try Sample.analysis().json(), try Sample.planned().plan.json(),
             ]
             let files = texts.indices.map { "\(directory)/\($0).json" }
             for (file, text) in zip(files, texts) { try write(text, to: file) }
@@ -35,6 +36,9 @@ import Testing
             #expect(report.compressions == [Sample.compression])
             #expect(report.inspections == [inspection])
             #expect(report.generations == [generation])
+            #expect(report.analyses == [Sample.analysis()])
+            #expect(report.plans == [Sample.planned().plan])
+            #expect(report.ablations == [Sample.ablation])
             #expect(report.title == "tiny: dense and compressed")
         }
     }
@@ -77,11 +81,11 @@ import Testing
             let weights = "\(directory)/model.safetensors"
             try Data().write(to: URL(fileURLWithPath: weights))
             // Sparse: takes no room on the disk.
-            #expect(truncate(weights, 300 << 20) == 0)
+            #expect(truncate(weights, (1 << 30) + 1) == 0)
             for (path, says) in [
                 ("\(directory)/absent.json", "there is no such file"),
                 (directory, "has no minima.json"), (notText, "not UTF-8"),
-                (weights, "314572800 bytes are too many"),
+                (weights, "it has 1073741825 bytes, at most 1073741824 are read"),
             ] {
                 let error = #expect(throws: ReportError.self) { try Report.load(files: [path]) }
                 #expect(error?.description.hasPrefix("\(path): ") == true)

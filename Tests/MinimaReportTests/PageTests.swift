@@ -17,35 +17,14 @@ import Testing
             Sample.generation(Sample.dense, text: " upon a time"),
         ])
 
-    /// The page, checked for what every page must be.
-    private func page(_ report: Report) -> TagBalance {
-        let html = report.html()
-        let page = TagBalance(html)
-        #expect(page.problems == [])
-        #expect(page.elements.filter { $0 == "h1" }.count == 1)
-        #expect(!page.elements.contains("script"))
-        for scheme in ["http:", "https:", "url(", "@import", "file:", "NaN", " inf"] {
-            #expect(!html.contains(scheme), "\(scheme)")
-        }
-        for attribute in page.attributes {
-            #expect(!["src", "href", "style", "onclick", "onerror"].contains(attribute.name))
-        }
-        let ids = page.attributes.filter { $0.name == "id" }.map(\.value)
-        #expect(Set(ids).count == ids.count)
-        for label in page.attributes where label.name == "aria-labelledby" {
-            #expect(ids.contains(label.value))
-        }
-        return page
-    }
-
     @Test func everythingThatWasMeasuredIsShown() {
-        let page = page(full)
+        let page = checkedPage(full)
         for text in [
             "−30.3 %", "4.204 M → 2.932 M", "+81.4 %", "20.512 → 37.200", "0.5933",
             "4,203,776", "2,932,001", "0.697×", "12,288 tokens, windows of 1,024", "2 lowrank",
             "12,288", "8,000", "0.651×", "model.layers.1.mlp.up_proj", "lm_head", "0.3100",
             "96 × 64", "text that the dense model wrote itself", "64 windows of 1,024 tokens",
-            "9f86d081", "2 min 12 s", "35.0 %", "36.3 % (3,500,000 → 2,228,225)", "float32",
+            "9f86d081", "2 min 12 s", "ratio 0.35", "36.3 % (3,500,000 → 2,228,225)", "float32",
             "Once", "upon a time", "upon a hill", "temperature 0.8, seed 1", "0.1.0",
         ] {
             #expect(page.text.contains(text), "\(text)")
@@ -53,7 +32,7 @@ import Testing
     }
 
     @Test func chartsSayInWordsWhatTheyShow() {
-        let page = page(full)
+        let page = checkedPage(full)
         let labels = page.attributes.filter { $0.name == "aria-label" }.map(\.value)
         #expect(
             labels.contains(
@@ -65,7 +44,7 @@ import Testing
     }
 
     @Test func theDenseTextComesFirst() throws {
-        let text = page(full).text
+        let text = checkedPage(full).text
         let time = try #require(text.firstRange(of: "upon a time"))
         let hill = try #require(text.firstRange(of: "upon a hill"))
         #expect(time.lowerBound < hill.lowerBound)
@@ -73,10 +52,13 @@ import Testing
 
     @Test func onlyWhatIsThereHasASection() {
         func headings(_ report: Report) -> [String] {
-            page(report).attributes.filter { $0.name == "id" }.map(\.value)
+            checkedPage(report).attributes.filter { $0.name == "id" }.map(\.value)
         }
         #expect(
-            headings(full) == ["result", "comparison", "parts", "layers", "samples", "provenance"])
+            headings(full) == [
+                "result", "answers", "comparison", "parts", "allocation", "layers", "samples",
+                "provenance",
+            ])
         #expect(headings(Report(title: "t")) == [])
         #expect(headings(Report(title: "t", generations: full.generations)) == ["samples"])
         #expect(
@@ -90,16 +72,23 @@ import Testing
                 == ["comparison", "parts", "provenance"])
         #expect(
             headings(Report(title: "t", compressions: full.compressions))
-                == ["result", "comparison", "layers", "provenance"])
+                == ["result", "answers", "comparison", "allocation", "layers", "provenance"])
         #expect(
-            page(Report(title: "t", compressions: full.compressions)).text
+            headings(Report(title: "t", analyses: [Sample.analysis()]))
+                == ["comparison", "sensitivity", "predictor", "provenance"])
+        #expect(
+            headings(Report(title: "t", plans: [Sample.planned().plan]))
+                == ["answers", "allocation", "provenance"])
+        #expect(
+            headings(Report(title: "t", ablations: [Sample.ablation]))
+                == ["result", "answers", "ablation", "provenance"])
+        #expect(
+            checkedPage(Report(title: "t", compressions: full.compressions)).text
                 .contains("Its effect on text was not measured."))
     }
 
     @Test func aHostileResultCannotLeaveItsPlace() {
-        let hostile =
-            "</bdi></title></style><script>alert(1)</script><img src=x onerror='a'>\"'&amp;\u{0}"
-            + "\u{202E}\u{2069}\r\nשלום\u{1B}[31m]]><!--"
+        let hostile = Hostile.text
         let report = Report(
             title: hostile,
             inspections: [
@@ -120,39 +109,15 @@ import Testing
                     tokens: .max, perplexity: .nan, kl: .infinity, parameters: .max, bytes: .min,
                     device: hostile, dtype: hostile, seconds: .infinity, tokensPerSecond: .nan)
             ],
-            compressions: [
-                CompressionResult(
-                    version: hostile, parent: hostile, parentHashes: [hostile: hostile],
-                    format: hostile, ratio: .nan, device: hostile, dtype: hostile, torch: hostile,
-                    calibration: .init(
-                        sources: [hostile], samples: .min, context: .max, seed: .max),
-                    linearParametersBefore: 0, linearParametersAfter: .min,
-                    parametersBefore: .min, parametersAfter: .max, bytesBefore: 0,
-                    bytesAfter: .max, seconds: -.infinity,
-                    modules: [
-                        .init(
-                            name: "\(hostile).3.\(hostile)", outputs: .max, inputs: .max,
-                            spec: FormatSpec(
-                                format: hostile, outputModes: [.min], inputModes: [],
-                                ranks: [.max]),
-                            parameters: .min, weightError: .nan, outputError: 1e308),
-                        .init(
-                            name: "layers.99999999999999999999.x", outputs: 0, inputs: 0,
-                            spec: FormatSpec(format: ""), parameters: 0,
-                            weightError: .infinity, outputError: -.infinity),
-                        .init(
-                            name: "layers.4.x", outputs: 1, inputs: 1,
-                            spec: FormatSpec(format: ""), parameters: 0, weightError: 0,
-                            outputError: 5e-324),
-                    ])
-            ],
+            compressions: [Hostile.compression(hostile)],
             generations: [
                 GenerationResult(
                     model: hostile, prompt: hostile, text: hostile, promptTokens: .min,
                     tokens: .min, finishReason: hostile, tokensPerSecond: .nan,
                     temperature: .nan, seed: .max)
-            ])
-        let page = page(report)
+            ], analyses: [Hostile.analysis(hostile)], plans: [Hostile.plan(hostile)],
+            ablations: [Hostile.ablation(hostile)])
+        let page = checkedPage(report)
         #expect(!page.elements.contains("img"))
         #expect(page.text.contains("<script>alert(1)</script>"))
         for scalar in report.html().unicodeScalars {

@@ -41,16 +41,29 @@ enum Sample {
     static func module(_ name: String, outputError: Double) -> CompressionResult.Module {
         .init(
             name: name, outputs: 96, inputs: 64, spec: FormatSpec(format: "lowrank", ranks: [25]),
-            parameters: 4_000, weightError: 0.31, outputError: outputError)
+            parameters: 4_000, bytes: 8_000, weightError: 0.31, outputError: outputError,
+            seconds: 0.5)
     }
+
+    static let plan = CompressionPlan(
+        version: "0.1.0", model: dense, fingerprints: [:], target: "ratio 0.35",
+        formats: ["lowrank"], linearParametersBefore: 3_500_000,
+        linearParametersAfter: 2_228_225, linearBytesBefore: 7_000_000,
+        linearBytesAfter: 4_456_450, damage: nil, modules: [])
 
     static let compression = CompressionResult(
         version: "0.1.0", parent: "./models/tiny/", parentHashes: ["model.safetensors": "9f86d081"],
-        format: "lowrank", ratio: 0.35, device: "cpu", dtype: "float32", torch: "2.11.0",
-        calibration: .init(sources: ["self"], samples: 64, context: 1_024, seed: 7),
-        linearParametersBefore: 3_500_000, linearParametersAfter: 2_228_225,
-        parametersBefore: 4_203_776, parametersAfter: 2_932_001, bytesBefore: 8_407_552,
-        bytesAfter: 5_864_002, seconds: 131.7,
+        plan: plan, device: "cpu", dtype: "float32", torch: "2.11.0",
+        calibration: .init(
+            sources: [.init(name: "self", windows: 64, weight: 1)], context: 1_024,
+            gradientWindows: 0, seed: 7, hash: "e3b0c442"),
+        compensation: "off", ridge: 0.01,
+        totals: .init(
+            linearParametersBefore: 3_500_000, linearParametersAfter: 2_228_225,
+            linearBytesBefore: 7_000_000, linearBytesAfter: 4_456_450,
+            parametersBefore: 4_203_776, parametersAfter: 2_932_001, bytesBefore: 8_407_552,
+            bytesAfter: 5_864_002),
+        seconds: 131.7, phases: ["fit": 100],
         modules: [
             module("model.layers.0.mlp.up_proj", outputError: 0.125),
             module("model.layers.1.mlp.up_proj", outputError: 0.25),

@@ -48,18 +48,23 @@ import Testing
         #expect(
             report.table() == """
                 Sizes; nothing was evaluated
-                                              parameters      bytes
-                tiny (dense)                  4.204 M         8.408 MB
-                tiny, lowrank 35.0 % removed  2.932 M 0.697×  5.864 MB 0.697×
+                                           parameters      bytes            bits
+                tiny (dense)               4.204 M         8.408 MB         16.0
+                tiny, lowrank, ratio 0.35  2.932 M 0.697×  5.864 MB 0.697×  10.2
+
+                tiny, lowrank, ratio 0.35: ratio 0.35
+                  3 lowrank
 
                 ×: relative to the dense model.
+                bits: stored per weight of the linear layers.
 
                 """)
     }
 
     @Test func nothingAtAll() {
         #expect(
-            Report(title: "t").table() == "No model was inspected, compressed or evaluated.\n")
+            Report(title: "t").table()
+                == "No model was inspected, analyzed, compressed or evaluated.\n")
     }
 
     @Test func repeatedMeasurementsSayWhereTheyRan() {
@@ -81,6 +86,50 @@ import Testing
         #expect(table.contains("0.697×"))
     }
 
+    @Test func anAblationHasItsRowsAndAVerdict() {
+        #expect(
+            Report(title: "t", ablations: [Sample.ablation]).table() == """
+                ref at equal parameters, 65.0 %; perplexity on books-valid.txt
+                                      kept  bits  predicted      KL  perplexity
+                uniform ranks       65.0 %  10.4          –  0.6100      52.811
+                + sensitivity       65.0 %  10.4      0.380  0.4100      44.112
+                + mixed families *  65.0 %  10.4      0.300  0.3300      41.047
+                only tt             65.0 %  10.4      0.440  0.4700      46.559
+                only tucker         65.0 %  10.4      0.400  0.4300      44.913
+                At 65.0 % of the linear parameters, + mixed families wins: KL 0.330 (mean of 2
+                texts); the best tensor-network plan (tucker alone): 0.430; the best without
+                tensor networks (+ sensitivity): 0.410; the baseline (uniform ranks): 0.610.
+
+                ref at equal bytes, 10.4 bits; perplexity on books-valid.txt
+                                      kept  bits  predicted         KL  perplexity
+                uniform ranks       65.0 %  10.4          –     0.6100      52.811
+                + quantised cores   99.0 %  10.4     0.0200    0.02100      31.082
+                only int8 *        100.0 %  10.4   0.000500  0.0005000      30.514
+                only tt            120.0 %  10.4      0.200     0.2100      36.845
+                At 10.4 bits per linear weight, int8 alone wins: KL 0.000500 (mean of 2 texts);
+                the best tensor-network plan (tt alone): 0.210; the baseline (uniform ranks):
+                0.610.
+
+                KL: mean KL(dense ‖ model) per predicted token, in nats.
+                bits: stored per weight of the linear layers.
+                *: the least KL, mean of all texts.
+
+                """)
+    }
+
+    @Test func plansSayWhatTheyGave() {
+        let plan = Sample.planned().plan
+        #expect(
+            Report(title: "t", plans: [plan]).table() == """
+                plan for ref, ratio 0.35: ratio 0.35; predicted KL 0.310
+                  9 int8 lowrank, 14 int4, 5 tucker, 10 tt, 6 blocks of tt, int4
+
+                """)
+        // Executed by a compression: told once.
+        let both = Report(title: "t", compressions: [Sample.planned()], plans: [plan]).table()
+        #expect(!both.contains("plan for"))
+    }
+
     @Test(arguments: [1, 30, 60, 79, 200])
     func neverWiderThanATerminal(length: Int) {
         let name = String(repeating: "漢x", count: length) + "\u{1B}[31m\n"
@@ -95,7 +144,8 @@ import Testing
                 Sample.evaluation(
                     "\(name)-small", against: name, perplexity: 3.3e306, kl: 1e-9, parameters: 1,
                     tokens: .max),
-            ])
+            ], compressions: [Hostile.compression(name)], plans: [Hostile.plan(name)],
+            ablations: [Hostile.ablation(name)])
         for line in report.table().unicodeScalars.split(separator: "\n") {
             #expect(VisibleText.columns(String(line)) <= 80, "\(String(line))")
             #expect(!line.contains("\u{1B}"))

@@ -1,0 +1,129 @@
+import MinimaCore
+import MinimaReport
+
+/// Results that no stage writes: names full of markup and control characters, numbers at the ends
+/// of their types.
+enum Hostile {
+    static let text =
+        "</bdi></title></style><script>alert(1)</script><img src=x onerror='a'>\"'&amp;\u{0}"
+        + "\u{202E}\u{2069}\r\nשלום\u{1B}[31m]]><!--"
+
+    static let calibration = Calibration(
+        sources: [
+            .init(name: text, windows: .max, weight: .nan),
+            .init(name: text, windows: .max, weight: -1),
+        ], context: .max, gradientWindows: .min, seed: .max, hash: text)
+
+    static func specs(_ text: String) -> [FormatSpec] {
+        var nested = FormatSpec(format: "quantized", bits: .min)
+        for _ in 0..<8 { nested = FormatSpec(format: "sum", parts: [nested, nested]) }
+        return [
+            FormatSpec(format: text, outputModes: [.min], inputModes: [], ranks: [.max]),
+            FormatSpec(format: ""), nested,
+            FormatSpec(
+                format: "blocks", outputModes: [.max, .max], inputModes: [.max],
+                parts: [FormatSpec(format: text), FormatSpec(format: "tt")]),
+            FormatSpec(format: "blocks", outputModes: [0, -1], parts: [FormatSpec(format: text)]),
+            FormatSpec(
+                format: "blocks", outputModes: [0, 0],
+                parts: [FormatSpec(format: text), FormatSpec(format: "tt")]),
+        ]
+    }
+
+    static func plan(_ text: String) -> CompressionPlan {
+        CompressionPlan(
+            version: text, model: text, fingerprints: [text: text], target: text, formats: [text],
+            linearParametersBefore: .max, linearParametersAfter: .min, linearBytesBefore: .max,
+            linearBytesAfter: .min, damage: .infinity,
+            modules: specs(text).enumerated().map { index, spec in
+                .init(
+                    name: "layers.\(index % 2).\(text)", outputs: .max, inputs: .min, spec: spec,
+                    parameters: .min, bytes: index == 0 ? .max : .min, damage: -.infinity)
+            })
+    }
+
+    static func compression(_ text: String) -> CompressionResult {
+        CompressionResult(
+            version: text, parent: text, parentHashes: [text: text],
+            plan: .init(
+                version: text, model: text, fingerprints: [text: text],
+                target: text, formats: [text], linearParametersBefore: .min,
+                linearParametersAfter: .max, linearBytesBefore: .min,
+                linearBytesAfter: .max, damage: .nan, modules: []),
+            device: text, dtype: text, torch: text,
+            calibration: calibration,
+            compensation: text, ridge: .nan,
+            totals: .init(
+                linearParametersBefore: 0, linearParametersAfter: .min,
+                linearBytesBefore: .min, linearBytesAfter: .max, parametersBefore: .min,
+                parametersAfter: .max, bytesBefore: 0, bytesAfter: .max),
+            seconds: -.infinity, phases: [text: .nan], peakDeviceBytes: .min,
+            modules: [
+                .init(
+                    name: "\(text).3.\(text)", outputs: .max, inputs: .max,
+                    spec: FormatSpec(
+                        format: text, outputModes: [.min], inputModes: [],
+                        ranks: [.max]),
+                    parameters: .min, bytes: .max, weightError: .nan,
+                    outputError: 1e308, seconds: .nan),
+                .init(
+                    name: "layers.99999999999999999999.x", outputs: 0, inputs: 0,
+                    spec: FormatSpec(format: ""), parameters: 0, bytes: 0,
+                    weightError: .infinity, outputError: -.infinity, seconds: 0),
+                .init(
+                    name: "layers.4.x", outputs: 1, inputs: 1,
+                    spec: FormatSpec(format: ""), parameters: 0, bytes: 0,
+                    weightError: 0, outputError: 5e-324, seconds: 0),
+            ])
+    }
+
+    static func analysis(_ text: String) -> Analysis {
+        let patches = [Double.nan, .infinity, -.infinity, 5, -5, 1e308, 5e-310].enumerated().map {
+            index, value in
+            PatchAnalysis(
+                module: index == 0 ? text : "layers.\(index).\(text)",
+                index: index % 2 == 0 ? .max : .min, row: .min, rows: .max, column: .max,
+                columns: .min, statistics: [text: value, "trace": value], spectra: [text: []],
+                sensitivity: value, uncertainty: value,
+                recommendation: FormatSpec(format: text))
+        }
+        func site(_ layer: Int, _ patches: [PatchAnalysis]) -> SiteAnalysis {
+            SiteAnalysis(
+                name: "\(text).\(layer).\(text)", layer: layer, outputs: .max, inputs: .max,
+                members: [.init(name: text, outputs: .min), .init(name: text, outputs: .max)],
+                patches: patches,
+                activations: .init(
+                    rms: .nan, largest: .infinity, outlierChannels: [.min], massiveTokens: .max),
+                cuts: [])
+        }
+        return Analysis(
+            version: text, model: text, fingerprints: [:], family: text, dtype: .bool,
+            parameters: .min, bytes: .max, cacheBytesPerToken: .max, calibration: calibration,
+            device: text, seconds: [text: .nan, "a": -.infinity, "b": 1],
+            sites: [site(.max, patches), site(.min, patches), site(3, [])],
+            probes: [Double.nan, .infinity, -1, 0, 1e300, 5e-310, 0.5].map { value in
+                Probe(
+                    site: text, patch: .min, spec: FormatSpec(format: text), error: value,
+                    divergence: value, predicted: value)
+            },
+            predictor: .init(
+                file: text, trainingProbes: .min, heldOutProbes: .max, spearman: .nan,
+                closedFormSpearman: .infinity, used: text))
+    }
+
+    static func ablation(_ text: String) -> AblationResult {
+        let values = [Double.nan, .infinity, -.infinity, 1e308, 5e-310, -3, 0]
+        return AblationResult(
+            model: text, ratio: .nan, linearParameters: .min, linearBytes: .max, context: .max,
+            tokens: [text: .min], densePerplexity: [text: .nan], device: text, dtype: text,
+            rows: values.flatMap { value in
+                ["bytes", text].map { equal in
+                    .init(
+                        equal: equal, name: value == 0 ? "only " : "uniform \(text)",
+                        target: text, formats: [text: .max, "tt": .min, "": 0],
+                        parameters: .max, bytes: .min, predicted: value,
+                        perplexity: [text: value], divergence: [text: value], seconds: value)
+                }
+            })
+    }
+}
