@@ -95,9 +95,6 @@ public struct Checkpoint: Sendable {
         try bytes(of: name).withUnsafeBytes(body)
     }
 
-    /// An empty list of claims on these tensors.
-    public func claims() -> TensorClaims { TensorClaims(self) }
-
     /// Reads every floating-point weight and throws at the first value that is not finite.
     ///
     /// - Complexity: Reads all bytes of the checkpoint.

@@ -15,9 +15,13 @@ public struct TensorClaims: Sendable {
 
     /// Takes the tensor called `name`.
     ///
-    /// - Parameter shape: The shape the model needs; `nil` takes any.
-    /// - Returns: The tensor, or `nil` after noting that it is missing or of another shape.
-    public mutating func claim(_ name: String, shape: [Int]? = nil) -> TensorInfo? {
+    /// - Parameters:
+    ///   - shape: The shape the model needs; `nil` takes any.
+    ///   - dtype: The type the model needs; `nil` takes any.
+    /// - Returns: The tensor, or `nil` after noting that it is missing or of another kind.
+    public mutating func claim(_ name: String, shape: [Int]? = nil, dtype: DType? = nil)
+        -> TensorInfo?
+    {
         guard let info = checkpoint.info(name) else {
             missing.append(name)
             return nil
@@ -25,6 +29,11 @@ public struct TensorClaims: Sendable {
         claimed.insert(JSON.Name(name))
         if let shape, shape != info.shape {
             misshapen.append("\(displayed(name)) is \(info.shape), the model needs \(shape)")
+            return nil
+        }
+        if let dtype, dtype != info.dtype {
+            misshapen.append(
+                "\(displayed(name)) is \(info.dtype.rawValue), the model needs \(dtype.rawValue)")
             return nil
         }
         return info

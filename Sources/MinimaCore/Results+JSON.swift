@@ -34,6 +34,46 @@ extension StageResult {
     }
 }
 
+extension StageResult {
+    /// Reads what ``json()`` wrote or a person edited: a key that this version does not know is an
+    /// error, so that a misspelt one is not taken for one that is absent.
+    ///
+    /// - Throws: `JSONError` or `ResultError`.
+    public init(edited text: String) throws {
+        try self.init(json: text)
+        let known = try JSON(parsing: json())
+        if let key = try JSON(parsing: text).firstKey(notIn: known, path: "") {
+            throw ResultError.unknown(key: key)
+        }
+    }
+}
+
+extension JSON {
+    /// The path of the first key that `known`, of the same structure, does not have.
+    ///
+    /// A key of `known` may be absent here, and so may what `known` leaves out as empty.
+    fileprivate func firstKey(notIn known: JSON, path: String) -> String? {
+        if let members = object {
+            for (name, value) in members where !value.isEmpty {
+                let place = path.isEmpty ? name.text : "\(path).\(name.text)"
+                guard let other = known.object?[name] else { return place }
+                if let key = value.firstKey(notIn: other, path: place) { return key }
+            }
+        }
+        if let list = array, let other = known.array, list.count == other.count {
+            for (index, (value, known)) in zip(list, other).enumerated() {
+                if let key = value.firstKey(notIn: known, path: "\(path)[\(index)]") { return key }
+            }
+        }
+        return nil
+    }
+
+    private var isEmpty: Bool {
+        if case .null = self { return true }
+        return array?.isEmpty == true || object?.isEmpty == true
+    }
+}
+
 /// A result whose encoding carries its `kind`.
 private struct Tagged<Result: StageResult>: Encodable {
     let result: Result
@@ -53,6 +93,7 @@ private struct Tagged<Result: StageResult>: Encodable {
 public enum ResultError: Error, Hashable, CustomStringConvertible {
     case wrongKind(found: String?, expected: String)
     case missing(key: String)
+    case unknown(key: String)
     /// `key` is empty where the decoder does not say which number is out of range.
     case badValue(key: String)
 
@@ -64,6 +105,8 @@ public enum ResultError: Error, Hashable, CustomStringConvertible {
                 + "expected \"\(expected)\""
         case .missing(let key):
             "\"\(key)\" is missing; write the result again with this version of Minima"
+        case .unknown(let key):
+            "unknown key \"\(key)\"; check its spelling"
         case .badValue(let key):
             "\(key.isEmpty ? "a member" : "\"\(key)\"") holds a value of another kind or out of "
                 + "range; write the result again with this version of Minima"

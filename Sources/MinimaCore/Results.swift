@@ -128,7 +128,7 @@ public struct CompressionResult: StageResult, Hashable {
     /// `compression`.
     public static let kind = "compression"
 
-    /// One compressed linear layer.
+    /// One compressed module: a linear layer, or a site whose members are stacked.
     public struct Module: Codable, Sendable, Hashable {
         /// The module's name in the checkpoint.
         public var name: String
@@ -140,62 +140,93 @@ public struct CompressionResult: StageResult, Hashable {
         public var spec: FormatSpec
         /// Numbers stored after compression.
         public var parameters: Int
+        /// Bytes stored after compression.
+        public var bytes: Int
         /// ‖Ŵ − W‖ / ‖W‖ in the Frobenius norm.
         public var weightError: Double
-        /// The same with Δ measured as tr(Δ·C·Δᵀ): the relative error of the layer's output on
-        /// the calibration text.
+        /// The same with Δ measured as tr(Δ·C·Δᵀ), C the second moment of the dense model's inputs:
+        /// the relative error of the layer's output on the calibration text.
         public var outputError: Double
+        /// ½·tr(ΔᵀHΔC), nats per token; `nil` where the output moments H were not known.
+        public var damage: Double?
+        /// What the plan predicted, KL(dense ‖ model) per token in nats.
+        public var predictedDamage: Double?
+        /// Share β of the earlier layers' error that its target makes up for; `nil` without
+        /// compensation.
+        public var compensation: Double?
+        /// Seconds of fitting it.
+        public var seconds: Double
 
-        /// A compressed layer.
+        /// A compressed module.
         public init(
             name: String, outputs: Int, inputs: Int, spec: FormatSpec, parameters: Int,
-            weightError: Double, outputError: Double
+            bytes: Int, weightError: Double, outputError: Double, damage: Double? = nil,
+            predictedDamage: Double? = nil, compensation: Double? = nil, seconds: Double
         ) {
             self.name = name
             self.outputs = outputs
             self.inputs = inputs
             self.spec = spec
             self.parameters = parameters
+            self.bytes = bytes
             self.weightError = weightError
             self.outputError = outputError
+            self.damage = damage
+            self.predictedDamage = predictedDamage
+            self.compensation = compensation
+            self.seconds = seconds
         }
     }
 
-    /// Where the calibration tokens came from.
-    public struct Calibration: Codable, Sendable, Hashable {
-        /// Text files, or `self` when the model wrote the text.
-        public var sources: [String]
-        /// Windows.
-        public var samples: Int
-        /// Tokens per window.
-        public var context: Int
-        /// Seed of the sampling, where there was any.
-        public var seed: UInt64
+    /// Numbers and bytes before and after.
+    public struct Totals: Codable, Sendable, Hashable {
+        /// Parameters of the linear layers before.
+        public var linearParametersBefore: Int
+        /// Numbers that the linear layers store after.
+        public var linearParametersAfter: Int
+        /// Bytes of the linear layers before.
+        public var linearBytesBefore: Int
+        /// Bytes of the linear layers after.
+        public var linearBytesAfter: Int
+        /// Parameters of the whole model before.
+        public var parametersBefore: Int
+        /// Numbers that the whole model stores after.
+        public var parametersAfter: Int
+        /// Bytes of the whole model before.
+        public var bytesBefore: Int
+        /// Bytes of the whole model after.
+        public var bytesAfter: Int
 
-        /// A source.
-        public init(sources: [String], samples: Int, context: Int, seed: UInt64) {
-            self.sources = sources
-            self.samples = samples
-            self.context = context
-            self.seed = seed
+        /// Totals.
+        public init(
+            linearParametersBefore: Int, linearParametersAfter: Int, linearBytesBefore: Int,
+            linearBytesAfter: Int, parametersBefore: Int, parametersAfter: Int,
+            bytesBefore: Int, bytesAfter: Int
+        ) {
+            self.linearParametersBefore = linearParametersBefore
+            self.linearParametersAfter = linearParametersAfter
+            self.linearBytesBefore = linearBytesBefore
+            self.linearBytesAfter = linearBytesAfter
+            self.parametersBefore = parametersBefore
+            self.parametersAfter = parametersAfter
+            self.bytesBefore = bytesBefore
+            self.bytesAfter = bytesAfter
         }
     }
 
     /// The layout of this account that this version writes.
-    public static let currentSchema = 1
+    public static let currentSchema = 2
 
     /// Version of Minima.
     public var version: String
     /// Version of this account's layout.
     public var schema: Int
-    /// The dense checkpoint's directory.
+    /// The dense model's directory.
     public var parent: String
-    /// SHA-256 of the parent's weight files, by file name.
+    /// What stands for the parent's weights: SHA-256 of its files, by name.
     public var parentHashes: [String: String]
-    /// The format of every compressed layer.
-    public var format: String
-    /// Share of the linear layers' parameters that was to be removed.
-    public var ratio: Double
+    /// What was executed.
+    public var plan: CompressionPlan
     /// Where it ran: `cpu`, `cuda:0`.
     public var device: String
     /// The type that the model computed in while it was calibrated.
@@ -204,50 +235,49 @@ public struct CompressionResult: StageResult, Hashable {
     public var torch: String
     /// Where the calibration tokens came from.
     public var calibration: Calibration
-    /// Parameters of the linear layers before.
-    public var linearParametersBefore: Int
-    /// Parameters of the linear layers after.
-    public var linearParametersAfter: Int
-    /// Parameters of the whole model before.
-    public var parametersBefore: Int
-    /// Parameters of the whole model after.
-    public var parametersAfter: Int
-    /// Bytes of the whole model before.
-    public var bytesBefore: Int
-    /// Bytes of the whole model after.
-    public var bytesAfter: Int
-    /// Wall-clock time.
+    /// How earlier layers' errors were made up for: `off`, `auto` or the share β.
+    public var compensation: String
+    /// Damping of the compensated targets, relative to the mean diagonal of the input moment.
+    public var ridge: Double
+    /// Numbers and bytes before and after.
+    public var totals: Totals
+    /// Wall-clock time of all runs that led to this model.
     public var seconds: Double
-    /// The compressed layers.
+    /// Seconds by phase: `hash`, `load`, `calibrate`, `fit`, `write`.
+    public var phases: [String: Double]
+    /// Most bytes in live tensors on the device; `nil` on the CPU, where they are not counted.
+    public var peakDeviceBytes: Int?
+    /// The compressed modules in forward order.
     public var modules: [Module]
 
     /// An account of a compression.
     public init(
         version: String, schema: Int = currentSchema, parent: String,
-        parentHashes: [String: String], format: String, ratio: Double, device: String,
-        dtype: String, torch: String, calibration: Calibration, linearParametersBefore: Int,
-        linearParametersAfter: Int, parametersBefore: Int, parametersAfter: Int,
-        bytesBefore: Int, bytesAfter: Int, seconds: Double, modules: [Module]
+        parentHashes: [String: String], plan: CompressionPlan, device: String, dtype: String,
+        torch: String, calibration: Calibration, compensation: String, ridge: Double,
+        totals: Totals, seconds: Double, phases: [String: Double], peakDeviceBytes: Int? = nil,
+        modules: [Module]
     ) {
         self.version = version
         self.schema = schema
         self.parent = parent
         self.parentHashes = parentHashes
-        self.format = format
-        self.ratio = ratio
+        self.plan = plan
         self.device = device
         self.dtype = dtype
         self.torch = torch
         self.calibration = calibration
-        self.linearParametersBefore = linearParametersBefore
-        self.linearParametersAfter = linearParametersAfter
-        self.parametersBefore = parametersBefore
-        self.parametersAfter = parametersAfter
-        self.bytesBefore = bytesBefore
-        self.bytesAfter = bytesAfter
+        self.compensation = compensation
+        self.ridge = ridge
+        self.totals = totals
         self.seconds = seconds
+        self.phases = phases
+        self.peakDeviceBytes = peakDeviceBytes
         self.modules = modules
     }
+
+    /// Names of the formats in use, sorted.
+    public var formats: [String] { Set(modules.map(\.spec.format)).sorted() }
 }
 
 /// What `minima generate` wrote.

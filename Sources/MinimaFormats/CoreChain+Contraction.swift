@@ -92,6 +92,15 @@ extension CoreChain {
         return try matrix.reshape(outputModes + inputModes).permute(interleaved).reshape(pairs)
     }
 
+    /// The matrix `[outputs, inputs]` of a tensor whose dimensions are groups of the chain's pairs.
+    func unpaired(_ tensor: Tensor) throws(TensorError) -> Tensor {
+        let modes = (0..<order).flatMap { [outputModes[$0], inputModes[$0]] }
+        let sides = (0..<order).map { 2 * $0 } + (0..<order).map { 2 * $0 + 1 }
+        return try tensor.reshape(modes).permute(sides).reshape([
+            Sizes.saturatingProduct(outputModes), Sizes.saturatingProduct(inputModes),
+        ])
+    }
+
     /// Cores `[bond, pair, next bond]` with their pair split into output and input mode.
     func split(_ cores: [Tensor]) throws(TensorError) -> [Tensor] {
         var split: [Tensor] = []

@@ -11,6 +11,12 @@ extension CoreChain {
         return ([output, outputs / output], [input, inputs / input])
     }
 
+    /// Three pairs: two balanced output modes, and the input as a mode of its own.
+    static func inputCore(outputs: Int, inputs: Int) -> (outputs: [Int], inputs: [Int]) {
+        let output = Sizes.divisor(of: outputs, nearest: Double(outputs).squareRoot())
+        return ([output, outputs / output, 1], [1, 1, inputs])
+    }
+
     /// Sizes of the pairs of given modes, checked.
     static func pairs(_ outputModes: [Int], _ inputModes: [Int], format: String)
         throws(FormatError) -> [Int]

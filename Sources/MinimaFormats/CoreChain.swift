@@ -27,11 +27,6 @@ struct CoreChain: Sendable, Hashable {
     /// Shapes of all cores.
     var coreShapes: [[Int]] { (0..<order).map(coreShape) }
 
-    /// Numbers in all cores; `Int.max` when it overflows.
-    var parameterCount: Int {
-        Sizes.saturatingSum(coreShapes.map(Sizes.saturatingProduct))
-    }
-
     /// Sizes of the matrix entries that one core indexes.
     var pairs: [Int] { zip(outputModes, inputModes).map(*) }
 

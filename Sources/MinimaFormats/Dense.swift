@@ -4,11 +4,9 @@ import MinimaTensor
 /// A weight as it is: `W` `[outputs, inputs]`.
 ///
 /// Specification: no modes, no ranks. Stored: `weight`. Exact.
-public struct Dense: LinearWeight {
+public struct Dense: BudgetedFormat {
     /// `dense`.
     public static let name = "dense"
-    /// There is no error to measure.
-    public static let usesMetric = true
 
     /// The weight itself.
     public let weight: Tensor
@@ -31,10 +29,10 @@ public struct Dense: LinearWeight {
 
     /// One matrix `[outputs, inputs]`.
     public static func layout(_ spec: FormatSpec, outputs: Int, inputs: Int) throws(FormatError)
-        -> [(name: String, shape: [Int])]
+        -> [TensorLayout]
     {
         try check(spec, outputs: outputs, inputs: inputs, modeCounts: (0, 0), rankCount: 0)
-        return [("weight", [outputs, inputs])]
+        return [TensorLayout(name: "weight", shape: [outputs, inputs])]
     }
 
     /// The only specification there is, when it fits.
@@ -50,7 +48,7 @@ public struct Dense: LinearWeight {
     }
 
     /// The weight unchanged.
-    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: InputMetric?) throws
+    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: Metric?) throws
         -> Dense
     {
         _ = try checkWeight(weight, spec)

@@ -1,3 +1,5 @@
+import MinimaCore
+
 /// Why a weight cannot be represented as asked.
 public enum FormatError: Error, Hashable, CustomStringConvertible {
     case unknownFormat(String, known: [String])
@@ -11,6 +13,15 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
     case tooLarge(format: String)
     case wrongTensor(format: String, name: String, found: [Int], needed: [Int])
     case wrongTensorCount(format: String, found: Int, needed: Int)
+    case wrongType(format: String, name: String, found: String, needed: String)
+    case unusedFields(format: String, fields: [String])
+    case sizesDoNotAddUp(format: String, sizes: [Int], size: Int, side: String)
+    case wrongPartCount(format: String, found: Int, needed: String)
+    case tooDeep(format: String)
+    case badIndices(format: String, name: String, count: Int, limit: Int)
+    case wrongBits(format: String, found: Int?, allowed: [Int])
+    case wrongGroupSize(format: String, found: Int)
+    case wrongParts(format: String, found: [String], needed: String)
 
     /// What was asked, what was found, what to do.
     public var description: String {
@@ -53,6 +64,33 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
             "\(format) needs \(name) of shape \(needed), found \(found)"
         case .wrongTensorCount(let format, let found, let needed):
             "\(format) needs \(needed) tensors, \(found) were given"
+        case .wrongType(let format, let name, let found, let needed):
+            "\(format) needs \(name) in \(needed), found \(found)"
+        case .unusedFields(let format, let fields):
+            "\(format) does not use \(fields.joined(separator: ", ")); leave them out"
+        case .sizesDoNotAddUp(let format, let sizes, let size, let side):
+            """
+            \(format) cuts \(size) \(side)s into blocks \(sizes); choose positive sizes that add up \
+            to it
+            """
+        case .wrongPartCount(let format, let found, let needed):
+            "\(format) needs \(needed) parts, \(found) were given"
+        case .tooDeep(let format):
+            "\(format) is nested more than \(FormatSpec.deepest) formats deep"
+        case .badIndices(let format, let name, let count, let limit):
+            """
+            \(format) needs \(name) of \(count) ascending indices below \(limit); the file that states \
+            others is damaged
+            """
+        case .wrongBits(let format, let found, let allowed):
+            """
+            \(format) stores codes of \(allowed.map(String.init).joined(separator: ", ")) bits; \
+            \(found.map { "\($0) were asked for" } ?? "the specification states no bits")
+            """
+        case .wrongGroupSize(let format, let found):
+            "\(format) needs groups of 1 value or more; a group size of \(found) was given"
+        case .wrongParts(let format, let found, let needed):
+            "\(format) needs \(needed) as its parts, found [\(found.joined(separator: ", "))]"
         }
     }
 }

@@ -10,7 +10,8 @@ extension LinearWeight {
         guard Sizes.product([outputs, inputs]) != nil else { throw .tooLarge(format: name) }
     }
 
-    /// Checks the name, the modes and how many ranks a specification has.
+    /// Checks the name, the modes and how many ranks a specification has, and that it has neither
+    /// bits nor parts.
     ///
     /// - Parameter modeCounts: Modes of each side; a side with none is not split.
     static func check(
@@ -29,6 +30,9 @@ extension LinearWeight {
         guard spec.ranks.count == rankCount else {
             throw .wrongRankCount(format: name, found: spec.ranks.count, needed: rankCount)
         }
+        guard spec.bits == nil, spec.groupSize == nil, spec.parts.isEmpty else {
+            throw .unusedFields(format: name, fields: ["bits", "group_size", "parts"])
+        }
         for (modes, size, side) in [
             (spec.outputModes, outputs, "output"), (spec.inputModes, inputs, "input"),
         ] where !modes.isEmpty && Sizes.product(modes) != size {
@@ -46,7 +50,7 @@ extension LinearWeight {
     }
 
     /// `shapes` under the names `cores.0`, `cores.1`, …, once their total is known not to overflow.
-    static func cores(_ shapes: [[Int]]) throws(FormatError) -> [(name: String, shape: [Int])] {
+    static func cores(_ shapes: [[Int]]) throws(FormatError) -> [TensorLayout] {
         var counts: [Int] = []
         for shape in shapes {
             guard let count = Sizes.product(shape) else { throw .tooLarge(format: name) }
@@ -55,7 +59,7 @@ extension LinearWeight {
         guard Sizes.saturatingSum(counts) <= 1 << Sizes.limitExponent else {
             throw .tooLarge(format: name)
         }
-        return shapes.enumerated().map { ("cores.\($0)", $1) }
+        return shapes.enumerated().map { TensorLayout(name: "cores.\($0)", shape: $1) }
     }
 
     /// Checks the number and shapes of `tensors` against the layout.
@@ -66,9 +70,17 @@ extension LinearWeight {
         guard tensors.count == layout.count else {
             throw .wrongTensorCount(format: name, found: tensors.count, needed: layout.count)
         }
-        for (tensor, item) in zip(tensors, layout) where tensor.shape != item.shape {
-            throw .wrongTensor(
-                format: name, name: item.name, found: tensor.shape, needed: item.shape)
+        for (tensor, item) in zip(tensors, layout) {
+            guard tensor.shape == item.shape else {
+                throw .wrongTensor(
+                    format: name, name: item.name, found: tensor.shape, needed: item.shape)
+            }
+            let dtype = tensor.dtype
+            guard item.dtype.map({ $0 == dtype }) ?? dtype.isFloatingPoint else {
+                throw .wrongType(
+                    format: name, name: item.name, found: "\(dtype)",
+                    needed: item.dtype.map { "\($0)" } ?? "a floating-point type")
+            }
         }
     }
 
@@ -94,16 +106,40 @@ extension LinearWeight {
         return exact
     }
 
-    /// The second moment of `metric` on the device of `weight`, checked against its columns.
-    static func secondMoment(_ metric: InputMetric?, for weight: Tensor) throws -> Tensor? {
+    /// `metric` on the device of `weight`, checked against its rows and columns.
+    ///
+    /// - Throws: `TensorError.notFinite` when a value is NaN or infinite.
+    static func prepared(_ metric: Metric?, for weight: Tensor) throws -> Metric? {
         guard let metric else { return nil }
-        let inputs = weight.shape[1]
-        guard metric.secondMoment.shape == [inputs, inputs] else {
+        let (outputs, inputs) = (weight.shape[0], weight.shape[1])
+        guard metric.input.shape == [inputs, inputs] else {
             throw FormatError.wrongTensor(
-                format: name, name: "a second moment", found: metric.secondMoment.shape,
+                format: name, name: "a second moment", found: metric.input.shape,
                 needed: [inputs, inputs])
         }
-        return try exact(metric.secondMoment.to(weight.device))
+        guard let output = metric.output else {
+            return try Metric(input: exact(metric.input.to(weight.device)))
+        }
+        guard output.outputs == outputs else {
+            throw FormatError.wrongTensor(
+                format: name, name: "an output metric", found: [output.outputs, output.outputs],
+                needed: [outputs, outputs])
+        }
+        var runs: [Tensor] = []
+        for run in output.runs { runs.append(try exact(run.to(weight.device))) }
+        return try Metric(
+            input: exact(metric.input.to(weight.device)), output: OutputMetric(runs: runs))
+    }
+
+    /// The matrix in float64 that the stored values stand for; ``reconstruct()`` rounds to their type.
+    func exactMatrix() throws -> Tensor {
+        let layout = try Self.layout(spec, outputs: outputs, inputs: inputs)
+        var exact: [Tensor] = []
+        for (item, (_, tensor)) in zip(layout, tensors) {
+            exact.append(item.dtype == nil ? try tensor.to(dtype: .float64) : tensor)
+        }
+        return try Self(spec: spec, outputs: outputs, inputs: inputs, tensors: exact)
+            .reconstruct().to(dtype: .float64)
     }
 
     /// `x` `[…, inputs]` as a matrix `[tokens, inputs]`, and the shape of its results.

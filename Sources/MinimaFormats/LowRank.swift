@@ -6,17 +6,14 @@ import MinimaTensor
 /// Specification: no modes; ranks `[r]`, r ≤ min(outputs, inputs). Stored: `cores.0` = B,
 /// `cores.1` = A, so that they are applied in the order of their names.
 ///
-/// Decomposed by the whitened SVD: with C the second moment of the inputs and W·C·Wᵀ = U·Λ·Uᵀ,
-/// A = U_r, B = U_rᵀ·W minimises tr(Δ·C·Δᵀ) over all matrices of rank r: Σ_{i>r} λ_i is what remains
-/// (Eckart & Young 1936 for W·C^½; the form without inverse projects the outputs onto their principal
-/// components, Yu & Wu 2023, section 3).
+/// Decomposed by ``WhitenedSVD``: no matrix of rank r has a smaller error in the metric's norm.
+/// Without an output metric A = U_r is orthonormal and B = U_rᵀ·W (the form without inverse projects
+/// the outputs onto their principal components, Yu & Wu 2023, section 3).
 /// The factors are not rescaled: rounding to a floating-point type is relative, so no division of
 /// the singular values between A and B changes the stored product's error.
-public struct LowRank: LinearWeight {
+public struct LowRank: BudgetedFormat {
     /// `lowrank`.
     public static let name = "lowrank"
-    /// The error is the metric's.
-    public static let usesMetric = true
 
     /// Ranks `[r]`.
     public let spec: FormatSpec
@@ -36,7 +33,7 @@ public struct LowRank: LinearWeight {
 
     /// B `[r, inputs]`, A `[outputs, r]`.
     public static func layout(_ spec: FormatSpec, outputs: Int, inputs: Int) throws(FormatError)
-        -> [(name: String, shape: [Int])]
+        -> [TensorLayout]
     {
         try check(spec, outputs: outputs, inputs: inputs, modeCounts: (0, 0), rankCount: 1)
         try checkRanks(spec.ranks, limits: [min(outputs, inputs)])
@@ -59,16 +56,13 @@ public struct LowRank: LinearWeight {
     /// The best approximation of rank r in the metric's norm.
     ///
     /// - Complexity: O(outputs·inputs·(inputs + outputs)) flops.
-    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: InputMetric?) throws
+    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: Metric?) throws
         -> LowRank
     {
         _ = try checkWeight(weight, spec)
-        let exact = try exact(weight)
-        let basis = try exact.leadingBasis(
-            spec.ranks[0], metric: secondMoment(metric, for: weight))
-        let down = try basis.transpose().matmul(exact)
+        let (up, down) = try WhitenedSVD(weight, metric: metric).factors(rank: spec.ranks[0])
         return LowRank(
-            spec: spec, down: try down.stored(like: weight), up: try basis.stored(like: weight))
+            spec: spec, down: try down.stored(like: weight), up: try up.stored(like: weight))
     }
 
     private init(spec: FormatSpec, down: Tensor, up: Tensor) {

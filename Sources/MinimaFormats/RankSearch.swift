@@ -8,7 +8,8 @@ struct RankSearch {
     let caps: [Int]
     /// The largest useful value of one rank beside the others.
     let limit: (_ ranks: [Int], _ position: Int) -> Int
-    /// Parameters; grows with every rank, `Int.max` when it overflows.
+    /// Parameters; grows with every rank but for the last step to a full one, where the pivots of an
+    /// interpolative factor fall away. `Int.max` when it overflows.
     let count: ([Int]) -> Int
 
     /// The ranks with the smallest count.
@@ -41,6 +42,7 @@ struct RankSearch {
 
     /// The largest value in `low...high` that `fits`, where `low` does and fitting is monotone.
     private func largest(from low: Int, to high: Int, fits: (Int) -> Bool) -> Int {
+        guard !fits(high) else { return high }
         var (low, high) = (low, high)
         while low < high {
             let middle = high - (high - low) / 2

@@ -7,9 +7,16 @@ public enum FormatRegistry {
     public static let all: [any LinearWeight.Type] = [
         Dense.self,
         LowRank.self,
+        Interpolative.self,
         Tucker.self,
         TensorTrain.self,
         TensorRing.self,
+        CP.self,
+        BlockTerm.self,
+        Quantized.self,
+        Sparse.self,
+        Sum.self,
+        Blocks.self,
     ]
 
     /// The format called `name`.

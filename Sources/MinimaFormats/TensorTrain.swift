@@ -8,33 +8,32 @@ import MinimaTensor
 /// `[r_{k−1}, r_k]`, r₀ = r_d = 1.
 ///
 /// Specification: output modes `[m₁, …, m_d]`, input modes `[n₁, …, n_d]`, ranks the inner bonds
-/// `[r₁, …, r_{d−1}]`. Stored: `cores.k` `[r_k, m_{k+1}, n_{k+1}, r_{k+1}]`, k from 0.
+/// `[r₁, …, r_{d−1}]`. Stored in interpolative gauge: for k < d − 1, unless its r_k·m·n rows are as
+/// many as r_{k+1}, `cores.k` `[r_k·m_{k+1}·n_{k+1} − r_{k+1}, r_{k+1}]` and `pivots.k` int32
+/// `[r_{k+1}]`; last `cores.{d−1}` `[r_{d−1}, m_d, n_d, 1]`.
 ///
-/// Decomposed by TT-SVD (Oseledets 2011, algorithm 1): with tail²_k the energy past rank r_k of the
-/// k-th unfolding, max tail²_k ≤ error² ≤ Σ tail²_k. The input is split, so no metric is absorbed:
-/// the error is the Frobenius norm's.
-public struct TensorTrain: LinearWeight {
+/// Decomposed by TT-SVD (Oseledets 2011, algorithm 1) in whitened coordinates, then by alternating
+/// least squares under the metric itself. With tail²_k the whitened energy past rank r_k of the k-th
+/// unfolding, max tail²_k ≤ error² ≤ Σ tail²_k where the whitening is exact: where the last core is
+/// the input's alone and the metric has no H, or one over a side of one mode.
+public struct TensorTrain: BudgetedFormat {
     /// `tt`.
     public static let name = "tt"
-    /// The error is the Frobenius norm's.
-    public static let usesMetric = false
+    /// Sweeps of alternating least squares at most.
+    public static let sweeps = 4
 
     /// Modes and inner bonds.
     public let spec: FormatSpec
-    private let chain: CoreChain
-    private let path: CoreChain.Path
-    private let cores: [Tensor]
+    private let gauged: GaugedChain
 
     /// m₁⋯m_d.
     public var outputs: Int { spec.outputModes.reduce(1, *) }
     /// n₁⋯n_d.
     public var inputs: Int { spec.inputModes.reduce(1, *) }
-    /// The cores, first to last.
-    public var tensors: [(name: String, tensor: Tensor)] {
-        cores.enumerated().map { ("cores.\($0)", $1) }
-    }
-    /// Those of the cheapest order of absorption, which forward takes.
-    public var multiplyAdds: Int { path.multiplyAdds }
+    /// The cores, first to last, with their pivots.
+    public var tensors: [(name: String, tensor: Tensor)] { gauged.tensors }
+    /// Those of the factors one by one, or where the input is split of the cheapest path.
+    public var multiplyAdds: Int { gauged.multiplyAdds }
 
     private static func chain(_ spec: FormatSpec) -> CoreChain {
         CoreChain(
@@ -43,7 +42,7 @@ public struct TensorTrain: LinearWeight {
 
     /// One core per pair of modes.
     public static func layout(_ spec: FormatSpec, outputs: Int, inputs: Int) throws(FormatError)
-        -> [(name: String, shape: [Int])]
+        -> [TensorLayout]
     {
         let order = max(spec.outputModes.count, 2)
         try check(
@@ -52,20 +51,21 @@ public struct TensorTrain: LinearWeight {
         try checkRanks(spec.ranks, limits: spec.ranks.map { _ in outputs * inputs })
         let chain = chain(spec)
         try checkRanks(spec.ranks, limits: (1..<order).map { chain.limit(ofBond: $0) })
-        return try cores(chain.coreShapes)
+        _ = try cores(chain.coreShapes)
+        return GaugedChain.layout(chain)
     }
 
-    /// Two cores over pairs of modes of nearly equal size, with the largest bond that fits.
+    /// Three cores: over a balanced pair of output modes, and over the input as one mode.
     ///
-    /// Order 2 because at 65 % of the parameters more cores gain nothing: on five matrices of a
-    /// trained Qwen3 of 20 M parameters the relative errors were .49–.52 with two balanced cores,
-    /// .51–.58 with three and .50–.52 with four, whose outer bonds are then full and whose middle
-    /// bond is that of two.
+    /// An input that is not split takes in the metric exactly. The first bond is kept whole as long
+    /// as it can be, which makes the train a matrix of rank r₂ in interpolative gauge, the best that
+    /// can be said of a weight that nothing is known of; ``candidates(_:metric:fractions:modes:)``
+    /// looks at the weight.
     public static func spec(fitting parameters: Int, outputs: Int, inputs: Int)
         throws(FormatError) -> FormatSpec
     {
         try checkSize(outputs: outputs, inputs: inputs)
-        let modes = CoreChain.twoPairs(outputs: outputs, inputs: inputs)
+        let modes = CoreChain.inputCore(outputs: outputs, inputs: inputs)
         return try spec(
             fitting: parameters, outputModes: modes.outputs, inputModes: modes.inputs)
     }
@@ -85,7 +85,7 @@ public struct TensorTrain: LinearWeight {
             },
             count: { ranks in
                 CoreChain(outputModes: outputModes, inputModes: inputModes, bonds: [1] + ranks)
-                    .parameterCount
+                    .gaugedCount
             })
         guard let ranks = search.ranks(fitting: parameters) else {
             throw .budgetTooSmall(
@@ -95,50 +95,52 @@ public struct TensorTrain: LinearWeight {
             format: name, outputModes: outputModes, inputModes: inputModes, ranks: ranks)
     }
 
-    /// TT-SVD from the first core to the last.
+    /// TT-SVD of the whitened weight, then at most ``sweeps`` sweeps under the metric.
     ///
-    /// - Complexity: O(outputs·inputs·min(r·m·n)) flops over the cores.
-    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: InputMetric?) throws
+    /// - Complexity: O(outputs·inputs·r) flops per core and step of its conjugate gradients, and
+    ///   where the input is split O(outputs·inputs²) more.
+    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: Metric?) throws
+        -> TensorTrain
+    {
+        try decompose(weight, spec: spec, metric: metric, sweeps: sweeps)
+    }
+
+    /// TT-SVD of the whitened weight, then at most `sweeps` sweeps under the metric.
+    static func decompose(_ weight: Tensor, spec: FormatSpec, metric: Metric?, sweeps: Int) throws
         -> TensorTrain
     {
         _ = try checkWeight(weight, spec)
-        let chain = chain(spec)
-        var cores: [Tensor] = []
-        var rest = try chain.paired(exact(weight))
-        for index in 0..<(chain.order - 1) {
-            let (left, right) = (chain.bonds[index], chain.bonds[index + 1])
-            let unfolding = try rest.reshape([left * chain.pairs[index], -1])
-            let basis = try unfolding.leadingBasis(right)
-            cores.append(try basis.stored(like: weight))
-            rest = try basis.transpose().matmul(unfolding)
-        }
-        cores.append(try rest.stored(like: weight))
-        return TensorTrain(spec: spec, cores: try chain.split(cores))
+        let exact = try exact(weight)
+        return TensorTrain(
+            spec: spec,
+            gauged: try .fit(
+                weight, exact: exact, chain: chain(spec),
+                metric: prepared(metric, for: weight), sweeps: sweeps, format: name))
     }
 
-    private init(spec: FormatSpec, cores: [Tensor]) {
+    private init(spec: FormatSpec, gauged: GaugedChain) {
         self.spec = spec
-        self.cores = cores
-        chain = Self.chain(spec)
-        path = chain.cheapestPath()
+        self.gauged = gauged
     }
 
-    /// Takes the cores, first to last.
+    /// Takes the tensors of ``layout(_:outputs:inputs:)``.
     public init(spec: FormatSpec, outputs: Int, inputs: Int, tensors: [Tensor])
         throws(FormatError)
     {
         try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
-        self.init(spec: spec, cores: tensors)
+        self.init(
+            spec: spec,
+            gauged: try GaugedChain(Self.chain(spec), tensors: tensors, format: Self.name))
     }
 
-    /// `x`, reshaped to its modes, absorbs the cores in the cheapest order.
+    /// `x` through the cores, the input's first.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         let (matrix, shape) = try rows(x)
-        return try chain.forward(matrix, cores, along: path).reshape(shape)
+        return try gauged.forward(matrix).reshape(shape)
     }
 
     /// The product of the cores.
     public func reconstruct() throws(TensorError) -> Tensor {
-        try chain.reconstruct(cores)
+        try gauged.reconstruct()
     }
 }

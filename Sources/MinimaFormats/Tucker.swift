@@ -6,40 +6,51 @@ import MinimaTensor
 /// W[o₁ o₂, i] = Σ core[a, b, c] · F₁[o₁, a] · F₂[o₂, b] · F₃[i, c].
 ///
 /// Specification: output modes `[o₁, o₂]`, input modes `[inputs]`, ranks `[r₁, r₂, r₃]`, each at most
-/// its mode and at most the product of the others. Stored: `cores.0` = core `[r₁, r₂, r₃]`,
-/// `cores.1` = F₁ `[o₁, r₁]`, `cores.2` = F₂ `[o₂, r₂]`, `cores.3` = F₃ `[inputs, r₃]`. F₁, F₂ and the
-/// core's last unfolding have orthonormal columns; F₃ carries the scale.
+/// its mode and at most the product of the others. Stored in interpolative gauge: `cores.0` and
+/// `pivots.0` the core `[r₁·r₂, r₃]`, `cores.1` and `pivots.1` F₁ `[o₁, r₁]`, `cores.2` and `pivots.2`
+/// F₂ `[o₂, r₂]`, each without its pivot rows and absent where it is square; `cores.3` = F₃
+/// `[r₃, inputs]`, which carries the scale. With r₁ = o₁ and r₂ = o₂ that is a matrix of rank r₃.
 ///
-/// Decomposed by HOSVD (De Lathauwer, De Moor & Vandewalle 2000a) and HOOI sweeps (2000b): the
-/// largest mode tail ≤ error² ≤ the sum of the three. The input mode is not split, so a metric C is
-/// absorbed exactly: modes 1 and 2 come from W·C^½, and with G = (F₁⊗F₂)ᵀ·W and G·C·Gᵀ = U·Λ·Uᵀ the
-/// core is U_r₃ and F₃ = Gᵀ·U_r₃, without an inverse.
-public struct Tucker: LinearWeight {
+/// Decomposed in whitened coordinates by HOSVD (De Lathauwer, De Moor & Vandewalle 2000a) and HOOI
+/// sweeps (2000b): where H is the identity or the output modes are whole, the largest mode tail ≤
+/// error² ≤ the sum of the three. The input mode is not split, so C is absorbed exactly. With an H
+/// over both modes F₁ and F₂ are then improved by alternating least squares under H itself. F₃ is
+/// solved for in the end.
+public struct Tucker: BudgetedFormat {
     /// `tucker`.
     public static let name = "tucker"
-    /// The error is the metric's.
-    public static let usesMetric = true
     /// HOOI sweeps at most; on five matrices of a trained Qwen3 of 20 M parameters four more lower the
     /// error by 0.03 % at most.
     public static let sweeps = 4
 
     /// Modes `[o₁, o₂]`, `[inputs]` and ranks `[r₁, r₂, r₃]`.
     public let spec: FormatSpec
-    /// The core and the factors of the three modes.
-    private let core, first, second, third: Tensor
+    private let core, first, second: InterpolativeFactor
+    /// F₃ `[r₃, inputs]`.
+    private let last: Tensor
 
     /// o₁·o₂.
     public var outputs: Int { spec.outputModes[0] * spec.outputModes[1] }
     /// The only input mode.
     public var inputs: Int { spec.inputModes[0] }
-    /// Core, F₁, F₂, F₃.
+    /// Core, F₁, F₂ with their pivots, and F₃.
     public var tensors: [(name: String, tensor: Tensor)] {
-        [("cores.0", core), ("cores.1", first), ("cores.2", second), ("cores.3", third)]
+        [core, first, second].enumerated().flatMap { index, factor in
+            zip(["cores.\(index)", "pivots.\(index)"], factor.tensors).map { ($0, $1) }
+        } + [("cores.3", last)]
+    }
+
+    /// Rows and rank of the core, F₁ and F₂.
+    private static func sizes(_ modes: [Int], _ ranks: [Int]) -> [(rows: Int, rank: Int)] {
+        [
+            (Sizes.saturatingProduct([ranks[0], ranks[1]]), ranks[2]), (modes[0], ranks[0]),
+            (modes[1], ranks[1]),
+        ]
     }
 
     /// Core and three factors.
     public static func layout(_ spec: FormatSpec, outputs: Int, inputs: Int) throws(FormatError)
-        -> [(name: String, shape: [Int])]
+        -> [TensorLayout]
     {
         try check(spec, outputs: outputs, inputs: inputs, modeCounts: (2, 1), rankCount: 3)
         let modes = spec.outputModes + spec.inputModes
@@ -47,11 +58,14 @@ public struct Tucker: LinearWeight {
             min(modes[position], limit(spec.ranks, position))
         }
         try checkRanks(spec.ranks, limits: limits)
-        return try cores([spec.ranks] + zip(modes, spec.ranks).map { [$0, $1] })
+        _ = try cores([spec.ranks] + zip(modes, spec.ranks).map { [$0, $1] })
+        return sizes(modes, spec.ranks).enumerated().flatMap { index, size in
+            InterpolativeFactor.layout(rows: size.rows, rank: size.rank, index: index)
+        } + [TensorLayout(name: "cores.3", shape: [spec.ranks[2], inputs])]
     }
 
     /// The product of the other two ranks.
-    private static func limit(_ ranks: [Int], _ position: Int) -> Int {
+    static func limit(_ ranks: [Int], _ position: Int) -> Int {
         Sizes.saturatingProduct(ranks.indices.filter { $0 != position }.map { max(ranks[$0], 1) })
     }
 
@@ -82,11 +96,7 @@ public struct Tucker: LinearWeight {
         guard Sizes.product(modes) != nil else { throw .tooLarge(format: name) }
         let search = RankSearch(
             caps: modes.indices.map { min(modes[$0], limit(modes, $0)) }, limit: limit,
-            count: { ranks in
-                Sizes.saturatingSum(
-                    [Sizes.saturatingProduct(ranks)]
-                        + zip(modes, ranks).map { Sizes.saturatingProduct([$0, $1]) })
-            })
+            count: { count($0, modes: modes) })
         guard let ranks = search.ranks(fitting: parameters) else {
             throw .budgetTooSmall(
                 format: name, parameters: parameters, smallest: search.count(search.smallest))
@@ -95,173 +105,139 @@ public struct Tucker: LinearWeight {
             format: name, outputModes: outputModes, inputModes: inputModes, ranks: ranks)
     }
 
-    private init(spec: FormatSpec, core: Tensor, factors: [Tensor]) {
-        self.spec = spec
-        self.core = core
-        (first, second, third) = (factors[0], factors[1], factors[2])
+    /// Numbers stored under `ranks`; `Int.max` when it overflows.
+    static func count(_ ranks: [Int], modes: [Int]) -> Int {
+        Sizes.saturatingSum(
+            sizes(modes, ranks).map { InterpolativeFactor.count(rows: $0.rows, rank: $0.rank) }
+                + [Sizes.saturatingProduct([ranks[2], modes[2]])])
     }
 
-    /// Takes `[core, F₁, F₂, F₃]`.
+    private init(spec: FormatSpec, factors: [InterpolativeFactor], last: Tensor) {
+        self.spec = spec
+        (core, first, second) = (factors[0], factors[1], factors[2])
+        self.last = last
+    }
+
+    /// Takes the tensors of ``layout(_:outputs:inputs:)``.
     public init(spec: FormatSpec, outputs: Int, inputs: Int, tensors: [Tensor])
         throws(FormatError)
     {
         try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
-        self.init(spec: spec, core: tensors[0], factors: Array(tensors[1...]))
+        var rest = tensors[...]
+        var factors: [InterpolativeFactor] = []
+        for (rows, rank) in Self.sizes(spec.outputModes + spec.inputModes, spec.ranks) {
+            let taken = rank < rows ? 2 : 0
+            factors.append(
+                try InterpolativeFactor(
+                    rows: rows, rank: rank, tensors: Array(rest.prefix(taken)),
+                    format: Self.name))
+            rest = rest.dropFirst(taken)
+        }
+        self.init(spec: spec, factors: factors, last: rest[rest.startIndex])
     }
 }
 
 extension Tucker {
-    /// HOSVD followed by at most ``sweeps`` HOOI sweeps.
+    /// HOSVD followed by at most ``sweeps`` HOOI sweeps, and as many under H.
     ///
-    /// - Complexity: O(outputs·inputs·min(r₁·r₂, inputs)) flops for the core, and as much per sweep;
-    ///   no sweep is needed when both output modes are kept whole.
-    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: InputMetric?) throws
+    /// - Complexity: O(outputs·inputs·min(outputs, inputs)) flops for the whitening and the core,
+    ///   and O(outputs·inputs·r₁·r₂) per sweep; no sweep is needed when both output modes are whole.
+    public static func decompose(_ weight: Tensor, spec: FormatSpec, metric: Metric?) throws
         -> Tucker
     {
         try decompose(weight, spec: spec, metric: metric, sweeps: sweeps)
     }
 
-    /// HOSVD followed by at most `sweeps` HOOI sweeps.
+    /// HOSVD followed by at most `sweeps` HOOI sweeps, and as many under H.
     static func decompose(
-        _ weight: Tensor, spec: FormatSpec, metric: InputMetric?, sweeps: Int
+        _ weight: Tensor, spec: FormatSpec, metric: Metric?, sweeps: Int
     ) throws -> Tucker {
         _ = try checkWeight(weight, spec)
         let exact = try exact(weight)
-        let moment = try secondMoment(metric, for: weight)
-        let modes = spec.outputModes + spec.inputModes
-        let factors = try outputFactors(
-            of: exact, modes: modes, ranks: spec.ranks, moment: moment, sweeps: sweeps)
-
-        let projected = try project(exact.reshape(modes), factors, except: nil)
-            .reshape([spec.ranks[0] * spec.ranks[1], modes[2]])
-        let core = try projected.leadingBasis(spec.ranks[2], metric: moment)
-        let third = try projected.transpose().matmul(core)
-        return Tucker(
-            spec: spec, core: try core.reshape(spec.ranks).stored(like: weight),
-            factors: [
-                try factors[0].stored(like: weight), try factors[1].stored(like: weight),
-                try third.stored(like: weight),
-            ])
+        let metric = try prepared(metric, for: weight)
+        let (modes, ranks) = (spec.outputModes, spec.ranks)
+        guard modes != Array(ranks[..<2]) else {
+            // A matrix of rank r₃: nothing is left of the tensor.
+            let basis = try WhitenedSVD(exact, metric: metric).factors(rank: ranks[2]).a
+            let units = [try identity(modes[0], like: exact), try identity(modes[1], like: exact)]
+            return try gauged(
+                [basis] + units, of: exact, spec: spec, output: metric?.output, like: weight)
+        }
+        let whitening = try Whitening(
+            exact, outputModes: modes, inputModes: spec.inputModes, metric: metric,
+            solvesInput: true)
+        let turned = try TuckerSolver(whitening: whitening, ranks: ranks).solved(sweeps: sweeps)
+        return try gauged(turned, of: exact, spec: spec, output: metric?.output, like: weight)
     }
 
-    /// F₁ and F₂: of W·C^½, so that the plain norm of the rest is the metric's.
-    private static func outputFactors(
-        of weight: Tensor, modes: [Int], ranks: [Int], moment: Tensor?, sweeps: Int
-    ) throws(TensorError) -> [Tensor] {
-        if Array(modes[..<2]) == Array(ranks[..<2]) {
-            return [try identity(modes[0], like: weight), try identity(modes[1], like: weight)]
+    /// Fixes the gauges of core `[r₁·r₂, r₃]`, F₁ and F₂, from the outside in, and solves for F₃.
+    private static func gauged(
+        _ parts: [Tensor], of exact: Tensor, spec: FormatSpec, output: OutputMetric?,
+        like weight: Tensor
+    ) throws -> Tucker {
+        var fixed: [InterpolativeFactor] = []
+        var core = try parts[0].reshape(spec.ranks)
+        for (mode, factor) in parts[1...].enumerated() {
+            let (q, r) = try factor.qr()
+            fixed.append(try .fixing(q, like: weight, format: name))
+            let remainder = try fixed[mode].pivotRows(q).matmul(r)
+            core = try core.transpose(mode, 2).matmul(remainder.transpose()).transpose(mode, 2)
         }
-        var whitened = weight
-        if let moment {
-            let (values, vectors) = try moment.eigh()
-            whitened = try weight.matmul(vectors * values.clamp(min: 0).sqrt())
-        }
-        let tensor = try whitened.reshape(modes)
-        var factors = try hosvd(tensor, ranks: ranks)
-        try improve(&factors, of: tensor, ranks: ranks, sweeps: sweeps)
-        return Array(factors[..<2])
+        let inner = try InterpolativeFactor.fixing(
+            core.reshape([-1, spec.ranks[2]]).qr().q, like: weight, format: name)
+        let result = Tucker(spec: spec, factors: [inner] + fixed, last: exact)
+        let last = try result.outputBasis(like: exact).inputFactor(of: exact, output: output)
+        return Tucker(spec: spec, factors: [inner] + fixed, last: try last.stored(like: weight))
     }
 
-    private static func identity(_ size: Int, like weight: Tensor) throws(TensorError) -> Tensor {
+    fileprivate static func identity(_ size: Int, like weight: Tensor) throws(TensorError)
+        -> Tensor
+    {
         try .identity(size, dtype: .float64, device: weight.device)
     }
 
-    /// Orthonormal columns for `mode`; a mode that is kept whole needs no turning.
-    private static func factor(_ tensor: Tensor, _ mode: Int, rank: Int) throws(TensorError)
-        -> Tensor
-    {
-        guard rank < tensor.shape[mode] else { return try identity(rank, like: tensor) }
-        return try unfolded(tensor, mode).leadingBasis(rank)
-    }
-
-    /// The leading left singular vectors of each unfolding of `tensor`: `[modes[k], ranks[k]]`.
-    static func hosvd(_ tensor: Tensor, ranks: [Int]) throws(TensorError) -> [Tensor] {
-        var factors: [Tensor] = []
-        for mode in ranks.indices {
-            factors.append(try factor(tensor, mode, rank: ranks[mode]))
-        }
-        return factors
-    }
-
-    /// Alternates over the modes: each factor becomes the best one beside the others.
-    ///
-    /// The projection's norm never falls. A sweep that raises it by less than 10⁻¹² of the whole is
-    /// the last: it is at the rounding errors of the Gram matrices.
-    private static func improve(
-        _ factors: inout [Tensor], of tensor: Tensor, ranks: [Int], sweeps: Int
-    ) throws(TensorError) {
-        let total = try tensor.norm().item()
-        var captured = try captured(tensor, factors)
-        for _ in 0..<sweeps {
-            for mode in ranks.indices {
-                let projected = try project(tensor, factors, except: mode)
-                factors[mode] = try factor(projected, mode, rank: ranks[mode])
-            }
-            let now = try Self.captured(tensor, factors)
-            guard now - captured > 1e-12 * total else { return }
-            captured = now
-        }
-    }
-
-    private static func captured(_ tensor: Tensor, _ factors: [Tensor]) throws(TensorError)
-        -> Double
-    {
-        try project(tensor, factors, except: nil).norm().item()
-    }
-
-    /// `tensor` times the transposed factor of every mode but one, the order of modes unchanged.
-    static func project(_ tensor: Tensor, _ factors: [Tensor], except skipped: Int?)
-        throws(TensorError) -> Tensor
-    {
-        var projected = tensor
-        for (mode, factor) in factors.enumerated() where mode != skipped {
-            projected = try projected.transpose(mode, 2).matmul(factor).transpose(mode, 2)
-        }
-        return projected
-    }
-
-    private static func unfolded(_ tensor: Tensor, _ mode: Int) throws(TensorError) -> Tensor {
-        let others = [0, 1, 2].filter { $0 != mode }
-        return try tensor.permute([mode] + others).reshape([tensor.shape[mode], -1])
+    /// (F₁ ⊗ F₂)·core `[outputs, r₃]` in the type of `other`.
+    private func outputBasis(like other: Tensor) throws(TensorError) -> Tensor {
+        let ranks = spec.ranks
+        let inner = try core.expanded(like: other).transpose()
+            .reshape([ranks[2], ranks[0], ranks[1]])
+        let half = try inner.matmul(second.expanded(like: other).transpose())
+        return try first.expanded(like: other).matmul(half).reshape([ranks[2], outputs])
+            .transpose()
     }
 }
 
 extension Tucker {
-    /// Whether forward applies F₁ before F₂, whichever needs fewer multiply-adds.
-    private var appliesFirstFactorFirst: Bool {
+    /// Multiply-adds of both output factors, F₂ last or first.
+    private var outputCosts: (firstFirst: Int, secondFirst: Int) {
         let (modes, ranks) = (spec.outputModes, spec.ranks)
-        return ranks[1] * modes[0] * (ranks[0] + modes[1])
-            <= ranks[0] * modes[1] * (ranks[1] + modes[0])
+        let one = InterpolativeFactor.multiplyAdds(rows: modes[0], rank: ranks[0])
+        let two = InterpolativeFactor.multiplyAdds(rows: modes[1], rank: ranks[1])
+        return (ranks[1] * one + modes[0] * two, ranks[0] * two + modes[1] * one)
     }
 
     /// F₃, then the core, then the output factors in the cheaper order.
     public var multiplyAdds: Int {
-        let (modes, ranks) = (spec.outputModes, spec.ranks)
-        let factors =
-            appliesFirstFactorFirst
-            ? ranks[1] * modes[0] * (ranks[0] + modes[1])
-            : ranks[0] * modes[1] * (ranks[1] + modes[0])
-        return inputs * ranks[2] + ranks[0] * ranks[1] * ranks[2] + factors
+        let ranks = spec.ranks
+        let inner = InterpolativeFactor.multiplyAdds(rows: ranks[0] * ranks[1], rank: ranks[2])
+        return inputs * ranks[2] + inner + min(outputCosts.firstFirst, outputCosts.secondFirst)
     }
 
     /// `x` through F₃, the core, and both output factors.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         let (matrix, shape) = try rows(x)
-        let ranks = spec.ranks
-        var result = try matrix.matmul(third).linear(core.reshape([ranks[0] * ranks[1], ranks[2]]))
-            .reshape([matrix.shape[0], ranks[0], ranks[1]])
-        if appliesFirstFactorFirst {
-            result = try result.transpose().linear(first).transpose().linear(second)
+        var result = try core.apply(matrix.linear(last))
+            .reshape([matrix.shape[0], spec.ranks[0], spec.ranks[1]])
+        if outputCosts.firstFirst <= outputCosts.secondFirst {
+            result = try second.apply(first.apply(result.transpose()).transpose())
         } else {
-            result = try result.linear(second).transpose().linear(first).transpose()
+            result = try first.apply(second.apply(result).transpose()).transpose()
         }
         return try result.reshape(shape)
     }
 
     /// The core times the factors of all modes.
     public func reconstruct() throws(TensorError) -> Tensor {
-        let expanded = try core.matmul(third.transpose())
-        return try Tensor.einsum("abi,oa,pb->opi", expanded, first, second)
-            .reshape([outputs, inputs])
+        try outputBasis(like: last).matmul(last)
     }
 }

@@ -1,9 +1,15 @@
 import MinimaCore
+import MinimaFormats
 import MinimaTensor
 
-/// Sees the input of linear layers while a model runs: `names` of the layers that share `input`
-/// `[batch, token, inputs]`.
-public typealias LinearObserver = (_ names: [String], _ input: Tensor) throws -> Void
+/// Sees the linear layers work while a model runs: the name of the ``Site``, the input
+/// `[batch, token, inputs]` and the outputs `[batch, token, outputs]` of each member.
+public typealias LinearObserver = (_ site: String, _ input: Tensor, _ outputs: [Tensor]) throws ->
+    Void
+
+/// Weights that stand in for those of a model's sites, by the site's name: the stacked weight
+/// `[outputs, inputs]` of all its members.
+public typealias Substitutes = [String: any LinearWeight]
 
 /// What the layers of one forward pass share: positions, mask, cache.
 public struct ForwardContext {
@@ -20,6 +26,7 @@ public struct ForwardContext {
     private let isCausal: Bool
     private let cache: KVCache?
     private let observer: LinearObserver?
+    private let substitutes: Substitutes
 
     /// The context of a pass over new tokens `[batch, tokens]`.
     ///
@@ -28,15 +35,18 @@ public struct ForwardContext {
     ///   - padding: Padding tokens at the left of each sequence, counted from its very start; `nil`
     ///     when there are none.
     ///   - rotary: The model's rotary embedding.
-    ///   - observer: Sees the inputs of linear layers.
+    ///   - substitutes: Weights to use in place of the model's own.
+    ///   - observer: Sees the linear layers work.
     public init(
         batch: Int, tokens: Int, cache: KVCache?, padding: [Int]?, rotary: RotaryEmbedding,
-        device: Device, dtype: DType, observer: LinearObserver? = nil
+        device: Device, dtype: DType, substitutes: Substitutes = [:],
+        observer: LinearObserver? = nil
     ) throws(TensorError) {
         self.batch = batch
         self.tokens = tokens
         self.cache = cache
         self.observer = observer
+        self.substitutes = substitutes
         let past = cache?.count ?? 0
         var positions = try Tensor.arange(past..<past + tokens, device: device).unsqueeze(0)
         var starts: Tensor?
@@ -80,15 +90,17 @@ public struct ForwardContext {
     }
 
     /// Applies linear layers to the input they share.
-    public func apply(_ layers: Linear..., to x: Tensor) throws -> [Tensor] {
-        try observer?(layers.map(\.name), x)
-        return try layers.map { try $0(x) }
+    public func apply(_ group: LinearGroup, _ x: Tensor) throws -> [Tensor] {
+        let outputs = try group(x, substituting: substitutes[group.name])
+        try observer?(group.name, x, outputs)
+        return outputs
     }
 
     /// Applies one linear layer.
     public func apply(_ layer: Linear, _ x: Tensor) throws -> Tensor {
-        try observer?([layer.name], x)
-        return try layer(x)
+        let output = try layer(x, substituting: substitutes[layer.name])
+        try observer?(layer.name, x, [output])
+        return output
     }
 
     /// Causal attention of layer `layer` over the cached and the new tokens.

@@ -10,8 +10,11 @@ public protocol LanguageModel: Sendable {
     /// Values of `model_type` that this family reads.
     static var modelTypes: [String] { get }
 
-    /// Names and sizes of the linear layers that may be compressed, in forward order.
-    static func linearShapes(_ config: ModelConfig) throws -> [LinearShape]
+    /// The linear layers that may be compressed, by the input they share, in forward order.
+    static func sites(_ config: ModelConfig) throws -> [Site]
+
+    /// What the names of decoder layer `index`'s tensors begin with: `model.layers.0.`.
+    static func layerPrefix(_ index: Int) -> String
 
     /// Builds the model from a checkpoint's tensors.
     init(_ config: ModelConfig, device: Device, dtype: DType, weights: inout WeightLoader) throws
@@ -25,9 +28,14 @@ public protocol LanguageModel: Sendable {
     /// The type that the model computes in.
     var dtype: DType { get }
 
-    /// Token ids `[batch, token]` (int64) to the normalised last hidden states
-    /// `[batch, token, hidden]`.
-    func hidden(_ tokens: Tensor, _ context: ForwardContext) throws -> Tensor
+    /// Token ids `[batch, token]` (int64) to the residual stream `[batch, token, hidden]`.
+    func embed(_ tokens: Tensor) throws -> Tensor
+
+    /// The residual stream `[batch, token, hidden]` after decoder layer `index`.
+    func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor
+
+    /// The residual stream after the last layer, normalised: what ``logits(_:)`` takes.
+    func normed(_ x: Tensor) throws -> Tensor
 
     /// Hidden states `[…, hidden]` to logits `[…, vocabulary]`.
     func logits(_ hidden: Tensor) throws -> Tensor
@@ -43,19 +51,6 @@ public struct ModelDimensions: Sendable, Hashable {
     public var vocabulary: Int
     /// Longest context that the model was made for, in tokens.
     public var context: Int
-}
-
-/// A linear layer of a family, without its weight.
-public struct LinearShape: Sendable, Hashable {
-    /// The module's name in the checkpoint.
-    public let name: String
-    /// Rows of W.
-    public let outputs: Int
-    /// Columns of W.
-    public let inputs: Int
-    /// Which activation the layer reads; layers with one name here read the same one, and a
-    /// ``LinearObserver`` sees it once for all of them.
-    public let input: String
 }
 
 extension LanguageModel {
@@ -74,13 +69,14 @@ extension LanguageModel {
     ///   - tokens: int64 `[batch, token]`; left-padded sequences say so in `padding`.
     ///   - cache: Extended by the new tokens; `nil` when no pass will follow.
     ///   - padding: Padding tokens at the left of each sequence.
-    ///   - observer: Sees the inputs of linear layers.
+    ///   - substitutes: Weights to use in place of the model's own.
+    ///   - observer: Sees the linear layers work.
     /// - Returns: Normalised hidden states `[batch, token, hidden]`.
     /// - Throws: `ModelError.badTokens` or `.contextExceeded` before anything is computed. Token
     ///   ids are not read: who makes them checks them against `dimensions.vocabulary`.
     public func run(
         _ tokens: Tensor, cache: KVCache? = nil, padding: [Int]? = nil,
-        observer: LinearObserver? = nil
+        substitutes: Substitutes = [:], observer: LinearObserver? = nil
     ) throws -> Tensor {
         let shape = tokens.shape
         guard shape.count == 2, shape[0] > 0, shape[1] > 0 else {
@@ -92,10 +88,11 @@ extension LanguageModel {
         }
         let context = try ForwardContext(
             batch: shape[0], tokens: shape[1], cache: cache, padding: padding, rotary: rotary,
-            device: device, dtype: dtype, observer: observer)
-        let hidden = try hidden(tokens.to(device), context)
+            device: device, dtype: dtype, substitutes: substitutes, observer: observer)
+        var x = try embed(tokens.to(device))
+        for index in 0..<dimensions.layers { x = try layer(index, x, context) }
         cache?.advance(by: shape[1])
-        return hidden
+        return try normed(x)
     }
 }
 

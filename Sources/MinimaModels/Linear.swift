@@ -4,7 +4,7 @@ import MinimaTensor
 
 /// A linear layer `y = W·x + b` whose weight is in any registered format.
 public struct Linear: Sendable {
-    /// The module's name in the checkpoint, `model.layers.0.self_attn.q_proj`.
+    /// The module's name in the checkpoint, `model.layers.0.self_attn.o_proj`.
     public let name: String
     /// W `[outputs, inputs]` in its format.
     public let weight: any LinearWeight
@@ -12,10 +12,51 @@ public struct Linear: Sendable {
     public let bias: Tensor?
 
     /// `x` `[…, inputs]` to `[…, outputs]`.
-    public func callAsFunction(_ x: Tensor) throws(TensorError) -> Tensor {
+    ///
+    /// - Parameter substitute: A weight to use in place of this one.
+    public func callAsFunction(_ x: Tensor, substituting substitute: (any LinearWeight)? = nil)
+        throws(TensorError) -> Tensor
+    {
+        let weight = substitute ?? weight
         if let dense = weight as? Dense { return try x.linear(dense.weight, bias: bias) }
         let y = try weight.forward(x)
         guard let bias else { return y }
         return try y + bias
+    }
+}
+
+/// Linear layers that read one input: query, key and value; gate and up; or one layer alone.
+///
+/// Their weights are stored one by one, or stacked along the outputs as one weight, which can then
+/// share what it keeps of the input.
+public struct LinearGroup: Sendable {
+    /// The group's name in the checkpoint, `model.layers.0.self_attn.qkv_proj`.
+    public let name: String
+    /// Names of the layers in it.
+    public let members: [String]
+    /// Either one layer per member, or one for all of them.
+    public let layers: [Linear]
+    /// Outputs of each member.
+    let sizes: [Int]
+
+    /// Outputs `[…, outputs]` of each member for `x` `[…, inputs]`.
+    ///
+    /// - Parameter substitute: A stacked weight to use in place of the members'.
+    public func callAsFunction(_ x: Tensor, substituting substitute: (any LinearWeight)? = nil)
+        throws(TensorError) -> [Tensor]
+    {
+        if let substitute {
+            let stacked = Linear(name: name, weight: substitute, bias: try stackedBias())
+            return try stacked(x).split(sizes, dim: -1)
+        }
+        if layers.count == 1, sizes.count > 1 { return try layers[0](x).split(sizes, dim: -1) }
+        var results: [Tensor] = []
+        for layer in layers { results.append(try layer(x)) }
+        return results
+    }
+
+    private func stackedBias() throws(TensorError) -> Tensor? {
+        let biases = layers.compactMap(\.bias)
+        return biases.isEmpty ? nil : try Tensor.cat(biases)
     }
 }

@@ -21,7 +21,7 @@ public enum FamilyRegistry {
     }
 }
 
-extension Checkpoint {
+extension WeightSource {
     /// Loads the model: dense, compressed or healed alike.
     ///
     /// - Parameters:
@@ -34,10 +34,40 @@ extension Checkpoint {
         device: Device = .cpu, dtype: DType? = nil, onTensor: () throws -> Void = {}
     ) throws -> any LanguageModel {
         try checkModel()
+        return try load(device, dtype, where: { _ in true }, onTensor)
+    }
+
+    /// Loads one part of the model; `embed`, `normed`, `logits` or `layer` of other parts would
+    /// compute with zeros.
+    ///
+    /// The tensors were checked by ``checkModel()``, which the caller runs once.
+    public func loadPart(
+        _ part: ModelPart, device: Device = .cpu, dtype: DType? = nil,
+        onTensor: () throws -> Void = {}
+    ) throws -> any LanguageModel {
+        let family = try FamilyRegistry.family(config)
+        let layers = try Set(family.sites(config).map(\.layer))
+        let prefixes = layers.map { family.layerPrefix($0) }
+        switch part {
+        case .layer(let index):
+            let prefix = family.layerPrefix(index)
+            return try load(device, dtype, where: { $0.hasPrefix(prefix) }, onTensor)
+        case .ends:
+            return try load(
+                device, dtype, where: { name in !prefixes.contains { name.hasPrefix($0) } },
+                onTensor)
+        }
+    }
+
+    private func load(
+        _ device: Device, _ dtype: DType?, where isWanted: @escaping (String) -> Bool,
+        _ onTensor: () throws -> Void
+    ) throws -> any LanguageModel {
         let family = try FamilyRegistry.family(config)
         let dtype = try dtype ?? defaultDType(on: device)
         return try withoutActuallyEscaping(onTensor) { onTensor in
-            var weights = try WeightLoader(self, device: device, dtype: dtype, onTensor: onTensor)
+            var weights = try WeightLoader(
+                self, device: device, dtype: dtype, where: isWanted, onTensor: onTensor)
             let model = try family.init(config, device: device, dtype: dtype, weights: &weights)
             try weights.finish()
             return model
@@ -47,15 +77,32 @@ extension Checkpoint {
     /// Throws unless the tensors are those of the configuration's model; reads no weight.
     ///
     /// Builds the model from zeros without storage.
-    public func checkModel() throws {
+    ///
+    /// - Returns: The tensors that the model takes, in the order in which it takes them.
+    @discardableResult
+    public func checkModel() throws -> [TensorRequest] {
         let family = try FamilyRegistry.family(config)
         var weights = try WeightLoader(checking: self)
         _ = try family.init(config, device: .cpu, dtype: .float32, weights: &weights)
         try weights.finish()
+        return weights.requests
     }
 
     /// The type that a model computes in unless told: float32 on the CPU, elsewhere the stored one.
     public func defaultDType(on device: Device) throws -> DType {
         device == .cpu ? .float32 : try config.dtype ?? .float32
     }
+
+    /// The linear layers that may be compressed, by the input they share.
+    public func sites() throws -> [Site] {
+        try FamilyRegistry.family(config).sites(config)
+    }
+}
+
+/// What of a model is loaded when it is worked on piece by piece.
+public enum ModelPart: Sendable, Hashable {
+    /// Decoder layer `index`.
+    case layer(Int)
+    /// What stands around the layers: embedding, final norm, output projection.
+    case ends
 }

@@ -5,38 +5,40 @@ import MinimaTensor
 ///
 /// - Note: Shazeer 2020, "GLU Variants Improve Transformer".
 struct SwiGLU {
-    let gate: Linear
-    let up: Linear
+    let gateUp: LinearGroup
     let down: Linear
 
     init(
         _ name: String, hidden: Int, intermediate: Int, bias: Bool, _ weights: inout WeightLoader
     ) throws {
-        gate = try weights.linear(
-            "\(name).gate_proj", outputs: intermediate, inputs: hidden, bias: bias)
-        up = try weights.linear(
-            "\(name).up_proj", outputs: intermediate, inputs: hidden, bias: bias)
-        down = try weights.linear(
-            "\(name).down_proj", outputs: hidden, inputs: intermediate, bias: bias)
+        let sites = Self.sites(name, layer: 0, hidden: hidden, intermediate: intermediate)
+        gateUp = try weights.group(sites[0], bias: bias)
+        down = try weights.linear(sites[1], bias: bias)
     }
 
     func callAsFunction(_ x: Tensor, _ context: ForwardContext) throws -> Tensor {
-        let projected = try context.apply(gate, up, to: x)
+        let projected = try context.apply(gateUp, x)
         let gated = try projected[0].silu()
         try gated.multiplyInPlace(projected[1])
         return try context.apply(down, gated)
     }
 
-    static func linearShapes(_ name: String, hidden: Int, intermediate: Int) -> [LinearShape] {
-        let input = "\(name).in"
+    /// Gate and up, then down; the FFN's neurons in blocks.
+    static func sites(_ name: String, layer: Int, hidden: Int, intermediate: Int) -> [Site] {
+        let rows = PatchGrid.blocks(.outputs, of: intermediate)
         return [
-            LinearShape(
-                name: "\(name).gate_proj", outputs: intermediate, inputs: hidden, input: input),
-            LinearShape(
-                name: "\(name).up_proj", outputs: intermediate, inputs: hidden, input: input),
-            LinearShape(
-                name: "\(name).down_proj", outputs: hidden, inputs: intermediate,
-                input: "\(name).down_proj"),
+            Site(
+                "\(name).gate_up_proj", layer: layer, inputs: hidden,
+                members: ["gate_proj", "up_proj"].map {
+                    LinearShape(
+                        name: "\(name).\($0)", outputs: intermediate, inputs: hidden,
+                        patches: rows)
+                }),
+            Site(
+                LinearShape(
+                    name: "\(name).down_proj", outputs: hidden, inputs: intermediate,
+                    patches: PatchGrid(.inputs, count: rows.count)),
+                layer: layer),
         ]
     }
 }

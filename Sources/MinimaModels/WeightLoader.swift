@@ -8,50 +8,65 @@ import MinimaTensor
 /// Missing and misshapen tensors are noted and replaced by zeros without storage, so that
 /// ``finish()`` names all of them at once.
 public struct WeightLoader {
-    private let checkpoint: Checkpoint
+    private let source: any WeightSource
     private let manifest: CompressionManifest
     private let device: Device
     private let dtype: DType
     /// Called before a tensor is read; `nil` where none is read.
     private let onTensor: (() throws -> Void)?
-    private var claims: TensorClaims
+    /// Whether the tensor of a name is read; those that are not are zeros without storage.
+    private let isWanted: (String) -> Bool
+    private var claims: TensorClaims?
+    /// Tensors that the model asked for, in its order.
+    private(set) var requests: [TensorRequest] = []
     private var unused: Set<String>
 
-    /// A loader of `checkpoint`'s tensors as `dtype` on `device`.
+    /// A loader of `source`'s tensors as `dtype` on `device`.
     ///
-    /// - Parameter onTensor: Called before each tensor is read; throws to stop.
+    /// - Parameters:
+    ///   - isWanted: Whether the tensor of a name is read; the others are zeros without storage.
+    ///   - onTensor: Called before each tensor is read; throws to stop.
     public init(
-        _ checkpoint: Checkpoint, device: Device, dtype: DType,
+        _ source: any WeightSource, device: Device, dtype: DType,
+        where isWanted: @escaping (String) -> Bool = { _ in true },
         onTensor: @escaping () throws -> Void = {}
     ) throws(CheckpointError) {
-        try self.init(checkpoint, device, dtype, onTensor)
+        try self.init(source, device, dtype, isWanted, onTensor)
     }
 
     /// A loader that only checks: every tensor is zeros without storage.
-    init(checking checkpoint: Checkpoint) throws(CheckpointError) {
-        try self.init(checkpoint, .cpu, .float32, nil)
+    init(checking source: any WeightSource) throws(CheckpointError) {
+        try self.init(source, .cpu, .float32, { _ in false }, nil)
     }
 
     private init(
-        _ checkpoint: Checkpoint, _ device: Device, _ dtype: DType,
-        _ onTensor: (() throws -> Void)?
+        _ source: any WeightSource, _ device: Device, _ dtype: DType,
+        _ isWanted: @escaping (String) -> Bool, _ onTensor: (() throws -> Void)?
     ) throws(CheckpointError) {
-        self.checkpoint = checkpoint
+        self.source = source
         self.device = device
         self.dtype = dtype
+        self.isWanted = isWanted
         self.onTensor = onTensor
-        manifest = try CompressionManifest(checkpoint.config)
-        claims = checkpoint.claims()
+        manifest = try CompressionManifest(source.config)
+        claims = source.claims()
         unused = Set(manifest.modules.keys)
     }
 
     /// The tensor called `name`, of exactly `shape`.
-    public mutating func tensor(_ name: String, shape: [Int]) throws -> Tensor {
-        guard claims.claim(name, shape: shape) != nil, let onTensor else {
-            return try Tensor.zeros([1], dtype: dtype).expand(shape.isEmpty ? [1] : shape)
+    ///
+    /// - Parameter stored: The type that it must be stored in and keeps; `nil` for values that are
+    ///   converted to the model's type.
+    public mutating func tensor(_ name: String, shape: [Int], storedAs stored: DType? = nil) throws
+        -> Tensor
+    {
+        requests.append(TensorRequest(name: name, shape: shape, dtype: stored))
+        let isThere = claims == nil || claims?.claim(name, shape: shape, dtype: stored) != nil
+        guard isThere, let onTensor, isWanted(name) else {
+            return try Tensor.zeros([1], dtype: stored ?? dtype).expand(shape.isEmpty ? [1] : shape)
         }
         try onTensor()
-        return try checkpoint.tensor(name).to(device, dtype: dtype)
+        return try source.tensor(name, shape: shape, on: device).to(dtype: stored ?? dtype)
     }
 
     /// The output projection `[vocabulary, hidden]` of a model whose configuration says whether it
@@ -62,20 +77,57 @@ public struct WeightLoader {
     public mutating func head(tied: Bool, embedding: Tensor) throws -> Tensor {
         let name = "lm_head.weight"
         guard tied else { return try tensor(name, shape: embedding.shape) }
-        guard checkpoint.info(name) != nil else { return embedding }
+        guard source.holds(name) else { return embedding }
         let head = try tensor(name, shape: embedding.shape)
-        let isSame = try onTensor == nil || head.isIdentical(to: embedding)
+        let isSame =
+            try onTensor == nil || !isWanted(name) || head.isIdentical(to: embedding)
         return isSame ? embedding : head
     }
 
-    /// The linear layer called `name` in whatever format the checkpoint stores it.
-    public mutating func linear(_ name: String, outputs: Int, inputs: Int, bias: Bool) throws
+    /// The linear layers of `site` in whatever formats the checkpoint stores them: stacked as one
+    /// weight where the manifest names the site, one by one otherwise.
+    public mutating func group(_ site: Site, bias: Bool) throws -> LinearGroup {
+        let sizes = site.members.map(\.outputs)
+        let names = site.members.map(\.name)
+        guard site.members.count > 1, let spec = manifest.modules[site.name] else {
+            var layers: [Linear] = []
+            for member in site.members {
+                layers.append(try linear(member.name, member.outputs, site.inputs, bias: bias))
+            }
+            return LinearGroup(name: site.name, members: names, layers: layers, sizes: sizes)
+        }
+        let weight = try weight(
+            site.name, spec, outputs: site.outputs, inputs: site.inputs)
+        var biases: [Tensor] = []
+        for member in site.members where bias {
+            biases.append(try tensor("\(member.name).bias", shape: [member.outputs]))
+        }
+        let stacked = Linear(
+            name: site.name, weight: weight, bias: bias ? try Tensor.cat(biases) : nil)
+        return LinearGroup(name: site.name, members: names, layers: [stacked], sizes: sizes)
+    }
+
+    /// The only linear layer of `site`.
+    public mutating func linear(_ site: Site, bias: Bool) throws -> Linear {
+        try linear(site.name, site.outputs, site.inputs, bias: bias)
+    }
+
+    private mutating func linear(_ name: String, _ outputs: Int, _ inputs: Int, bias: Bool) throws
         -> Linear
     {
         let spec = manifest.modules[name] ?? FormatSpec(format: Dense.name)
+        return Linear(
+            name: name, weight: try weight(name, spec, outputs: outputs, inputs: inputs),
+            bias: bias ? try tensor("\(name).bias", shape: [outputs]) : nil)
+    }
+
+    /// The weight of the module called `name`, stored as `spec` says.
+    private mutating func weight(_ name: String, _ spec: FormatSpec, outputs: Int, inputs: Int)
+        throws -> any LinearWeight
+    {
         unused.remove(name)
         let format: any LinearWeight.Type
-        let layout: [(name: String, shape: [Int])]
+        let layout: [TensorLayout]
         do {
             format = try FormatRegistry.format(spec.format)
             layout = try format.layout(spec, outputs: outputs, inputs: inputs)
@@ -84,13 +136,14 @@ public struct WeightLoader {
         }
         var tensors: [Tensor] = []
         for item in layout {
-            tensors.append(try tensor("\(name).\(item.name)", shape: item.shape))
+            tensors.append(
+                try tensor("\(name).\(item.name)", shape: item.shape, storedAs: item.dtype))
         }
-        let weight = try format.init(
-            spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
-        return Linear(
-            name: name, weight: weight,
-            bias: bias ? try tensor("\(name).bias", shape: [outputs]) : nil)
+        // Formats check the indices that they read, and placeholders are none.
+        guard onTensor != nil, layout.allSatisfy({ isWanted("\(name).\($0.name)") }) else {
+            return Dense(try Tensor.zeros([1, 1], dtype: dtype).expand([outputs, inputs]))
+        }
+        return try format.init(spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
     }
 
     /// The error for a format that does not suit the module called `name`: the manifest's if that
@@ -98,38 +151,33 @@ public struct WeightLoader {
     private func unusable(_ spec: FormatSpec, of name: String, _ error: FormatError) -> any Error {
         guard manifest.modules[name] != nil else { return error }
         return CheckpointError.value(
-            path: checkpoint.config.path, key: "quantization_config.modules.\(name)",
+            path: source.config.path, key: "quantization_config.modules.\(name)",
             found: spec.json.text(indent: nil), expected: "a usable format: \(error)")
     }
 
     /// Marks tensors as known and not needed.
     public mutating func ignore(where isNotNeeded: (String) -> Bool) {
-        claims.ignore(where: isNotNeeded)
+        claims?.ignore(where: isNotNeeded)
     }
 
     /// Throws one error with the names of all tensors that are missing, misshapen or left over.
     public func finish() throws(CheckpointError) {
-        try claims.finish()
+        try claims?.finish()
         guard unused.isEmpty else {
             throw .value(
-                path: checkpoint.config.path, key: "quantization_config.modules",
+                path: source.config.path, key: "quantization_config.modules",
                 found: unused.sorted().prefix(3).joined(separator: ", "),
                 expected: "names of the model's linear layers only")
         }
     }
 }
 
-extension Checkpoint {
-    /// The stored values of `name` as a CPU tensor of the stored dtype, in memory of its own.
-    public func tensor(_ name: String) throws -> Tensor {
-        let bytes = try bytes(of: name)
-        guard let info = info(name) else {
-            throw CheckpointError.noSuchTensor(path: path, name: name, count: tensors.count)
-        }
-        let tensor = try bytes.withUnsafeBytes { (buffer) throws(TensorError) in
-            try Tensor(bytes: buffer, shape: info.shape, dtype: info.dtype)
-        }
-        bytes.mapping.release(bytes.range)
-        return tensor
-    }
+/// A tensor that a model asks for while it is built.
+public struct TensorRequest: Sendable, Hashable {
+    /// Its name in the checkpoint.
+    public let name: String
+    /// Its shape.
+    public let shape: [Int]
+    /// The type that it is always stored in; `nil` for the model's own.
+    public let dtype: DType?
 }

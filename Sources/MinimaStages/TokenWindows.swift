@@ -23,6 +23,22 @@ public enum TokenWindows {
         return (0..<count).map { windows[$0 * windows.count / count] }
     }
 
+    /// `count` windows of `length` random tokens, for models without a text.
+    public static func random(count: Int, length: Int, vocabulary: Int, seed: UInt64) -> [[Int32]] {
+        // SplitMix64 (Steele, Lea & Flood 2014).
+        var state = seed
+        return (0..<count).map { _ in
+            (0..<length).map { _ in
+                state &+= 0x9E37_79B9_7F4A_7C15
+                var bits = state
+                bits = (bits ^ (bits >> 30)) &* 0xBF58_476D_1CE4_E5B9
+                bits = (bits ^ (bits >> 27)) &* 0x94D0_49BB_1331_11EB
+                bits ^= bits >> 31
+                return Int32(truncatingIfNeeded: bits % UInt64(max(vocabulary, 1)))
+            }
+        }
+    }
+
     /// Groups neighbouring windows of one length into batches of at most `tokens` tokens, or of one
     /// window where that alone has more; empty windows are left out.
     static func batches(_ windows: [[Int32]], tokens: Int) -> [[[Int32]]] {
@@ -43,42 +59,5 @@ public enum TokenWindows {
     static func tensor(_ windows: [[Int32]]) throws(TensorError) -> Tensor {
         try Tensor(
             windows.flatMap { $0.map(Int64.init) }, shape: [windows.count, windows[0].count])
-    }
-}
-
-/// Why a stage cannot do what it was asked.
-public enum StageError: Error, CustomStringConvertible {
-    case tooLittleText(tokens: Int, needed: Int, purpose: String)
-    case alreadyCompressed(path: String)
-    case vocabulariesDiffer(Int, Int)
-    case notEnoughMemory(purpose: String, neededBytes: Int, availableBytes: Int)
-    case badRatio(Double)
-    case moduleTooSmall(name: String, reason: String)
-    case notFinite(what: String)
-
-    /// What was asked, what was found, what to do.
-    public var description: String {
-        switch self {
-        case .tooLittleText(let tokens, let needed, let purpose):
-            "\(purpose) needs at least \(needed) tokens of text, \(tokens) were given"
-        case .alreadyCompressed(let path):
-            "\(path) is compressed already; compress the dense model it came from"
-        case .vocabulariesDiffer(let left, let right):
-            """
-            the models have vocabularies of \(left) and \(right) tokens; KL compares models of one \
-            vocabulary only
-            """
-        case .notEnoughMemory(let purpose, let needed, let available):
-            """
-            \(purpose) needs \(needed >> 20) MiB, \(available >> 20) MiB are free; use a smaller \
-            model or a machine with more memory
-            """
-        case .badRatio(let ratio):
-            "a ratio of \(ratio) removes nothing or everything; give a number between 0 and 1"
-        case .moduleTooSmall(let name, let reason):
-            "\(name) cannot be compressed that far: \(reason); lower the ratio"
-        case .notFinite(let what):
-            "\(what) is not finite; check the model's weights (`minima inspect --check-finite`)"
-        }
     }
 }

@@ -3,58 +3,58 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaModels
-import MinimaRuntime
 import MinimaStages
 import MinimaTensor
-import MinimaTokenizer
 
 struct Compress: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Writes a smaller model: every linear layer at one ratio, in one format.",
+        abstract: "Writes a smaller model, as a plan says or every layer alike.",
         discussion: """
-            The output is a Hugging Face directory with the factors in place of the weights. It \
-            appears when it is complete; an interrupted run leaves nothing behind.
+            With --plan, every module takes the format that the plan gives it, layer by layer, and \
+            each makes up for the error of those before it. With --ratio, every linear layer loses \
+            the same share of its parameters in one format. The output is a Hugging Face directory \
+            that appears when it is complete; a run that was killed goes on where it was.
             """)
 
-    @Argument(help: "Dense model directory.", completion: .directory)
-    var model: String
+    @OptionGroup var source: SourceOptions
 
     @Option(help: "Directory to write; must not exist or be empty.", completion: .directory)
     var out: String
 
-    @Option(help: "Share of the linear layers' parameters to remove, between 0 and 1.")
-    var ratio: Double
+    @Option(help: "Plan that `minima plan` wrote or a person edited.", completion: .file())
+    var plan: String?
 
-    /// Formats that make a weight smaller.
+    @Option(help: "Share of the linear layers' parameters to remove, between 0 and 1.")
+    var ratio: Double?
+
+    /// Formats that have a specification for every ratio.
     private static var formats: [String] {
-        FormatRegistry.all.map { $0.name }.filter { $0 != Dense.name }
+        FormatRegistry.all.compactMap { $0 is any BudgetedFormat.Type ? $0.name : nil }
+            .filter { $0 != Dense.name }
     }
 
-    @Option(help: .init("One of: \(Compress.formats.joined(separator: ", ")).")) var format =
-        LowRank.name
+    @Option(help: .init("With --ratio, one of: \(Compress.formats.joined(separator: ", "))."))
+    var format = LowRank.name
+
+    @Option(help: "How earlier layers' errors are made up for: off, auto or a share from 0 to 1.")
+    var compensation: Compensation?
 
     @Option(
-        parsing: .upToNextOption,
-        help: "Text files to calibrate on, or `self`: text that the model writes itself.",
-        completion: .file())
-    var calibration: [String]
+        help: "Directory that `minima analyze` wrote: gradients' moments, and the plan's own.",
+        completion: .directory)
+    var analysis: String?
 
-    @Option(help: "Calibration windows.")
-    var samples = 64
-
-    @Option(help: "Tokens per calibration window. Default: 512, or the model's context if shorter.")
-    var context: Int?
-
-    @Option(help: "Seed of text that the model writes itself.")
-    var seed: UInt64 = 0
-
+    @OptionGroup var calibration: CalibrationOptions
     @OptionGroup var compute: ComputeOptions
 
     @Flag(help: "Print JSON.")
     var json = false
 
     func validate() throws {
-        guard ratio > 0, ratio < 1 else {
+        guard (plan == nil) != (ratio == nil) else {
+            throw ValidationError("give either --plan or --ratio")
+        }
+        if let ratio, !(ratio > 0 && ratio < 1) {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
         }
         guard Compress.formats.contains(format) else {
@@ -62,87 +62,92 @@ struct Compress: ParsableCommand {
                 "--format must be one of \(Compress.formats.joined(separator: ", ")), found \(format)"
             )
         }
-        guard (1...1 << 20).contains(samples) else {
-            throw ValidationError("--samples must be between 1 and \(1 << 20)")
-        }
-        if let context, !(1...1 << 24).contains(context) {
-            throw ValidationError("--context must be between 1 and \(1 << 24)")
-        }
-        guard !calibration.isEmpty else {
-            throw ValidationError("--calibration needs text files, or `self`")
-        }
-        guard calibration == ["self"] || !calibration.contains("self") else {
-            throw ValidationError("--calibration takes either `self` or files, not both")
-        }
     }
 
     func run() throws {
         let device = try compute.open()
         catchInterrupts()
-        let checkpoint = try Checkpoint(path: model)
+        let source = try source.open()
+        let plan = try readPlan(source)
         // The plan and the output's place are checked before anything takes time.
-        _ = try Compressor(checkpoint, request(device, windows: [], context: 0))
+        try plan.check(against: source)
         try AtomicDirectory(destination: out).discard()
         let progress = ProgressLine()
-        let (windows, context) = try calibrationWindows(checkpoint, device, progress)
-        if windows.count < samples {
-            Terminal.write(
-                "minima: warning: the calibration text gives \(windows.count) windows of \(context) "
-                    + "tokens, \(samples) were asked for")
+        let fingerprints = try source.fingerprints { done, total in
+            try progress.show(
+                StageProgress(stage: "hash", done: done, total: total, unit: "files"))
         }
+        let (sources, _) = try calibration.read(source, compute, device, progress)
+        let statistics = try analysis.map { try openStatistics($0, source, fingerprints) }
         let compressor = try Compressor(
-            checkpoint, request(device, windows: windows, context: context))
-        let result = try compressor.run(output: out, progress: progress.show)
+            source,
+            Compressor.Request(
+                plan: plan, sources: sources, seed: calibration.seed,
+                compensation: compensation ?? (self.plan == nil ? .off : .standard),
+                statistics: statistics, device: device, dtype: compute.dtype,
+                version: Minima.versionNumber))
+        Terminal.write("minima: at its peak: \(compressor.requirements)")
+        let result = try compressor.run(
+            output: out, fingerprints: fingerprints, progress: progress.show)
         if json { return try result.printJSON() }
+        try Terminal.output(result.summary(out))
+    }
+
+    private func readPlan(_ source: any WeightSource) throws -> CompressionPlan {
+        if let ratio {
+            return try .uniform(
+                source, ratio: ratio, format: format, version: Minima.versionNumber)
+        }
+        let path = plan ?? ""
+        do {
+            return try CompressionPlan(edited: readText(path))
+        } catch let error as ResultError {
+            throw FileError(path: path, reason: "\(error)")
+        } catch let error as JSONError {
+            throw FileError(path: path, reason: "\(error)")
+        }
+    }
+}
+
+extension CompressionResult {
+    /// What a terminal shows.
+    func summary(_ out: String) -> String {
         let removed =
-            1 - Double(result.linearParametersAfter) / Double(result.linearParametersBefore)
-        let errors = result.modules.map(\.outputError)
-        try Terminal.output(
-            """
-            \(out): \(result.modules.count) layers as \(format)
-            linear layers  \(grouped(result.linearParametersBefore)) → \
-            \(grouped(result.linearParametersAfter)) parameters (−\(fixed(100 * removed, 1))%)
-            whole model    \(grouped(result.parametersBefore)) → \
-            \(grouped(result.parametersAfter)) parameters, \(byteText(result.bytesBefore)) → \
-            \(byteText(result.bytesAfter))
-            output error   mean \(fixed(100 * errors.reduce(0, +) / Double(max(errors.count, 1)), 1))%, \
-            largest \(fixed(100 * (errors.max() ?? 0), 1))% of a layer's output
-            took           \(duration(result.seconds))
-            """)
+            1 - Double(totals.linearParametersAfter) / Double(totals.linearParametersBefore)
+        let bits =
+            Double(totals.linearBytesAfter) * 8 / Double(max(totals.linearParametersBefore, 1))
+        let errors = modules.map(\.outputError)
+        var lines = [
+            "\(out): \(modules.count) modules as \(formats.joined(separator: ", "))",
+            "linear layers  \(grouped(totals.linearParametersBefore)) → "
+                + "\(grouped(totals.linearParametersAfter)) parameters (−\(fixed(100 * removed, 1))%), "
+                + "\(byteText(totals.linearBytesBefore)) → \(byteText(totals.linearBytesAfter)) "
+                + "(\(fixed(bits, 2)) bits per weight)",
+            "whole model    \(grouped(totals.parametersBefore)) → "
+                + "\(grouped(totals.parametersAfter)) parameters, \(byteText(totals.bytesBefore)) → "
+                + byteText(totals.bytesAfter),
+            "output error   mean "
+                + "\(fixed(100 * errors.reduce(0, +) / Double(max(errors.count, 1)), 1))%, "
+                + "largest \(fixed(100 * (errors.max() ?? 0), 1))% of a layer's output",
+            "took           \(duration(seconds))",
+        ]
+        let phases = phases.sorted { $0.key < $1.key }
+            .map { "\($0.key) \(fixed($0.value, 1)) s" }
+        if !phases.isEmpty { lines.append("phases         " + phases.joined(separator: ", ")) }
+        if let peakDeviceBytes {
+            lines.append("peak           \(byteText(peakDeviceBytes)) on the device")
+        }
+        return lines.joined(separator: "\n")
     }
+}
 
-    private func request(_ device: Device, windows: [[Int32]], context: Int) -> Compressor.Request {
-        Compressor.Request(
-            ratio: ratio, format: format, windows: windows,
-            calibration: .init(
-                sources: calibration, samples: windows.count, context: context, seed: seed),
-            device: device, dtype: compute.dtype, version: Minima.versionNumber)
-    }
-
-    private func calibrationWindows(
-        _ checkpoint: Checkpoint, _ device: Device, _ progress: ProgressLine
-    ) throws -> (windows: [[Int32]], context: Int) {
-        let limit = try checkpoint.config.int("max_position_embeddings")
-        if let context, context > limit {
-            throw ModelError.contextExceeded(length: context, context: limit)
+extension Compensation: ExpressibleByArgument {
+    /// `off`, `auto` or a number from 0 to less than 1.
+    public init?(argument: String) {
+        do {
+            try self.init(argument)
+        } catch {
+            return nil
         }
-        let length = context ?? min(512, limit)
-        if calibration == ["self"] {
-            let loaded = try checkpoint.loadModel(
-                device: device, dtype: compute.dtype, onTensor: checkInterrupt)
-            let windows = try TextGenerator(loaded).sample(
-                count: samples, length: length, start: try checkpoint.documentStart(),
-                sampling: SamplingParameters(temperature: 1, seed: seed), batch: min(samples, 64),
-                progress: progress.show)
-            return (windows, length)
-        }
-        let texts = try readTokens(calibration, Tokenizer(directory: model))
-        let all = TokenWindows.split(texts, context: length, keepRest: false)
-        guard !all.isEmpty else {
-            throw StageError.tooLittleText(
-                tokens: texts.reduce(0) { $0 + $1.count }, needed: length,
-                purpose: "calibration with windows of \(length)")
-        }
-        return (TokenWindows.spread(all, count: samples), length)
     }
 }

@@ -58,7 +58,7 @@ struct Generate: ParsableCommand {
         let text = chat ? try chatPrompt() : prompt
         var ids = try tokenizer.encode(text, addSpecialTokens: !chat)
         // A model needs something to start from: an empty prompt begins a document.
-        if ids.isEmpty { ids = [try checkpoint.documentStart()] }
+        if ids.isEmpty { ids = [try checkpoint.config.documentStart()] }
         let loaded = try checkpoint.loadModel(
             device: device, dtype: compute.dtype, onTensor: checkInterrupt)
         var stream = tokenizer.makeStream(skipSpecialTokens: true)

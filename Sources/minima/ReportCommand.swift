@@ -9,7 +9,8 @@ struct ReportCommand: ParsableCommand {
         commandName: "report",
         abstract: "Turns results into a table and one HTML file that opens offline.")
 
-    @Argument(help: "JSON files that other subcommands printed, and minima.json files.")
+    @Argument(
+        help: "JSON files that other subcommands wrote: analysis.json, plans, minima.json, ….")
     var results: [String]
 
     @Option(help: "HTML file to write.", completion: .file())
@@ -29,6 +30,9 @@ struct ReportCommand: ParsableCommand {
             "kind": "report", "out": .string(out),
             "inspections": .integer(Int64(report.inspections.count)),
             "evaluations": .integer(Int64(report.evaluations.count)),
+            "analyses": .integer(Int64(report.analyses.count)),
+            "plans": .integer(Int64(report.plans.count)),
+            "ablations": .integer(Int64(report.ablations.count)),
             "compressions": .integer(Int64(report.compressions.count)),
             "generations": .integer(Int64(report.generations.count)),
         ]

@@ -162,7 +162,7 @@ import Testing
         let model = try Self.model(shards: [
             "model.safetensors": names + ["norm.weight", "lm_head.weight", "rotary.inv_freq"]
         ])
-        var claims = try Checkpoint(path: model.path).claims()
+        var claims = try TensorClaims(Checkpoint(path: model.path))
         #expect(claims.claim("norm.weight", shape: [2]) == nil)
         #expect(claims.claim("lm_head.weight", shape: [1])?.dtype == .float32)
         #expect(claims.claimIfPresent("lm_head.bias") == nil)
@@ -186,7 +186,7 @@ import Testing
 
     @Test func completeClaimsPass() throws {
         let model = try Self.model(shards: ["model.safetensors": ["a", "b"]])
-        var claims = try Checkpoint(path: model.path).claims()
+        var claims = try TensorClaims(Checkpoint(path: model.path))
         #expect(claims.claim("a", shape: [1]) != nil && claims.claimIfPresent("b") != nil)
         try claims.finish()
     }

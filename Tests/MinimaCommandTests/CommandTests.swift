@@ -82,9 +82,9 @@ struct CommandTests {
             exampleText, "--samples", "8", "--context", "64", "--json", "--device", "cpu")
         #expect(compressed.code == 0, "\(compressed.errors)")
         #expect(compressed.errors.contains("decompose 42/42 layers"))
-        let account = try compressed.json()
-        let before = try #require(account["linear_parameters_before"] as? Int)
-        let after = try #require(account["linear_parameters_after"] as? Int)
+        let totals = try #require(compressed.json()["totals"] as? [String: Any])
+        let before = try #require(totals["linear_parameters_before"] as? Int)
+        let after = try #require(totals["linear_parameters_after"] as? Int)
         #expect(Double(after) <= 0.65 * Double(before) && Double(after) > 0.6 * Double(before))
 
         var perplexities: [Double] = []

@@ -72,9 +72,14 @@ final class Run: @unchecked Sendable {
 
     /// Waits until standard error contains `text`; false when the process ends or a minute passes.
     func waitForError(_ text: String) -> Bool {
+        wait { self.text(2).contains(text) }
+    }
+
+    /// Waits until `isReached`, a minute at most and while the process runs.
+    func wait(until isReached: () -> Bool) -> Bool {
         for _ in 0..<6000 {
-            if self.text(2).contains(text) { return true }
-            guard process.isRunning else { return self.text(2).contains(text) }
+            if isReached() { return true }
+            guard process.isRunning else { return isReached() }
             usleep(10_000)
         }
         return false

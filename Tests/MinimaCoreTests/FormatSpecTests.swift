@@ -1,3 +1,4 @@
+import FoundationEssentials
 import MinimaCore
 import Testing
 
@@ -19,12 +20,26 @@ import Testing
         #expect(try FormatSpec(json: spec.json) == spec)
         let plain = FormatSpec(format: "dense")
         #expect(try FormatSpec(json: plain.json) == plain)
+        #expect(plain.json == ["format": "dense"])
+        let quantized = FormatSpec(format: "quantized", bits: 4, groupSize: 32, parts: [spec])
+        #expect(try FormatSpec(json: quantized.json) == quantized)
+        #expect(
+            try read(
+                """
+                {"format": "sum", "ranks": [2], "bits": 3, "group_size": 64,
+                 "parts": [{"format": "sparse", "ranks": [5]}, {"format": "dense"}]}
+                """)
+                == FormatSpec(
+                    format: "sum", ranks: [2], bits: 3, groupSize: 64,
+                    parts: [FormatSpec(format: "sparse", ranks: [5]), plain]))
         let long = [Int](repeating: 2, count: 64)
         #expect(try stored("ranks", .array(long.map { .integer(Int64($0)) })).ranks == long)
     }
 
     @Test func unknownKeysAreRefused() throws {
-        let known = ["format", "output_modes", "input_modes", "ranks"]
+        let known = [
+            "format", "output_modes", "input_modes", "ranks", "bits", "group_size", "parts",
+        ]
         #expect(throws: FormatSpecError.unknownKey("rank", known: known)) {
             try stored("rank", [1])
         }
@@ -38,7 +53,7 @@ import Testing
 
     @Test("bad sizes", arguments: ["output_modes", "input_modes", "ranks"])
     func badSizes(key: String) throws {
-        let tooMany = JSON.array([JSON](repeating: 1, count: 65))
+        let tooMany = JSON.array([JSON](repeating: 1, count: 4097))
         let values: [JSON] = [
             [0], [-1], [2, 0], [1.5], ["2"], [true], [.null], [[2]], 2, "2", .null, .object([:]),
             tooMany,
@@ -48,10 +63,48 @@ import Testing
                 try stored(key, value)
             }
         }
-        #expect(throws: FormatSpecError.badValue(key: key)) {
-            var members = try #require(FormatSpec(format: "tt").json.object)
-            members.removeValue(forKey: JSON.Name(key))
-            _ = try FormatSpec(json: .object(members))
+        var members = try #require(FormatSpec(format: "tt", ranks: [2]).json.object)
+        members.removeValue(forKey: JSON.Name(key))
+        #expect(try FormatSpec(json: .object(members)).ranks == (key == "ranks" ? [] : [2]))
+    }
+
+    @Test("bad numbers", arguments: ["bits", "group_size"])
+    func badNumbers(key: String) throws {
+        for value in [0, -1, 1.5, "2", true, .null, [2], .object([:])] as [JSON] {
+            #expect(throws: FormatSpecError.badValue(key: key), "\(value)") {
+                try stored(key, value)
+            }
+        }
+        #expect(try stored(key, 7).json[key] == 7)
+    }
+
+    @Test func partsAreSpecifications() throws {
+        let tooMany = JSON.array([JSON](repeating: ["format": "dense"], count: 4097))
+        for value in [7, "tt", .null, .object([:]), tooMany] as [JSON] {
+            #expect(throws: FormatSpecError.badValue(key: "parts")) { try stored("parts", value) }
+        }
+        #expect(throws: FormatSpecError.notAnObject(found: JSON.integer(7).kind)) {
+            try stored("parts", [7])
+        }
+        #expect(throws: FormatSpecError.badValue(key: "format")) {
+            try stored("parts", [.object([:])])
+        }
+    }
+
+    @Test func nestingEnds() throws {
+        func nested(_ depth: Int) -> String {
+            let open = String(repeating: #"{"format": "sum", "parts": ["#, count: depth - 1)
+            return open + #"{"format": "dense"}"# + String(repeating: "]}", count: depth - 1)
+        }
+        for depth in 1...FormatSpec.deepest {
+            let spec = try read(nested(depth))
+            #expect(try FormatSpec(json: spec.json) == spec)
+            let coded = try JSONDecoder().decode(
+                FormatSpec.self, from: JSONEncoder().encode(spec))
+            #expect(coded == spec)
+        }
+        for depth in [FormatSpec.deepest + 1, 50] {
+            #expect(throws: FormatSpecError.tooDeep) { try read(nested(depth)) }
         }
     }
 

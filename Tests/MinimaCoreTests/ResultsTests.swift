@@ -20,16 +20,35 @@ import Testing
     private let compression = CompressionResult(
         version: "0.1.0", parent: "dense",
         parentHashes: ["model-00001-of-00002.safetensors": "ab12", "Some_Name": "cd34"],
-        format: "tt", ratio: 0.35, device: "cuda:0", dtype: "bfloat16", torch: "2.11.0",
-        calibration: .init(sources: ["self"], samples: 256, context: 1_024, seed: .max),
-        linearParametersBefore: 100, linearParametersAfter: 65, parametersBefore: 120,
-        parametersAfter: 85, bytesBefore: 240, bytesAfter: 170, seconds: 12.25,
+        plan: CompressionPlan(
+            version: "0.1.0", model: "dense", fingerprints: ["Some_Name": "cd34"],
+            target: "ratio 0.35", formats: [], linearParametersBefore: 100,
+            linearParametersAfter: 65, linearBytesBefore: 200, linearBytesAfter: 130,
+            damage: 0.5,
+            modules: [
+                .init(
+                    name: "model.layers.0.mlp.up_proj", outputs: 12, inputs: 8,
+                    spec: FormatSpec(
+                        format: "tt", outputModes: [3, 4], inputModes: [2, 4], ranks: [5]),
+                    parameters: 65, bytes: 130, damage: 0.5)
+            ]),
+        device: "cuda:0", dtype: "bfloat16", torch: "2.11.0",
+        calibration: .init(
+            sources: [.init(name: "self", windows: 256, weight: 1)], context: 1_024,
+            gradientWindows: 0, seed: .max, hash: "ef56"),
+        compensation: "0.5", ridge: 0.01,
+        totals: .init(
+            linearParametersBefore: 100, linearParametersAfter: 65, linearBytesBefore: 200,
+            linearBytesAfter: 130, parametersBefore: 120, parametersAfter: 85,
+            bytesBefore: 240, bytesAfter: 170),
+        seconds: 12.25, phases: ["fit": 10.5], peakDeviceBytes: 1 << 40,
         modules: [
             .init(
                 name: "model.layers.0.mlp.up_proj", outputs: 12, inputs: 8,
                 spec: FormatSpec(
                     format: "tt", outputModes: [3, 4], inputModes: [2, 4], ranks: [5]),
-                parameters: 65, weightError: 0.25, outputError: 0.1)
+                parameters: 65, bytes: 130, weightError: 0.25, outputError: 0.1, damage: 0.4,
+                predictedDamage: 0.5, compensation: 0.5, seconds: 1.5)
         ])
 
     private let generation = GenerationResult(
@@ -69,7 +88,7 @@ import Testing
 
     @Test func keysAreSnakeCaseAndKeysOfDictionariesAreNot() throws {
         let document = try JSON(parsing: compression.json())
-        #expect(document["linear_parameters_before"]?.int == 100)
+        #expect(document["totals"]?["linear_parameters_before"]?.int == 100)
         #expect(document["parent_hashes"]?["Some_Name"]?.string == "cd34")
         let spec = document["modules"]?.array?.first?["spec"]
         #expect(spec?["output_modes"]?.array == [3, 4])
@@ -107,7 +126,7 @@ import Testing
             try CompressionResult(
                 json: text.replacing("\"weight_error\"", with: "\"renamed\""))
         }
-        #expect(throws: ResultError.badValue(key: "parameters_after")) {
+        #expect(throws: ResultError.badValue(key: "totals.parameters_after")) {
             try CompressionResult(
                 json: text.replacing(
                     "\"parameters_after\" : 85", with: "\"parameters_after\" : \"many\""))
@@ -115,7 +134,7 @@ import Testing
         #expect(throws: ResultError.badValue(key: "")) {
             try CompressionResult(json: text.replacing("18446744073709551615", with: "-1"))
         }
-        #expect(throws: ResultError.badValue(key: "calibration.sources[0]")) {
+        #expect(throws: ResultError.badValue(key: "calibration.sources[0].name")) {
             try CompressionResult(json: text.replacing("\"self\"", with: "7"))
         }
     }

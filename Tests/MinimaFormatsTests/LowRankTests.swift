@@ -6,7 +6,7 @@ import Testing
 
 /// The whitened SVD is the best approximation of its rank.
 @Suite struct LowRankTests {
-    private func decomposed(_ weight: Tensor, _ rank: Int, _ metric: InputMetric? = nil) throws
+    private func decomposed(_ weight: Tensor, _ rank: Int, _ metric: Metric? = nil) throws
         -> LowRank
     {
         try LowRank.decompose(
@@ -20,7 +20,7 @@ import Testing
         let metric = try tokens.map { try Samples.metric(shape[1], tokens: $0, seed: 41) }
         var root = try Tensor.identity(shape[1], dtype: .float64)
         if let metric {
-            let (values, vectors) = try metric.secondMoment.eigh()
+            let (values, vectors) = try metric.input.eigh()
             root = try (vectors * values.clamp(min: 0).sqrt())
         }
         let whitened = try weight.matmul(root)

@@ -22,7 +22,7 @@ struct ConfigurationTests {
     private func expectRefusal(_ family: String, _ key: String, _ changes: [String: JSON?]) throws {
         let config = try config(family, changes)
         do {
-            _ = try FamilyRegistry.family(config).linearShapes(config)
+            _ = try FamilyRegistry.family(config).sites(config)
             Issue.record("\(family) accepts \(changes)")
         } catch CheckpointError.value(_, let found, _, _) {
             #expect(found == key, "\(family) \(changes)")
@@ -46,7 +46,7 @@ struct ConfigurationTests {
         let limit = try config(
             family,
             ["hidden_size": 65_536, "vocab_size": 268_435_456, "intermediate_size": 268_435_456])
-        #expect(try FamilyRegistry.family(limit).linearShapes(limit).count == 14)
+        #expect(try FamilyRegistry.family(limit).sites(limit).count == 8)
         try expectRefusal(
             family, "vocab_size", ["hidden_size": 65_536, "vocab_size": 268_435_457])
     }
@@ -71,15 +71,5 @@ struct ConfigurationTests {
                 "head_dim": .some(nil), "hidden_size": 7, "num_attention_heads": 8,
                 "num_key_value_heads": 8,
             ])
-    }
-
-    @Test("the observer sees each named input once", arguments: GoldenModel.all)
-    func inputs(golden: GoldenModel) throws {
-        let config = try ModelConfig(path: "\(golden.directory)/config.json")
-        let shapes = try FamilyRegistry.family(config).linearShapes(config)
-        var observed: Set<Set<String>> = []
-        _ = try golden.load().run(tokens([[1, 2]])) { names, _ in observed.insert(Set(names)) }
-        let named = Dictionary(grouping: shapes, by: \.input).values.map { Set($0.map(\.name)) }
-        #expect(observed == Set(named))
     }
 }

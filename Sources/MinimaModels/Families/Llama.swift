@@ -52,33 +52,30 @@ public struct Llama: LanguageModel {
             try config.requirePairs(rope, headDim: headDim)
             try config.requireSiLU()
         }
+
+        func attentionSites(_ name: String, layer: Int) -> [Site] {
+            AttentionSites.sites(
+                name, layer: layer, hidden: hidden, heads: heads, kvHeads: kvHeads,
+                headDim: headDim)
+        }
     }
 
     // MARK: Parts
 
     struct Attention {
-        let query: Linear
-        let key: Linear
-        let value: Linear
+        let qkv: LinearGroup
         let output: Linear
         let config: Configuration
 
         init(_ name: String, _ config: Configuration, _ weights: inout WeightLoader) throws {
-            let (wide, narrow) = (config.heads * config.headDim, config.kvHeads * config.headDim)
-            let bias = config.attentionBias
-            query = try weights.linear(
-                "\(name).q_proj", outputs: wide, inputs: config.hidden, bias: bias)
-            key = try weights.linear(
-                "\(name).k_proj", outputs: narrow, inputs: config.hidden, bias: bias)
-            value = try weights.linear(
-                "\(name).v_proj", outputs: narrow, inputs: config.hidden, bias: bias)
-            output = try weights.linear(
-                "\(name).o_proj", outputs: config.hidden, inputs: wide, bias: bias)
+            let sites = config.attentionSites(name, layer: 0)
+            qkv = try weights.group(sites[0], bias: config.attentionBias)
+            output = try weights.linear(sites[1], bias: config.attentionBias)
             self.config = config
         }
 
         func callAsFunction(_ x: Tensor, layer: Int, _ context: ForwardContext) throws -> Tensor {
-            let projected = try context.apply(query, key, value, to: x)
+            let projected = try context.apply(qkv, x)
             let split = [context.batch, context.tokens, -1, config.headDim]
             let heads = try projected.map { try $0.reshape(split).transpose(1, 2) }
             let attended = try context.attend(
@@ -130,17 +127,26 @@ public struct Llama: LanguageModel {
             context: config.context)
     }
 
-    /// Embedding, layers, final norm.
-    public func hidden(_ tokens: Tensor, _ context: ForwardContext) throws -> Tensor {
-        var x = try embedding.embedding(tokens)
-        for (index, layer) in layers.enumerated() {
-            let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
-            let attended = try layer.attention(normed, layer: index, context)
-            try attended.addInPlace(x)
-            x = try layer.mlp(attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
-            try x.addInPlace(attended)
-        }
-        return try x.rmsNorm(norm, epsilon: config.epsilon)
+    /// Rows of the embedding.
+    public func embed(_ tokens: Tensor) throws -> Tensor {
+        try embedding.embedding(tokens)
+    }
+
+    /// Attention and feed-forward network, each with its norm before and the residual around it.
+    public func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {
+        let layer = layers[index]
+        let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
+        let attended = try layer.attention(normed, layer: index, context)
+        try attended.addInPlace(x)
+        let result = try layer.mlp(
+            attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
+        try result.addInPlace(attended)
+        return result
+    }
+
+    /// The final norm.
+    public func normed(_ x: Tensor) throws -> Tensor {
+        try x.rmsNorm(norm, epsilon: config.epsilon)
     }
 
     /// The output projection.
@@ -168,29 +174,17 @@ public struct Llama: LanguageModel {
         weights.ignore { $0.hasSuffix(".rotary_emb.inv_freq") }
     }
 
-    /// Query, key, value and output projections and the three of the FFN, layer by layer.
-    public static func linearShapes(_ config: ModelConfig) throws -> [LinearShape] {
+    /// `model.layers.0.` and so on.
+    public static func layerPrefix(_ index: Int) -> String { "model.layers.\(index)." }
+
+    /// Query, key and value; output; gate and up; down; layer by layer.
+    public static func sites(_ config: ModelConfig) throws -> [Site] {
         let sizes = try Configuration(config)
-        let (wide, narrow) = (sizes.heads * sizes.headDim, sizes.kvHeads * sizes.headDim)
         return (0..<sizes.layers).flatMap { index in
-            let attention = "model.layers.\(index).self_attn"
-            let input = "\(attention).in"
-            return [
-                LinearShape(
-                    name: "\(attention).q_proj", outputs: wide, inputs: sizes.hidden,
-                    input: input),
-                LinearShape(
-                    name: "\(attention).k_proj", outputs: narrow, inputs: sizes.hidden,
-                    input: input),
-                LinearShape(
-                    name: "\(attention).v_proj", outputs: narrow, inputs: sizes.hidden,
-                    input: input),
-                LinearShape(
-                    name: "\(attention).o_proj", outputs: sizes.hidden, inputs: wide,
-                    input: "\(attention).o_proj"),
-            ]
-                + SwiGLU.linearShapes(
-                    "model.layers.\(index).mlp", hidden: sizes.hidden,
+            let name = "model.layers.\(index)"
+            return sizes.attentionSites("\(name).self_attn", layer: index)
+                + SwiGLU.sites(
+                    "\(name).mlp", layer: index, hidden: sizes.hidden,
                     intermediate: sizes.intermediate)
         }
     }

@@ -4,213 +4,320 @@ import MinimaFormats
 import MinimaModels
 import MinimaTensor
 
-/// Compresses every linear layer of a dense checkpoint at one ratio and in one format.
+/// Executes a compression plan on a dense model.
 ///
-/// Weights are read, decomposed and written one by one: besides the second moments, memory holds
-/// one matrix and its factors.
+/// Layer by layer: the device holds one decoder layer, the moments of one site's inputs and the
+/// fit of one module; the machine's memory holds the activations of the calibration windows at the
+/// layer boundary. What is done is kept in ``WorkDirectory``, so that a run that was killed goes on
+/// and writes the same bytes.
 public struct Compressor {
     /// What to do.
     public struct Request: Sendable {
-        /// Share of each layer's parameters to remove, between 0 and 1.
-        public var ratio: Double
-        /// Registered format.
-        public var format: String
-        /// Windows of calibration tokens.
-        public var windows: [[Int32]]
-        /// Where those came from, for the record.
-        public var calibration: CompressionResult.Calibration
+        /// Which module takes which format.
+        public var plan: CompressionPlan
+        /// Windows of calibration tokens; may be empty where `statistics` hold the moments of all
+        /// inputs and nothing is compensated.
+        public var sources: [CalibrationSource]
+        /// Seed of text that the model wrote itself, for the record.
+        public var seed: UInt64
+        /// How earlier layers' errors are made up for.
+        public var compensation: Compensation
+        /// Damping of the compensated targets, relative to the mean diagonal of the input moment.
+        public var ridge: Double
+        /// Moments that an analysis of the same model kept: of outputs, which are not taken
+        /// otherwise, and of inputs, which save passes.
+        public var statistics: StatisticsStore?
         /// Where to compute.
         public var device: Device
         /// The type that the model computes in while it is calibrated; `nil` takes
-        /// `Checkpoint.defaultDType(on:)`. Decompositions are computed in float64.
+        /// `WeightSource.defaultDType(on:)`. Fits are computed in float64.
         public var dtype: DType?
         /// Version of Minima, for the record.
         public var version: String
+        /// Tokens that run through a layer at once.
+        public var tokensPerPass: Int
+        /// Bytes up to which the output's weights are one file; above, every decoder layer has its
+        /// own.
+        public var largestFile = 2 << 30
 
         /// A request.
         public init(
-            ratio: Double, format: String, windows: [[Int32]],
-            calibration: CompressionResult.Calibration, device: Device, dtype: DType? = nil,
-            version: String
+            plan: CompressionPlan, sources: [CalibrationSource], seed: UInt64 = 0,
+            compensation: Compensation = .off, ridge: Double = 0.01,
+            statistics: StatisticsStore? = nil, device: Device, dtype: DType? = nil,
+            version: String, tokensPerPass: Int? = nil
         ) {
-            self.ratio = ratio
-            self.format = format
-            self.windows = windows
-            self.calibration = calibration
+            self.plan = plan
+            self.sources = sources
+            self.seed = seed
+            self.compensation = compensation
+            self.ridge = ridge
+            self.statistics = statistics
             self.device = device
             self.dtype = dtype
             self.version = version
+            self.tokensPerPass = max(tokensPerPass ?? (device == .cpu ? 2048 : 32_768), 1)
         }
     }
 
-    private let parent: Checkpoint
+    private let source: any WeightSource
     private let request: Request
     private let dtype: DType
-    private let format: any LinearWeight.Type
-    /// Layers that are compressed, and how, by name of the weight's tensor.
-    private let plan: [JSON.Name: (shape: LinearShape, spec: FormatSpec)]
+    private let planned: PlannedModel
+    /// What this takes at its peak.
+    public let requirements: CompressionRequirements
 
-    /// Plans the compression of `parent`; nothing is computed or written yet.
+    /// Checks the plan against the model; nothing is computed or written yet.
     ///
-    /// - Throws: `StageError` for a checkpoint that is compressed already, a ratio out of range or
-    ///   one that a layer cannot reach in this format; `CheckpointError` for tensors that are not
-    ///   those of the configuration's model.
-    public init(_ parent: Checkpoint, _ request: Request) throws {
-        guard try CompressionManifest(parent.config).modules.isEmpty else {
-            throw StageError.alreadyCompressed(path: parent.path)
-        }
-        guard request.ratio > 0, request.ratio < 1 else {
-            throw StageError.badRatio(request.ratio)
-        }
-        self.parent = parent
+    /// - Throws: `StageError` for a model that is compressed already and for missing calibration
+    ///   text, `CompressionError` for a plan that is not for this model, `CheckpointError` for
+    ///   tensors that are not those of the configuration's model.
+    public init(_ source: any WeightSource, _ request: Request) throws {
+        self.source = source
         self.request = request
-        dtype = try request.dtype ?? parent.defaultDType(on: request.device)
-        format = try FormatRegistry.format(request.format)
-        try parent.checkModel()
-        var plan: [JSON.Name: (shape: LinearShape, spec: FormatSpec)] = [:]
-        for shape in try FamilyRegistry.family(parent.config).linearShapes(parent.config) {
-            let budget = Int((1 - request.ratio) * Double(shape.outputs * shape.inputs))
-            do {
-                let spec = try format.spec(
-                    fitting: budget, outputs: shape.outputs, inputs: shape.inputs)
-                plan[JSON.Name("\(shape.name).weight")] = (shape, spec)
-            } catch {
-                throw StageError.moduleTooSmall(name: shape.name, reason: "\(error)")
-            }
+        dtype = try request.dtype ?? source.defaultDType(on: request.device)
+        planned = try PlannedModel(request.plan, source)
+        if request.compensation != .off || request.statistics == nil,
+            request.sources.allSatisfy({ $0.windows.allSatisfy(\.isEmpty) })
+        {
+            throw StageError.tooLittleText(tokens: 0, needed: 1, purpose: "calibration")
         }
-        self.plan = plan
+        requirements = try CompressionRequirements(planned, request, dtype: dtype)
     }
 
-    /// Calibrates, decomposes and writes the checkpoint to `output`, which appears when complete.
-    public func run(output: String, progress: ProgressHandler = { _ in }) throws
-        -> CompressionResult
-    {
+    /// Compresses and writes the model to `output`, which appears when it is complete.
+    ///
+    /// - Parameters:
+    ///   - fingerprints: The weights' own, where the caller has taken them already.
+    ///   - progress: Called between passes, fits and files; throws to stop, after which the same
+    ///     request goes on where it was.
+    /// - Returns: The account that is also stored as `minima.json`.
+    public func run(
+        output: String, fingerprints: [String: String]? = nil,
+        progress: ProgressHandler = { _ in }
+    ) throws -> CompressionResult {
         let clock = ContinuousClock()
-        let started = clock.now
-        try SecondMoments.checkMemory(parent, dtype: dtype, on: request.device)
-        // The output's place is claimed before an hour of computing, which must not end at a full
-        // disk.
+        let start = clock.now
+        // The output's place is claimed before an hour of computing.
         let directory = try AtomicDirectory(destination: output)
-        let descriptions = try descriptions()
-        let writer = try SafetensorsWriter(in: directory, tensors: descriptions)
-        let moments = try calibrate(progress)
-        var result = CompressionResult(
-            version: request.version, parent: parent.path,
-            parentHashes: try hashes(progress), format: request.format, ratio: request.ratio,
-            device: "\(request.device)", dtype: "\(dtype)", torch: Torch.neededVersion,
-            calibration: request.calibration, linearParametersBefore: 0,
-            linearParametersAfter: 0,
-            parametersBefore: parent.tensors.reduce(0) { $0 + $1.elementCount },
-            parametersAfter: Saturating.sum(descriptions.map { Saturating.product($0.shape) }),
-            bytesBefore: parent.byteCount, bytesAfter: writer.totalBytes, seconds: 0,
-            modules: [])
-        for tensor in parent.tensors {
-            guard let (shape, spec) = plan[JSON.Name(tensor.name)] else {
-                try parent.bytes(of: tensor.name).withUnsafeBytes {
-                    (bytes) throws(CheckpointError) in try writer.write(bytes, to: tensor.name)
-                }
-                continue
-            }
-            let module = try compress(shape, spec, moments, to: writer)
-            result.modules.append(module)
-            result.linearParametersBefore += shape.outputs * shape.inputs
-            result.linearParametersAfter += module.parameters
-            try progress(
-                StageProgress(
-                    stage: "decompose", done: result.modules.count, total: plan.count,
-                    unit: "layers",
-                    note: "output error \(rounded(100 * module.outputError))%"))
+        let fingerprints = try fingerprints ?? self.fingerprints(progress)
+        try checkPlan(fingerprints)
+        let hashing = (clock.now - start).totalSeconds
+        let workPath = directory.destination + ".minima-work"
+        try requirements.check(on: request.device, disk: directory.path, work: workPath)
+        let work = try WorkDirectory(workPath, key: key(fingerprints))
+        let records: [LayerRecord]
+        do {
+            records = try compress(into: work, progress)
+        } catch {
+            // Nothing is worth keeping before the first layer is done.
+            if let done = try? work.records(), done.isEmpty { try? work.remove() }
+            throw error
         }
-        try writer.finish()
+        let writing = clock.now
+        try writeWeights(from: work, to: directory, progress)
         try writeConfiguration(to: directory)
-        result.seconds = (clock.now - started).totalSeconds
+        var result = account(fingerprints, records)
+        result.phases["hash"] = hashing
+        result.phases["write", default: 0] += (clock.now - writing).totalSeconds
+        result.seconds = result.phases.values.sorted().reduce(0, +)
         try directory.write(result.json(), to: "minima.json")
         try directory.commit()
+        try work.remove()
         return result
     }
 
-    /// All tensors of the output, in the order of the parent's.
-    private func descriptions() throws -> [TensorDescription] {
-        try parent.tensors.flatMap { tensor -> [TensorDescription] in
-            guard let (shape, spec) = plan[JSON.Name(tensor.name)] else {
-                return [
-                    TensorDescription(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape)
-                ]
-            }
-            let layout = try format.layout(spec, outputs: shape.outputs, inputs: shape.inputs)
-            return layout.map {
-                TensorDescription(
-                    name: "\(shape.name).\($0.name)", dtype: tensor.dtype, shape: $0.shape)
-            }
-        }
-    }
+    // MARK: Layers
 
-    private func calibrate(_ progress: ProgressHandler) throws -> SecondMoments {
-        var loaded = 0
-        let model = try parent.loadModel(device: request.device, dtype: dtype) {
-            try progress(
-                StageProgress(
-                    stage: "load", done: loaded, total: parent.tensors.count, unit: "tensors"))
-            loaded += 1
-        }
-        let moments = SecondMoments()
-        try moments.accumulate(model, request.windows, progress: progress)
-        return moments
-    }
-
-    private func hashes(_ progress: ProgressHandler) throws -> [String: String] {
-        var hashes: [String: String] = [:]
-        for (index, file) in parent.files.enumerated() {
-            let name = file.path.split(separator: "/").last.map(String.init) ?? file.path
-            func report(_ done: Int) throws {
+    private func compress(into work: WorkDirectory, _ progress: ProgressHandler) throws
+        -> [LayerRecord]
+    {
+        var records = try work.records()
+        let total = planned.modules.count
+        return try withoutActuallyEscaping(progress) { progress in
+            let done = Counter(records.reduce(0) { $0 + $1.modules.count })
+            func report(_ note: String) throws {
                 try progress(
                     StageProgress(
-                        stage: "hash", done: done, total: parent.files.count, unit: "files"))
+                        stage: "decompose", done: done.value, total: total, unit: "layers",
+                        note: note))
             }
-            hashes[name] = try file.sha256 { try report(index) }
+            var compressor = try LayerCompressor(planned, request, dtype: dtype) { note in
+                try report(note)
+            }
+            try compressor.resume(
+                dense: work.chain("dense", layers: records.count, batches: compressor.batches),
+                compressed: work.chain(
+                    "compressed", layers: records.count, batches: compressor.batches))
+            for layer in records.count..<planned.layers.count {
+                var result = try compressor.compress(layer) { done.value += $0 }
+                try report("writing layer \(layer)")
+                let clock = ContinuousClock()
+                let start = clock.now
+                try writePart(layer, result.tensors, to: work)
+                result.record.phases["write"] = (clock.now - start).totalSeconds
+                try work.finish(
+                    layer, result.record,
+                    chains: [
+                        ("dense", compressor.dense), ("compressed", compressor.compressed),
+                    ])
+                records.append(result.record)
+                try report("layer \(layer) done")
+            }
+            return records
+        }
+    }
+
+    /// Modules done, shared with the closure that reports them.
+    private final class Counter {
+        var value: Int
+        init(_ value: Int) { self.value = value }
+    }
+
+    /// Writes part `index` of the output: compressed modules from `tensors`, the rest bit by bit.
+    private func writePart(
+        _ index: Int, _ tensors: [(name: String, tensor: Tensor)], to work: WorkDirectory
+    ) throws {
+        let compressed = Dictionary(
+            tensors.map { (JSON.Name($0.name), $0.tensor) }, uniquingKeysWith: { $1 })
+        try work.writeTensors(index, planned.parts[index]) { writer in
+            for item in planned.parts[index] {
+                let tensor =
+                    try compressed[JSON.Name(item.name)]
+                    ?? source.tensor(item.name, shape: item.shape, on: request.device)
+                try tensor.withBytes { (bytes) throws(CheckpointError) in
+                    try writer.write(bytes, to: item.name)
+                }
+            }
+        }
+    }
+
+    // MARK: Output
+
+    private func writeWeights(
+        from work: WorkDirectory, to directory: AtomicDirectory, _ progress: ProgressHandler
+    ) throws {
+        let count = planned.parts.count
+        func report(_ done: Int) throws {
+            try progress(StageProgress(stage: "write", done: done, total: count, unit: "files"))
+        }
+        try report(0)
+        // What stands around the layers; layers are there already.
+        try writePart(count - 1, [], to: work)
+        let size = StoredModel.size(planned.parts.joined())
+        guard size.bytes > request.largestFile else {
+            let writer = try SafetensorsWriter(
+                in: directory, tensors: Array(planned.parts.joined()), maxShardBytes: .max)
+            for index in planned.parts.indices {
+                let file = try SafetensorsFile(path: work.tensorsPath(index))
+                for tensor in file.tensors {
+                    try file.withUnsafeBytes(of: tensor.name) { bytes in
+                        try writer.write(bytes, to: tensor.name)
+                    }
+                }
+                try report(index + 1)
+            }
+            return try writer.finish()
+        }
+        var places: [(JSON.Name, JSON)] = []
+        for index in planned.parts.indices {
+            let name = "model-\(padded(index + 1))-of-\(padded(count)).safetensors"
+            try work.link(work.tensorsPath(index), into: directory, as: name)
+            places += planned.parts[index].map { (JSON.Name($0.name), .string(name)) }
             try report(index + 1)
         }
-        return hashes
+        let index = JSON.object([
+            "metadata": ["total_size": .integer(Int64(size.bytes))],
+            "weight_map": .object(.init(places, uniquingKeysWith: { first, _ in first })),
+        ])
+        try directory.write(
+            index.text(sortedKeys: true) + "\n", to: "model.safetensors.index.json")
     }
 
-    private func compress(
-        _ shape: LinearShape, _ spec: FormatSpec, _ moments: SecondMoments,
-        to writer: SafetensorsWriter
-    ) throws -> CompressionResult.Module {
-        let stored = try parent.tensor("\(shape.name).weight")
-        let weight = try stored.to(request.device)
-        guard let moment = try moments.moment(shape.name) else {
-            throw StageError.tooLittleText(
-                tokens: 0, needed: 1, purpose: "the calibration of \(shape.name)")
-        }
-        let metric = try InputMetric(secondMoment: moment)
-        let compressed = try withoutGradients {
-            try format.decompose(weight, spec: spec, metric: metric)
-        }
-        for (name, tensor) in compressed.tensors {
-            // Rounding is part of the result: errors below are those of the stored numbers.
-            try tensor.to(dtype: stored.dtype).withBytes { (bytes) throws(CheckpointError) in
-                try writer.write(bytes, to: "\(shape.name).\(name)")
-            }
-        }
-        let exact = try weight.to(dtype: .float64)
-        let difference = try compressed.reconstruct().to(dtype: .float64) - exact
-        return CompressionResult.Module(
-            name: shape.name, outputs: shape.outputs, inputs: shape.inputs, spec: spec,
-            parameters: compressed.parameterCount,
-            weightError: try difference.norm().item() / Swift.max(exact.norm().item(), 1e-300),
-            outputError: try metric.norm(difference) / Swift.max(metric.norm(exact), 1e-300))
-    }
-
-    /// `config.json` with the formats of the compressed layers, and every file beside the weights.
+    /// `config.json` with the formats of the compressed modules, and every file beside the weights.
     private func writeConfiguration(to directory: AtomicDirectory) throws {
         var manifest = CompressionManifest()
-        for (shape, spec) in plan.values { manifest.modules[shape.name] = spec }
-        var config = parent.config.json.object ?? [:]
+        for module in planned.modules { manifest.modules[module.entry.name] = module.entry.spec }
+        var config = source.config.json.object ?? [:]
         config["quantization_config"] = manifest.json
         try directory.write(JSON.object(config).text() + "\n", to: "config.json")
-        for name in try parent.companionFiles() {
-            try directory.copy("\(parent.path)/\(name)", to: name)
+        for name in try (source as? Checkpoint)?.companionFiles() ?? [] {
+            try directory.copy("\(source.path)/\(name)", to: name)
         }
+    }
+
+    // MARK: Provenance
+
+    private func fingerprints(_ progress: ProgressHandler) throws -> [String: String] {
+        try source.fingerprints { done, total in
+            try progress(StageProgress(stage: "hash", done: done, total: total, unit: "files"))
+        }
+    }
+
+    private func checkPlan(_ fingerprints: [String: String]) throws {
+        let planned = request.plan.fingerprints
+        guard planned.isEmpty || planned == fingerprints else {
+            throw CompressionError.otherWeights(
+                model: source.path, planned: request.plan.model)
+        }
+    }
+
+    /// SHA-256 of everything that the output depends on.
+    private func key(_ fingerprints: [String: String]) throws -> String {
+        var hash = SHA256()
+        func add(_ text: String) {
+            Array("\(text.utf8.count) \(text)".utf8).withUnsafeBytes { hash.update($0) }
+        }
+        add(try request.plan.json())
+        for (name, value) in fingerprints.sorted(by: { $0.key < $1.key }) { add(name + value) }
+        add(source.config.json.text(sortedKeys: true))
+        add(TokenBatch.hash(request.sources))
+        for source in request.sources { add("\(source.windows.count) \(source.weight)") }
+        add("\(request.compensation) \(request.ridge) \(request.tokensPerPass)")
+        add(request.statistics?.key ?? "")
+        add("\(request.device) \(dtype) \(Torch.neededVersion) \(request.version)")
+        return hash.hexadecimalDigest()
+    }
+
+    private func account(_ fingerprints: [String: String], _ records: [LayerRecord])
+        -> CompressionResult
+    {
+        let sites = planned.stored.sites
+        let before = planned.stored.size
+        let after = StoredModel.size(planned.parts.joined())
+        let linear = sites.reduce(0) { $0 + $1.parameters }
+        let linearBytes = sites.flatMap(\.members).reduce(0) {
+            $0 + $1.outputs * $1.inputs * planned.stored.dtype(of: $1).byteCount
+        }
+        var result = CompressionResult(
+            version: request.version, parent: source.path, parentHashes: fingerprints,
+            plan: request.plan, device: "\(request.device)", dtype: "\(dtype)",
+            torch: Torch.neededVersion,
+            calibration: Calibration(
+                sources: request.sources.map {
+                    .init(name: $0.name, windows: $0.windows.count, weight: $0.weight)
+                },
+                context: request.sources.flatMap(\.windows).map(\.count).max() ?? 0,
+                gradientWindows: 0, seed: request.seed, hash: TokenBatch.hash(request.sources)),
+            compensation: "\(request.compensation)", ridge: request.ridge,
+            totals: CompressionResult.Totals(
+                linearParametersBefore: linear,
+                linearParametersAfter: linear + after.parameters - before.parameters,
+                linearBytesBefore: linearBytes,
+                linearBytesAfter: linearBytes + after.bytes - before.bytes,
+                parametersBefore: before.parameters, parametersAfter: after.parameters,
+                bytesBefore: before.bytes, bytesAfter: after.bytes),
+            seconds: 0, phases: [:],
+            peakDeviceBytes: records.compactMap(\.peakDeviceBytes).max(), modules: [])
+        for record in records {
+            result.modules += record.modules
+            result.phases.merge(record.phases, uniquingKeysWith: +)
+        }
+        return result
+    }
+
+    private func padded(_ number: Int) -> String {
+        let digits = String(number)
+        return String(repeating: "0", count: max(5 - digits.count, 0)) + digits
     }
 }

@@ -28,12 +28,32 @@ enum Samples {
     }
 
     /// A second moment E[x·xᵀ] over `tokens` inputs of unequal loudness; of rank at most `tokens`.
-    static func metric(_ inputs: Int, tokens: Int, seed: UInt64) throws -> InputMetric {
+    ///
+    /// - Parameter outputs: If given, with the second moment of as many outputs' gradients: blocks of
+    ///   4 outputs, then, on what 4 leaves and on the last 4, a diagonal.
+    static func metric(_ inputs: Int, tokens: Int, seed: UInt64, outputs: Int? = nil) throws
+        -> Metric
+    {
+        let input = try moment(inputs, tokens: tokens, seed: seed)
+        guard let outputs else { return try Metric(input: input) }
+        let blocks = Swift.max((outputs - 1) / 4, 0)
+        var runs = [Tensor]()
+        for block in 0..<blocks {
+            let seed = seed &+ 1000 &+ UInt64(block)
+            runs.append(try moment(4, tokens: tokens, seed: seed).unsqueeze(0))
+        }
+        let rest = outputs - 4 * blocks
+        let diagonal = try normal([rest, 1, 1], seed: seed &+ 999).square() * 4
+        return try Metric(
+            input: input,
+            output: OutputMetric(runs: (blocks > 0 ? [Tensor.cat(runs)] : []) + [diagonal]))
+    }
+
+    private static func moment(_ size: Int, tokens: Int, seed: UInt64) throws -> Tensor {
         let generator = try RandomGenerator(seed: seed)
-        let loudness = try Tensor.randn([inputs], dtype: .float64, generator: generator).exp()
-        let x =
-            try Tensor.randn([tokens, inputs], dtype: .float64, generator: generator) * loudness
-        return try InputMetric(secondMoment: x.transpose().matmul(x) / Double(tokens))
+        let loudness = try Tensor.randn([size], dtype: .float64, generator: generator).exp()
+        let x = try Tensor.randn([tokens, size], dtype: .float64, generator: generator) * loudness
+        return try x.transpose().matmul(x) / Double(tokens)
     }
 
     /// A matrix of the given rank.

@@ -1,0 +1,110 @@
+import MinimaCore
+import MinimaTensor
+
+/// How the sides of a weight are split into modes.
+public struct TensorModes: Sendable, Hashable {
+    /// Factors of the outputs, outermost first.
+    public var outputModes: [Int]
+    /// Factors of the inputs, outermost first.
+    public var inputModes: [Int]
+
+    /// A split.
+    public init(outputModes: [Int], inputModes: [Int]) {
+        self.outputModes = outputModes
+        self.inputModes = inputModes
+    }
+}
+
+/// A format that sees a weight as a tensor, so that modes have to be chosen.
+public protocol TensorFormat: BudgetedFormat {
+    /// The most accurate specification with given modes and at most `parameters` parameters, nothing
+    /// known of the weight.
+    static func spec(fitting parameters: Int, outputModes: [Int], inputModes: [Int])
+        throws(FormatError) -> FormatSpec
+
+    /// Splits worth trying for a weight `[outputs, inputs]`, the most promising first.
+    ///
+    /// - Parameter unit: Outputs that belong together: a head's, a patch's, a stacked member's.
+    static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes]
+
+    /// Per fraction of outputs·inputs and split the specification with the smallest bound on its
+    /// error, and that bound; fractions that no rank fits are left out.
+    ///
+    /// - Parameter spectra: Of the weight under its metric, computed once for all formats.
+    /// - Returns: `squaredError` tr(ΔᵀHΔC). Without H an upper bound of what decomposing leaves, where
+    ///   the input is not split; with H, or split, an estimate.
+    static func candidates(_ spectra: TensorSpectra, fractions: [Double], modes: [TensorModes])
+        throws -> [(spec: FormatSpec, squaredError: Double)]
+}
+
+extension TensorFormat {
+    /// Candidates for one weight; see ``candidates(_:fractions:modes:)``.
+    public static func candidates(
+        _ weight: Tensor, metric: Metric?, fractions: [Double], modes: [TensorModes]
+    ) throws -> [(spec: FormatSpec, squaredError: Double)] {
+        try candidates(
+            TensorSpectra(weight, metric: metric), fractions: fractions, modes: modes)
+    }
+
+    /// Pairs of output modes beside an input of its own, and what `complete` makes of them.
+    ///
+    /// The balanced pair (as ADA-Tucker reshapes; Zhong et al. 2019, section 3.2), units as they lie,
+    /// and few large groups: two stacked members, groups of heads.
+    static func pairChoices(outputs: Int, unit: Int) -> [[Int]] {
+        let balanced = Sizes.divisor(of: outputs, nearest: Double(outputs).squareRoot())
+        let firsts =
+            [balanced] + (unit > 0 && outputs % unit == 0 ? [outputs / unit] : [])
+            + [2, 4, 8].filter { outputs % $0 == 0 }
+        var pairs: [[Int]] = []
+        for first in firsts where first > 0 {
+            let pair = [first, outputs / first]
+            if !pairs.contains(pair), first < outputs, first > 1 || outputs == 1 {
+                pairs.append(pair)
+            }
+        }
+        return pairs.isEmpty ? [[1, outputs]] : pairs
+    }
+}
+
+extension Tucker: TensorFormat {
+    /// Output pairs beside the whole input.
+    public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
+        pairChoices(outputs: outputs, unit: unit).map {
+            TensorModes(outputModes: $0, inputModes: [inputs])
+        }
+    }
+}
+
+extension CP: TensorFormat {
+    /// Output pairs beside the whole input.
+    public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
+        Tucker.modeChoices(outputs: outputs, inputs: inputs, unit: unit)
+    }
+}
+
+extension BlockTerm: TensorFormat {
+    /// Output pairs beside the whole input.
+    public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
+        Tucker.modeChoices(outputs: outputs, inputs: inputs, unit: unit)
+    }
+}
+
+extension TensorTrain: TensorFormat {
+    /// Output pairs with the whole input as the last core; two balanced pairs; output pairs with the
+    /// whole input in the first core, whose second core is then what stacked members or heads share
+    /// at their outputs.
+    public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
+        let split = CoreChain.twoPairs(outputs: outputs, inputs: inputs)
+        let pairs = pairChoices(outputs: outputs, unit: unit)
+        return pairs.map { TensorModes(outputModes: $0 + [1], inputModes: [1, 1, inputs]) }
+            + [TensorModes(outputModes: split.outputs, inputModes: split.inputs)]
+            + pairs.map { TensorModes(outputModes: $0, inputModes: [inputs, 1]) }
+    }
+}
+
+extension TensorRing: TensorFormat {
+    /// Those of a train.
+    public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
+        TensorTrain.modeChoices(outputs: outputs, inputs: inputs, unit: unit)
+    }
+}

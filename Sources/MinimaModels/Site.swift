@@ -1,0 +1,101 @@
+import MinimaCore
+
+/// Linear layers that read one activation, without their weights: query, key and value of a decoder
+/// layer; gate and up; or one layer alone.
+///
+/// Sites are what is calibrated, planned and compressed: all members share one input moment, and
+/// their weights, stacked along the outputs, may share factors.
+public struct Site: Sendable, Hashable {
+    /// The group's name in the checkpoint, `model.layers.0.self_attn.qkv_proj`; a site of one member
+    /// has its name.
+    public let name: String
+    /// The decoder layer that it belongs to.
+    public let layer: Int
+    /// Columns of every member's weight.
+    public let inputs: Int
+    /// The linear layers, in the order in which their outputs are stacked.
+    public let members: [LinearShape]
+
+    /// Rows of the stacked weight.
+    public var outputs: Int { members.reduce(0) { $0 + $1.outputs } }
+    /// Numbers in the dense weights.
+    public var parameters: Int { outputs * inputs }
+
+    /// A site of several layers.
+    init(_ name: String, layer: Int, inputs: Int, members: [LinearShape]) {
+        self.name = name
+        self.layer = layer
+        self.inputs = inputs
+        self.members = members
+    }
+
+    /// A site of one layer.
+    init(_ member: LinearShape, layer: Int) {
+        self.init(member.name, layer: layer, inputs: member.inputs, members: [member])
+    }
+
+    /// Where the outputs of each member lie in the stacked weight.
+    public var rows: [Range<Int>] {
+        var start = 0
+        return members.map { member in
+            defer { start += member.outputs }
+            return start..<start + member.outputs
+        }
+    }
+}
+
+/// A linear layer of a family, without its weight.
+public struct LinearShape: Sendable, Hashable {
+    /// The module's name in the checkpoint.
+    public let name: String
+    /// Rows of W.
+    public let outputs: Int
+    /// Columns of W.
+    public let inputs: Int
+    /// How W is cut into patches.
+    public let patches: PatchGrid
+
+    /// What the layer is within its decoder layer: `q_proj`, `down_proj`, ….
+    public var role: String { name.split(separator: ".").last.map(String.init) ?? name }
+}
+
+/// How a weight is cut into patches: runs of rows or of columns that belong together.
+public struct PatchGrid: Sendable, Hashable {
+    /// Which side is cut.
+    public enum Axis: String, Sendable, Hashable, Codable {
+        case outputs, inputs
+    }
+
+    /// The side that is cut.
+    public var axis: Axis
+    /// Patches, of equal size.
+    public var count: Int
+
+    /// `count` equal patches along `axis`.
+    public init(_ axis: Axis, count: Int) {
+        self.axis = axis
+        self.count = count
+    }
+
+    /// One patch per `unit` values of a side of `size`, such as a head; `size` is a multiple of it.
+    static func units(_ axis: Axis, of unit: Int, in size: Int) -> PatchGrid {
+        PatchGrid(axis, count: size / unit)
+    }
+
+    /// At most `limit` equal patches of a side of `size`, each of at least `smallest` values: the most
+    /// that divide it.
+    static func blocks(_ axis: Axis, of size: Int, limit: Int = 8, smallest: Int = 32) -> PatchGrid
+    {
+        let count = (1...limit).last { size % $0 == 0 && size / $0 >= smallest } ?? 1
+        return PatchGrid(axis, count: count)
+    }
+
+    /// The rows and columns of each patch of a weight `[outputs, inputs]`.
+    public func ranges(outputs: Int, inputs: Int) -> [(rows: Range<Int>, columns: Range<Int>)] {
+        let size = (axis == .outputs ? outputs : inputs) / count
+        return (0..<count).map { index in
+            let range = index * size..<(index + 1) * size
+            return axis == .outputs ? (range, 0..<inputs) : (0..<outputs, range)
+        }
+    }
+}

@@ -1,0 +1,71 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaModels
+
+/// A dense model as it is stored: its tensors by decoder layer, and its sites.
+struct StoredModel {
+    let source: any WeightSource
+    /// All sites in forward order.
+    let sites: [Site]
+    /// Decoder layers.
+    let layers: Int
+    /// Tensors of each decoder layer, then the rest; in the checkpoint's order.
+    let parts: [[TensorDescription]]
+    private let tensors: [JSON.Name: TensorDescription]
+
+    /// Reads names, types and shapes, no weight.
+    ///
+    /// - Throws: `StageError.alreadyCompressed`; `CheckpointError` for tensors that are not those
+    ///   of the configuration's model.
+    init(_ source: any WeightSource) throws {
+        guard try CompressionManifest(source.config).modules.isEmpty else {
+            throw StageError.alreadyCompressed(path: source.path)
+        }
+        self.source = source
+        let requests = try source.checkModel()
+        let tensors: [TensorDescription]
+        if let checkpoint = source as? Checkpoint {
+            tensors = checkpoint.tensors.map {
+                TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape)
+            }
+        } else {
+            let dtype = try source.config.dtype ?? .bfloat16
+            tensors = requests.map {
+                TensorDescription(name: $0.name, dtype: $0.dtype ?? dtype, shape: $0.shape)
+            }
+        }
+        sites = try source.sites()
+        let layers = (sites.map(\.layer).max() ?? -1) + 1
+        let family = try FamilyRegistry.family(source.config)
+        let prefixes = (0..<layers).map { family.layerPrefix($0) }
+        var parts = Array(repeating: [TensorDescription](), count: layers + 1)
+        for tensor in tensors {
+            let layer = prefixes.firstIndex { tensor.name.hasPrefix($0) } ?? layers
+            parts[layer].append(tensor)
+        }
+        self.layers = layers
+        self.parts = parts
+        self.tensors = Dictionary(
+            tensors.map { (JSON.Name($0.name), $0) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    /// The type that a linear layer's weight is stored in.
+    func dtype(of member: LinearShape) -> DType {
+        tensors[JSON.Name("\(member.name).weight")]?.dtype ?? .float32
+    }
+
+    /// Numbers and bytes of all tensors.
+    var size: (parameters: Int, bytes: Int) { Self.size(parts.joined()) }
+
+    /// Numbers and bytes of `tensors`.
+    static func size(_ tensors: some Sequence<TensorDescription>) -> (parameters: Int, bytes: Int) {
+        var (parameters, bytes) = (0, 0)
+        for tensor in tensors {
+            let count = Saturating.product(tensor.shape)
+            parameters = Saturating.sum([parameters, count])
+            bytes = Saturating.sum([bytes, Saturating.product([count, tensor.dtype.byteCount])])
+        }
+        return (parameters, bytes)
+    }
+}

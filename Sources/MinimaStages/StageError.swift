@@ -1,0 +1,48 @@
+/// Why a stage cannot do what it was asked.
+public enum StageError: Error, CustomStringConvertible {
+    case tooLittleText(tokens: Int, needed: Int, purpose: String)
+    case alreadyCompressed(path: String)
+    case vocabulariesDiffer(Int, Int)
+    case notEnoughMemory(purpose: String, neededBytes: Int, availableBytes: Int)
+    case badRatio(Double)
+    case moduleTooSmall(name: String, reason: String)
+    case notFinite(what: String)
+    case unknownFormats(String, known: [String])
+    case infeasible(target: String, smallest: String)
+    case noOptions(site: String)
+
+    /// What was asked, what was found, what to do.
+    public var description: String {
+        switch self {
+        case .tooLittleText(let tokens, let needed, let purpose):
+            "\(purpose) needs at least \(needed) tokens of text, \(tokens) were given"
+        case .alreadyCompressed(let path):
+            "\(path) is compressed already; compress the dense model it came from"
+        case .vocabulariesDiffer(let left, let right):
+            """
+            the models have vocabularies of \(left) and \(right) tokens; KL compares models of one \
+            vocabulary only
+            """
+        case .notEnoughMemory(let purpose, let needed, let available):
+            """
+            \(purpose) needs \(needed >> 20) MiB, \(available >> 20) MiB are free; use a smaller \
+            model or a machine with more memory
+            """
+        case .badRatio(let ratio):
+            "a ratio of \(ratio) removes nothing or everything; give a number between 0 and 1"
+        case .moduleTooSmall(let name, let reason):
+            "\(name) cannot be compressed that far: \(reason); lower the ratio"
+        case .notFinite(let what):
+            "\(what) is not finite; check the model's weights (`minima inspect --check-finite`)"
+        case .unknownFormats(let name, let known):
+            "unknown format \"\(name)\"; the formats are \(known.joined(separator: ", "))"
+        case .infeasible(let target, let smallest):
+            """
+            no plan reaches \(target) with the formats and modules that are allowed; the furthest is \
+            \(smallest)
+            """
+        case .noOptions(let site):
+            "nothing that is allowed covers \(site); allow another cut of the sites"
+        }
+    }
+}

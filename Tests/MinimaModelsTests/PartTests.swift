@@ -1,0 +1,162 @@
+import FoundationEssentials
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaTensor
+import Testing
+
+@testable import MinimaModels
+
+@Suite("Models in parts")
+struct PartTests {
+    @Test("layer after layer gives the whole model's logits", arguments: GoldenModel.all)
+    func streamed(golden: GoldenModel) throws {
+        let checkpoint = try Checkpoint(path: golden.directory)
+        let row = try #require(golden.rows.first)
+        let ends = try checkpoint.loadPart(.ends)
+        let context = try ForwardContext(
+            batch: 1, tokens: row.count, cache: nil, padding: nil, rotary: ends.rotary,
+            device: .cpu, dtype: ends.dtype)
+        var x = try ends.embed(tokens([row]))
+        for index in 0..<ends.dimensions.layers {
+            x = try checkpoint.loadPart(.layer(index)).layer(index, x, context)
+        }
+        let whole = try checkpoint.loadModel()
+        #expect(try ends.normed(x).isIdentical(to: whole.run(tokens([row]))))
+        let logits = try ends.logits(ends.normed(x))
+        #expect(try logits.isIdentical(to: whole.logits(whole.run(tokens([row])))))
+    }
+
+    @Test("parts read each tensor once between them", arguments: GoldenModel.all)
+    func reads(golden: GoldenModel) throws {
+        let checkpoint = try Checkpoint(path: golden.directory)
+        let requests = try checkpoint.checkModel()
+        let layers = try checkpoint.loadPart(.ends).dimensions.layers
+        var calls = 0
+        for part in (0..<layers).map(ModelPart.layer) + [.ends] {
+            _ = try checkpoint.loadPart(part) { calls += 1 }
+        }
+        #expect(calls == requests.count)
+    }
+
+    @Test func stoppingReachesParts() throws {
+        struct Stop: Error {}
+        let checkpoint = try Checkpoint(path: "\(GoldenModel.folder)/qwen3-gqa4-tied-v5")
+        #expect(throws: Stop.self) {
+            _ = try checkpoint.loadPart(.layer(1)) { throw Stop() }
+        }
+    }
+}
+
+@Suite("Stacked groups")
+struct StackedGroupTests {
+    /// A copy of a golden checkpoint whose groups are stored as one dense weight each.
+    private func stacked(_ source: Checkpoint, at path: String) throws -> Checkpoint {
+        let groups = try source.sites().filter { $0.members.count > 1 }
+        var tensors: [(name: String, value: Tensor)] = []
+        var manifest = CompressionManifest()
+        for site in groups {
+            let parts = try site.members.map { try source.tensor("\($0.name).weight") }
+            tensors.append(("\(site.name).weight", try .cat(parts)))
+            manifest.modules[site.name] = FormatSpec(format: Dense.name)
+        }
+        let members = Set(groups.flatMap(\.members).map { "\($0.name).weight" })
+        for tensor in source.tensors where !members.contains(tensor.name) {
+            tensors.append((tensor.name, try source.tensor(tensor.name)))
+        }
+        let directory = try AtomicDirectory(destination: path)
+        let writer = try SafetensorsWriter(
+            in: directory,
+            tensors: tensors.map {
+                TensorDescription(name: $0.name, dtype: $0.value.dtype, shape: $0.value.shape)
+            })
+        for (name, value) in tensors { try value.withBytes { try writer.write($0, to: name) } }
+        try writer.finish()
+        var config = try #require(source.config.json.object)
+        config["quantization_config"] = manifest.json
+        try directory.write(JSON.object(config).text(), to: "config.json")
+        try directory.commit()
+        return try Checkpoint(path: path)
+    }
+
+    @Test("a weight under the site's name serves all members", arguments: GoldenModel.all)
+    func group(golden: GoldenModel) throws {
+        let path = FileManager.default.temporaryDirectory
+            .appending(path: "minima-\(UUID().uuidString)").path
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let checkpoint = try stacked(Checkpoint(path: golden.directory), at: path)
+        let model = try checkpoint.loadModel()
+        let sites = try checkpoint.sites()
+        for (index, row) in golden.rows.enumerated() {
+            var seen: [String] = []
+            let hidden = try model.run(tokens([row])) { name, _, outputs in
+                seen.append(name)
+                let site = try #require(sites.first { $0.name == name })
+                #expect(outputs.map { $0.shape[2] } == site.members.map(\.outputs))
+            }
+            let logits: [Float] = try model.logits(hidden).values()
+            let difference = largestDifference(logits, try golden.logits(index))
+            #expect(difference <= golden.tolerance, "row \(index)")
+            #expect(seen == sites.map(\.name))
+        }
+    }
+
+    @Test func membersAreNotReadBesideTheirGroup() throws {
+        let path = FileManager.default.temporaryDirectory
+            .appending(path: "minima-\(UUID().uuidString)").path
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let source = try Checkpoint(path: "\(GoldenModel.folder)/qwen3-gqa4-tied-v5")
+        let names = try stacked(source, at: path).checkModel().map(\.name)
+        #expect(names.contains("model.layers.1.mlp.gate_up_proj.weight"))
+        #expect(!names.contains("model.layers.1.mlp.gate_proj.weight"))
+    }
+}
+
+@Suite("Random weights")
+struct RandomWeightsTests {
+    private let folder = "\(GoldenModel.folder)/qwen3-gqa4-tied-v5"
+
+    @Test("every family's sizes load without files of weights", arguments: GoldenModel.all)
+    func families(golden: GoldenModel) throws {
+        let random = try RandomWeights(path: golden.directory, seed: 1)
+        let row = try #require(golden.rows.first)
+        let model = try random.loadModel()
+        let logits = try model.logits(model.run(tokens([row])))
+        #expect(logits.shape == [1, row.count, model.dimensions.vocabulary])
+        #expect(try logits.isFinite().not().sum().item() == 0)
+        let stored = try Checkpoint(path: golden.directory)
+        #expect(try random.sites() == stored.sites())
+    }
+
+    @Test func valuesDependOnSeedAndName() throws {
+        let (one, two) = (
+            try RandomWeights(path: folder, seed: 1), try RandomWeights(path: folder, seed: 2)
+        )
+        let first = try one.tensor("a.weight", shape: [64, 32], on: .cpu)
+        #expect(try first.isIdentical(to: one.tensor("a.weight", shape: [64, 32], on: .cpu)))
+        #expect(try !first.isIdentical(to: one.tensor("b.weight", shape: [64, 32], on: .cpu)))
+        #expect(try !first.isIdentical(to: two.tensor("a.weight", shape: [64, 32], on: .cpu)))
+        #expect(try one.fingerprints { _, _ in } != two.fingerprints { _, _ in })
+    }
+
+    @Test func matricesKeepTheScaleOfTheirInput() throws {
+        let random = try RandomWeights(path: folder, seed: 3)
+        let matrix = try random.tensor("a.weight", shape: [256, 400], on: .cpu)
+        // The mean of 102 400 squares with mean 1/400 has a relative deviation of √(2/102400).
+        let mean = try matrix.to(dtype: .float64).square().mean().item() * 400
+        #expect(abs(mean - 1) < 5 * (2.0 / 102_400).squareRoot())
+        #expect(
+            try random.tensor("a.bias", shape: [3], on: .cpu).values(as: Float.self) == [0, 0, 0])
+        #expect(
+            try random.tensor("norm.weight", shape: [2], on: .cpu).values(as: Float.self) == [1, 1])
+    }
+
+    @Test func tiedHeadsStayTied() throws {
+        let random = try RandomWeights(path: folder, seed: 1)
+        #expect(!random.holds("lm_head.weight") && random.holds("model.norm.weight"))
+        #expect(try !random.checkModel().contains { $0.name == "lm_head.weight" })
+        let untied = try RandomWeights(
+            path: "\(GoldenModel.folder)/qwen3-gqa3-untied-bf16-v4", seed: 1)
+        #expect(try untied.checkModel().contains { $0.name == "lm_head.weight" })
+    }
+}

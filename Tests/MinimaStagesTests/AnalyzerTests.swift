@@ -1,0 +1,104 @@
+import FoundationEssentials
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaModels
+import MinimaTensor
+import Testing
+
+@testable import MinimaStages
+
+@Suite("Analysis")
+struct AnalyzerTests {
+    let source: Checkpoint
+
+    init() throws { source = try goldenModel("qwen3-gqa4-tied-v5") }
+
+    /// - Parameter probes: Fewer than 20 train no predictor, which most of the time would go to.
+    private func request(_ directory: String? = nil, probes: Int = 8) throws -> Analyzer.Request {
+        let vocabulary = try source.config.int("vocab_size")
+        let windows = (0..<6).map { someTokens(32, vocabulary: vocabulary, seed: $0 + 1) }
+        var request = Analyzer.Request(
+            sources: [CalibrationSource(name: "tokens", windows: Array(windows[..<4]))],
+            calibration: CalibrationSettings(gradientWindows: 2, seed: 1),
+            probeWindows: Array(windows[4...]), version: "test")
+        request.probes = probes
+        request.survey.formats = ["lowrank", "interpolative", "tucker"]
+        request.directory = directory
+        return request
+    }
+
+    /// An analysis without what no two runs share.
+    private func timeless(_ analysis: Analysis) -> Analysis {
+        var analysis = analysis
+        analysis.seconds = [:]
+        return analysis
+    }
+
+    @Test func isComplete() throws {
+        var stages: [String] = []
+        let (analysis, predictor) = try Analyzer(source, request(probes: 24)).run {
+            if stages.last != $0.stage { stages.append($0.stage) }
+        }
+        #expect(analysis.sites.map(\.name) == (try source.sites().map(\.name)))
+        #expect(analysis.probes.count == 24)
+        #expect(analysis.probes.allSatisfy { $0.divergence >= 0 && $0.predicted != nil })
+        #expect(predictor != nil && analysis.predictor?.heldOutProbes == 24)
+        #expect(analysis.parameters == source.tensors.reduce(0) { $0 + $1.elementCount })
+        #expect(analysis.cacheBytesPerToken > 0 && analysis.calibration.gradientWindows == 2)
+        #expect(Set(analysis.seconds.keys) == ["hash", "calibrate", "survey", "probe", "train"])
+        #expect(Set(["survey", "probe", "train"]).isSubset(of: stages))
+        for option in analysis.sites.flatMap(\.cuts).flatMap(\.pieces).flatMap(\.options) {
+            #expect(option.error == 0 ? option.damage == 0 : option.damage > 0)
+        }
+        for patch in analysis.sites.flatMap(\.patches) {
+            #expect((0...1).contains(patch.sensitivity) && patch.recommendation != nil)
+        }
+        #expect(try Analysis(json: analysis.json()) == analysis)
+    }
+
+    /// A run that is stopped at any report of progress and started again ends as one that was not.
+    @Test func resumes() throws {
+        struct Stop: Error {}
+        let expected = try timeless(Analyzer(source, request()).run().analysis)
+        let scratch = try Scratch()
+        for stage in ["survey", "probe"] {
+            #expect(throws: Stop.self) {
+                try Analyzer(source, request(scratch.path)).run {
+                    if $0.stage == stage { throw Stop() }
+                }
+            }
+        }
+        let resumed = try Analyzer(source, request(scratch.path)).run().analysis
+        #expect(timeless(resumed) == expected)
+        var stages: Set<String> = []
+        let again = try Analyzer(source, request(scratch.path)).run { stages.insert($0.stage) }
+        #expect(timeless(again.analysis) == expected)
+        #expect(!stages.contains("survey") && !stages.contains("probe"), "\(stages)")
+    }
+
+    /// What was kept for other settings is not taken.
+    @Test func keepsApartWhatDiffers() throws {
+        let scratch = try Scratch()
+        _ = try Analyzer(source, request(scratch.path)).run()
+        var other = try request(scratch.path)
+        other.survey.formats = ["lowrank"]
+        let found = try Analyzer(source, other).run().analysis
+        let formats = found.sites.flatMap(\.cuts).flatMap(\.pieces).flatMap(\.options)
+        #expect(Set(formats.map(\.spec.format)) == ["dense", "lowrank"])
+    }
+
+    @Test func takesAPredictor() throws {
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/predictor.safetensors"
+        let networks = try (0..<2).map { try SensitivityNetwork(seed: $0) }
+        try SensitivityPredictor(members: networks).write(to: path)
+        var second = try request()
+        second.predictor = path
+        second.probes = 0
+        let (analysis, predictor) = try Analyzer(source, second).run()
+        #expect(predictor == nil && analysis.probes.isEmpty)
+        #expect(analysis.predictor?.used == "predictor" && analysis.predictor?.file == path)
+        #expect(analysis.predictor?.spearman == nil)
+    }
+}
