@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on the example model: inspect, compress, measure before and after, let both
+# The whole road on the example model: analyze, plan, compress, measure before and after, let all
 # write, and a report. Needs no network and no data; everything lands in demo/.
 #
 # usage: Scripts/demo.sh [RATIO]        share of the linear layers' parameters to remove (0.35)
@@ -12,7 +12,14 @@ model=Examples/tiny-qwen3-4m
 words=Examples/text.txt
 prompt="The old house by the river"
 demo=demo
-formats=(lowrank tucker)
+calibration=(--calibration self --samples 64 --context 256)
+# Plans by name: what they aim at, and what they choose from.
+plans=(factored tensor-networks 4.5-bits)
+declare -A choices=(
+    [factored]="--ratio $ratio --formats factored"
+    [tensor-networks]="--ratio $ratio --formats tn"
+    [4.5-bits]="--bits-per-weight 4.5"
+)
 
 step() { printf '\n== %s\n' "$*"; }
 # Says what is run, then runs it.
@@ -31,22 +38,31 @@ step "what the model is made of"
 run inspect "$model"
 "$minima" inspect "$model" --json >"$demo/inspect-dense.json"
 
-step "remove $ratio of the linear layers' parameters; the model writes its own calibration text"
-for format in "${formats[@]}"; do
-    run compress "$model" --out "$demo/$format" --ratio "$ratio" --format "$format" \
-        --calibration self --samples 64 --context 256
-    "$minima" inspect "$demo/$format" --json >"$demo/inspect-$format.json"
+step "learn where it can be compressed; the model writes its own calibration text"
+run analyze "$model" --out "$demo/analysis" "${calibration[@]}"
+
+step "choose formats and ranks"
+for name in "${plans[@]}"; do
+    # shellcheck disable=SC2086 — several options in one string
+    run plan "$demo/analysis" --out "$demo/plan-$name.json" ${choices[$name]} --explain
 done
 
-step "measure on a text that neither has seen"
-for name in dense "${formats[@]}"; do
+step "compress: every layer alike for comparison, then by the plans"
+run compress "$model" --out "$demo/uniform" --ratio "$ratio" --format lowrank "${calibration[@]}"
+for name in "${plans[@]}"; do
+    run compress "$model" --out "$demo/$name" --plan "$demo/plan-$name.json" \
+        --analysis "$demo/analysis" "${calibration[@]}"
+done
+
+step "measure on a text that none has seen"
+for name in dense uniform "${plans[@]}"; do
     [ "$name" = dense ] && each=$model || each=$demo/$name
     printf '$ minima eval %s --text %s --against %s\n' "$each" "$words" "$model"
     "$minima" eval "$each" --text "$words" --against "$model" --json >"$demo/eval-$name.json"
 done
 
 step "let them write"
-for name in dense "${formats[@]}"; do
+for name in dense "${plans[@]}"; do
     [ "$name" = dense ] && each=$model || each=$demo/$name
     "$minima" generate "$each" --prompt "$prompt" --max-tokens 60 --temperature 0.7 --top-p 0.9 \
         --seed 1 --json >"$demo/sample-$name.json"
@@ -54,7 +70,8 @@ for name in dense "${formats[@]}"; do
 done
 
 step "before and after"
-reports=("$demo"/inspect-*.json "$demo"/eval-*.json "$demo"/sample-*.json)
-for format in "${formats[@]}"; do reports+=("$demo/$format/minima.json"); done
+reports=("$demo"/inspect-*.json "$demo/analysis/analysis.json" "$demo"/eval-*.json
+    "$demo"/sample-*.json)
+for name in uniform "${plans[@]}"; do reports+=("$demo/$name/minima.json"); done
 "$minima" report "${reports[@]}" --out "$demo/report.html" | tee "$demo/table.txt"
 printf '\nThe report: %s (opens in any browser, offline)\n' "$demo/report.html"
