@@ -27,6 +27,10 @@ public protocol TensorFormat: BudgetedFormat {
     /// - Parameter unit: Outputs that belong together: a head's, a patch's, a stacked member's.
     static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes]
 
+    /// The specification that keeps a balanced pair of output modes whole, which holds any matrix of
+    /// `rank` in as many numbers as ``Interpolative`` and the pivots; `nil` where there is none.
+    static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec?
+
     /// Per fraction of outputs·inputs and split the specification with the smallest bound on its
     /// error, and that bound; fractions that no rank fits are left out.
     ///
@@ -44,6 +48,11 @@ extension TensorFormat {
     ) throws -> [(spec: FormatSpec, squaredError: Double)] {
         try candidates(
             TensorSpectra(weight, metric: metric), fractions: fractions, modes: modes)
+    }
+
+    /// `spec` where its ranks are possible.
+    fileprivate static func checked(_ spec: FormatSpec, outputs: Int, inputs: Int) -> FormatSpec? {
+        (try? layout(spec, outputs: outputs, inputs: inputs)).map { _ in spec }
     }
 
     /// Pairs of output modes beside an input of its own, and what `complete` makes of them.
@@ -67,6 +76,15 @@ extension TensorFormat {
 }
 
 extension Tucker: TensorFormat {
+    /// Ranks `[o₁, o₂, rank]`.
+    public static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec? {
+        let modes = CoreChain.inputCore(outputs: outputs, inputs: inputs).outputs.prefix(2)
+        return checked(
+            FormatSpec(
+                format: name, outputModes: Array(modes), inputModes: [inputs],
+                ranks: modes + [rank]), outputs: outputs, inputs: inputs)
+    }
+
     /// Output pairs beside the whole input.
     public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
         pairChoices(outputs: outputs, unit: unit).map {
@@ -76,6 +94,9 @@ extension Tucker: TensorFormat {
 }
 
 extension CP: TensorFormat {
+    /// A sum of outer products holds no matrix of a given rank at its price.
+    public static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec? { nil }
+
     /// Output pairs beside the whole input.
     public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
         Tucker.modeChoices(outputs: outputs, inputs: inputs, unit: unit)
@@ -83,6 +104,9 @@ extension CP: TensorFormat {
 }
 
 extension BlockTerm: TensorFormat {
+    /// A sum of blocks holds no matrix of a given rank at its price.
+    public static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec? { nil }
+
     /// Output pairs beside the whole input.
     public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
         Tucker.modeChoices(outputs: outputs, inputs: inputs, unit: unit)
@@ -90,6 +114,15 @@ extension BlockTerm: TensorFormat {
 }
 
 extension TensorTrain: TensorFormat {
+    /// Bonds `[o₁, rank]`, the input as the last core.
+    public static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec? {
+        let modes = CoreChain.inputCore(outputs: outputs, inputs: inputs)
+        return checked(
+            FormatSpec(
+                format: name, outputModes: modes.outputs, inputModes: modes.inputs,
+                ranks: [modes.outputs[0], rank]), outputs: outputs, inputs: inputs)
+    }
+
     /// Output pairs with the whole input as the last core; two balanced pairs; output pairs with the
     /// whole input in the first core, whose second core is then what stacked members or heads share
     /// at their outputs.
@@ -103,6 +136,15 @@ extension TensorTrain: TensorFormat {
 }
 
 extension TensorRing: TensorFormat {
+    /// A train's, with a closing bond of 1.
+    public static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec? {
+        let modes = CoreChain.inputCore(outputs: outputs, inputs: inputs)
+        return checked(
+            FormatSpec(
+                format: name, outputModes: modes.outputs, inputModes: modes.inputs,
+                ranks: [1, modes.outputs[0], rank]), outputs: outputs, inputs: inputs)
+    }
+
     /// Those of a train.
     public static func modeChoices(outputs: Int, inputs: Int, unit: Int) -> [TensorModes] {
         TensorTrain.modeChoices(outputs: outputs, inputs: inputs, unit: unit)

@@ -20,7 +20,8 @@ enum AttentionSites {
                     shape("k_proj", narrow, hidden, .outputs),
                     shape("v_proj", narrow, hidden, .outputs),
                 ]),
-            Site(shape("o_proj", hidden, wide, .inputs), layer: layer),
+            Site(
+                shape("o_proj", hidden, wide, .inputs), layer: layer, addsToResidual: true),
         ]
     }
 }

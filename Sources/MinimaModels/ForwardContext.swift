@@ -7,6 +7,10 @@ import MinimaTensor
 public typealias LinearObserver = (_ site: String, _ input: Tensor, _ outputs: [Tensor]) throws ->
     Void
 
+/// Sees the residual stream `[batch, token, hidden]` just before the output of a ``Site`` is added to
+/// it, right before a ``LinearObserver`` sees the site's layer work.
+public typealias ResidualObserver = (_ site: String, _ stream: Tensor) throws -> Void
+
 /// Weights that stand in for those of a model's sites, by the site's name: the stacked weight
 /// `[outputs, inputs]` of all its members.
 public typealias Substitutes = [String: any LinearWeight]
@@ -26,6 +30,7 @@ public struct ForwardContext {
     private let isCausal: Bool
     private let cache: KVCache?
     private let observer: LinearObserver?
+    private let residualObserver: ResidualObserver?
     private let substitutes: Substitutes
 
     /// The context of a pass over new tokens `[batch, tokens]`.
@@ -37,15 +42,17 @@ public struct ForwardContext {
     ///   - rotary: The model's rotary embedding.
     ///   - substitutes: Weights to use in place of the model's own.
     ///   - observer: Sees the linear layers work.
+    ///   - residualObserver: Sees what their outputs are added to.
     public init(
         batch: Int, tokens: Int, cache: KVCache?, padding: [Int]?, rotary: RotaryEmbedding,
         device: Device, dtype: DType, substitutes: Substitutes = [:],
-        observer: LinearObserver? = nil
+        observer: LinearObserver? = nil, residualObserver: ResidualObserver? = nil
     ) throws(TensorError) {
         self.batch = batch
         self.tokens = tokens
         self.cache = cache
         self.observer = observer
+        self.residualObserver = residualObserver
         self.substitutes = substitutes
         let past = cache?.count ?? 0
         var positions = try Tensor.arange(past..<past + tokens, device: device).unsqueeze(0)
@@ -96,10 +103,16 @@ public struct ForwardContext {
         return outputs
     }
 
-    /// Applies one linear layer.
-    public func apply(_ layer: Linear, _ x: Tensor) throws -> Tensor {
+    /// Applies one linear layer and adds its output to the residual stream, as sites with
+    /// ``Site/addsToResidual`` do.
+    ///
+    /// - Parameter stream: The residual stream before, `[batch, token, hidden]`; it stays as it is.
+    /// - Returns: The residual stream after, `[batch, token, hidden]`.
+    public func apply(_ layer: Linear, _ x: Tensor, addingTo stream: Tensor) throws -> Tensor {
+        try residualObserver?(layer.name, stream)
         let output = try layer(x, substituting: substitutes[layer.name])
         try observer?(layer.name, x, [output])
+        try output.addInPlace(stream)
         return output
     }
 

@@ -9,6 +9,8 @@ extension InspectionResult {
         ("num_attention_heads", "heads"), ("num_key_value_heads", "kv heads"),
         ("head_dim", "head dim"), ("intermediate_size", "FFN"), ("vocab_size", "vocabulary"),
         ("max_position_embeddings", "context"), ("tie_word_embeddings", "tied"),
+        ("num_local_experts", "experts"), ("num_experts", "experts"),
+        ("num_experts_per_tok", "active experts"), ("moe_intermediate_size", "expert FFN"),
     ]
 
     /// What the headers of `checkpoint` say; works for families that Minima cannot run, too.
@@ -24,7 +26,8 @@ extension InspectionResult {
             manifest = try CompressionManifest(checkpoint.config)
         }
         for (key, name) in Self.architectureKeys {
-            architecture[name] = checkpoint.config.value(key)?.text(indent: nil)
+            guard let value = checkpoint.config.value(key) else { continue }
+            architecture[name] = value.text(indent: nil)
         }
         var dtypes: [String: Int] = [:]
         var parts: [Part] = []
@@ -84,6 +87,8 @@ extension InspectionResult {
             "embed_tokens", "input_layernorm", "self_attn.q_proj", "self_attn.k_proj",
             "self_attn.v_proj", "self_attn.q_norm", "self_attn.k_norm", "self_attn.o_proj",
             "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+            "mlp.gate", "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj",
+            "mlp.experts.*.gate_up_proj", "mlp.experts.*.down_proj",
         ]
         if let index = order.firstIndex(of: part) { return index }
         return part == "lm_head" ? 1000 : part == "norm" ? 999 : 500

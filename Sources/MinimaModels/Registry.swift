@@ -8,6 +8,7 @@ public enum FamilyRegistry {
     public static let all: [any LanguageModel.Type] = [
         Llama.self,
         Qwen3.self,
+        Qwen3Moe.self,
     ]
 
     /// The family of a configuration.

@@ -15,6 +15,13 @@ public struct Site: Sendable, Hashable {
     public let inputs: Int
     /// The linear layers, in the order in which their outputs are stacked.
     public let members: [LinearShape]
+    /// Whether the output is added to the residual stream as it is; the outputs are `hidden` then.
+    public let addsToResidual: Bool
+    /// The share of the tokens that reach it: 1, or for one of several experts the mean over them.
+    ///
+    /// Below 1, a pass may leave the site out, and its inputs are other tokens' when the weights
+    /// before it change.
+    public let tokenShare: Double
 
     /// Rows of the stacked weight.
     public var outputs: Int { members.reduce(0) { $0 + $1.outputs } }
@@ -27,12 +34,32 @@ public struct Site: Sendable, Hashable {
         self.layer = layer
         self.inputs = inputs
         self.members = members
+        addsToResidual = false
+        tokenShare = 1
     }
 
     /// A site of one layer.
-    init(_ member: LinearShape, layer: Int) {
-        self.init(member.name, layer: layer, inputs: member.inputs, members: [member])
+    init(_ member: LinearShape, layer: Int, addsToResidual: Bool = false) {
+        name = member.name
+        self.layer = layer
+        inputs = member.inputs
+        members = [member]
+        self.addsToResidual = addsToResidual
+        tokenShare = 1
     }
+
+    private init(_ site: Site, tokenShare: Double) {
+        name = site.name
+        layer = site.layer
+        inputs = site.inputs
+        members = site.members
+        addsToResidual = false
+        self.tokenShare = tokenShare
+    }
+
+    /// This site in an expert that `share` of the tokens reach on average; its output is weighted
+    /// before it is added to anything.
+    func routed(share: Double) -> Site { Site(self, tokenShare: share) }
 
     /// Where the outputs of each member lie in the stacked weight.
     public var rows: [Range<Int>] {

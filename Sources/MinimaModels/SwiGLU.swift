@@ -16,11 +16,14 @@ struct SwiGLU {
         down = try weights.linear(sites[1], bias: bias)
     }
 
-    func callAsFunction(_ x: Tensor, _ context: ForwardContext) throws -> Tensor {
+    /// The residual stream `stream` after this network has read `x`, its norm.
+    func callAsFunction(_ x: Tensor, addingTo stream: Tensor, _ context: ForwardContext) throws
+        -> Tensor
+    {
         let projected = try context.apply(gateUp, x)
         let gated = try projected[0].silu()
         try gated.multiplyInPlace(projected[1])
-        return try context.apply(down, gated)
+        return try context.apply(down, gated, addingTo: stream)
     }
 
     /// Gate and up, then down; the FFN's neurons in blocks.
@@ -38,7 +41,7 @@ struct SwiGLU {
                 LinearShape(
                     name: "\(name).down_proj", outputs: hidden, inputs: intermediate,
                     patches: PatchGrid(.inputs, count: rows.count)),
-                layer: layer),
+                layer: layer, addsToResidual: true),
         ]
     }
 }

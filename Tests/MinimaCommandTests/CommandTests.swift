@@ -73,6 +73,70 @@ struct CommandTests {
         #expect(json["kind"] as? String == "inspection")
     }
 
+    @Test("the learned road: analyze, plan, compress by the plan, report")
+    func learnedRoad() throws {
+        let scratch = try Scratch()
+        let (folder, plan) = ("\(scratch.path)/analysis", "\(scratch.path)/plan.json")
+        let calibration = [
+            "--calibration", exampleText, "--samples", "8", "--context", "64", "--device", "cpu",
+        ]
+        let analyzed = try Run(
+            [
+                "analyze", exampleModel, "--out", folder, "--formats", "interpolative", "--probes",
+                "0",
+            ]
+                + calibration
+        ).wait()
+        #expect(analyzed.code == 0, "\(analyzed.errors)")
+        #expect(analyzed.output.contains("24 sites"))
+
+        let planned = try minima("plan", folder, "--out", plan, "--ratio", "0.35", "--explain")
+        #expect(planned.code == 0, "\(planned.errors)")
+        for word in ["where the budget went", "gate_up_proj", "interpolative", "neighbouring"] {
+            #expect(planned.output.contains(word), "\(planned.output)")
+        }
+        let explanation = try minima(
+            "plan", folder, "--out", plan, "--ratio", "0.35", "--json"
+        ).json()
+        #expect(explanation["kind"] as? String == "plan-explanation")
+        let hopeless = try minima("plan", folder, "--out", plan, "--bits-per-weight", "0.001")
+        #expect(hopeless.code == 1 && hopeless.errors.contains("--bits-per-weight"))
+        #expect(try minima("plan", folder, "--out", plan).code == 2)
+
+        var totals: [Int] = []
+        for arguments in [["--plan", plan, "--analysis", folder], ["--ratio", "0.35"]] {
+            let out = "\(scratch.path)/small\(totals.count)"
+            let outcome = try Run(
+                ["compress", exampleModel, "--out", out, "--json"] + arguments + calibration
+            ).wait()
+            #expect(outcome.code == 0, "\(outcome.errors)")
+            let account = try #require(outcome.json()["totals"] as? [String: Any])
+            totals.append(try #require(account["linear_parameters_after"] as? Int))
+        }
+        #expect(Double(totals[0]) <= 0.65 * 2_580_480 && Double(totals[0]) > 0.64 * 2_580_480)
+        let report = "\(scratch.path)/report.html"
+        let reported = try minima(
+            "report", "\(folder)/analysis.json", plan, "\(scratch.path)/small0/minima.json",
+            "--out", report, "--json")
+        #expect(reported.code == 0, "\(reported.errors)")
+        #expect(try reported.json()["analyses"] as? Int == 1)
+
+        // A plan that was edited wrongly, and one of another model, say so.
+        let text = try String(contentsOfFile: plan, encoding: .utf8)
+        for (old, new, hint) in [
+            ("\"ranks\"", "\"rnaks\"", "rnaks"), ("model.layers.0", "model.layers.99", "layers.99"),
+        ] {
+            try text.replacingOccurrences(of: old, with: new).write(
+                toFile: plan, atomically: true, encoding: .utf8)
+            let refused = try Run(
+                ["compress", exampleModel, "--out", "\(scratch.path)/no", "--plan", plan]
+                    + calibration
+            ).wait()
+            #expect(refused.code == 1 && refused.errors.contains(hint), "\(refused.errors)")
+        }
+        #expect(!scratch.entries.contains("no"))
+    }
+
     @Test("the main job: compress, evaluate, generate, report")
     func mainJob() throws {
         let scratch = try Scratch()

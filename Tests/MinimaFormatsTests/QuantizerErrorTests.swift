@@ -147,7 +147,8 @@ import Testing
         let plain = try Quantized.candidates(weight, metric: nil, bits: [3], groupSizes: [16])
         let stored = try Quantized.decompose(weight, spec: plain[0].spec, metric: nil)
         let exact = try stored.reconstruct().distance(to: weight)
-        #expect(abs(plain[0].squaredError / (exact * exact) - 1) < 1e-5)
+        // A third of the scales are tried: 2^(3/32) off the best at most, less than a twentieth more.
+        #expect((1 - 1e-5...1.05).contains(plain[0].squaredError / (exact * exact)))
         #expect(throws: FormatError.self) {
             try Quantized.candidates(weight, metric: nil, bits: [7], groupSizes: [16])
         }

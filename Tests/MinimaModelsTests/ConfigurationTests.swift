@@ -9,7 +9,11 @@ import Testing
 @Suite("Hostile configurations")
 struct ConfigurationTests {
     private func config(_ family: String, _ changes: [String: JSON?]) throws -> ModelConfig {
-        let name = family == "llama" ? "llama-gqa2-bias-v5" : "qwen3-gqa4-tied-v5"
+        let name =
+            [
+                "llama": "llama-gqa2-bias-v5", "qwen3": "qwen3-gqa4-tied-v5",
+                "qwen3_moe": "qwen3moe-normalised-v5",
+            ][family] ?? family
         let original = try ModelConfig(path: "\(GoldenModel.folder)/\(name)/config.json")
         var members = try #require(original.json.object)
         for (key, value) in changes {
@@ -51,7 +55,7 @@ struct ConfigurationTests {
             family, "vocab_size", ["hidden_size": 65_536, "vocab_size": 268_435_457])
     }
 
-    @Test("rotated dimensions come in pairs", arguments: ["llama", "qwen3"])
+    @Test("rotated dimensions come in pairs", arguments: ["llama", "qwen3", "qwen3_moe"])
     func pairs(family: String) throws {
         try expectRefusal(family, "head_dim", ["head_dim": 7])
         try expectRefusal(
@@ -71,5 +75,37 @@ struct ConfigurationTests {
                 "head_dim": .some(nil), "hidden_size": 7, "num_attention_heads": 8,
                 "num_key_value_heads": 8,
             ])
+    }
+
+    @Test func experts() throws {
+        let family = "qwen3_moe"
+        let none = JSON?.none
+        for (key, changes) in [
+            ("num_experts", ["num_local_experts": none]),
+            ("num_experts", ["num_local_experts": none, "num_experts": 100_000]),
+            ("num_local_experts", ["num_local_experts": 0]),
+            ("num_local_experts", ["num_hidden_layers": 10_000, "num_local_experts": 14]),
+            ("num_local_experts", ["hidden_size": Self.largest, "num_local_experts": 40_000]),
+            ("num_experts_per_tok", ["num_experts_per_tok": 5]),
+            ("num_experts_per_tok", ["num_experts_per_tok": none]),
+            ("moe_intermediate_size", ["moe_intermediate_size": none]),
+            (
+                "moe_intermediate_size",
+                ["hidden_size": 131_072, "moe_intermediate_size": Self.largest]
+            ),
+            ("decoder_sparse_step", ["decoder_sparse_step": 0]),
+            ("mlp_only_layers", ["mlp_only_layers": [-1]]),
+        ] as [(String, [String: JSON?])] {
+            try expectRefusal(family, key, changes)
+        }
+        // transformers 4 writes `num_experts`; a layer that there is not is no error in either.
+        let old = try config(
+            family,
+            ["num_local_experts": none, "num_experts": 3, "mlp_only_layers": [0, 1, 77]])
+        #expect(try Qwen3Moe.sites(old).filter { $0.layer == 2 }.count == 2 + 2 * 3)
+        #expect(try Qwen3Moe.sites(old).filter { $0.tokenShare < 1 }.count == 2 * 3)
+        // Heads share the width where nothing is said of them; other than in the dense family.
+        let shared = try config(family, ["head_dim": none])
+        #expect(try Qwen3Moe.Configuration(shared).base.headDim == 24 / 4)
     }
 }

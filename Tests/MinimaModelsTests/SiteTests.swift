@@ -14,11 +14,43 @@ struct SiteTests {
         var seen: [String] = []
         _ = try golden.load().run(tokens([[1, 2, 3], [4, 5, 6]])) { name, input, outputs in
             let site = try #require(sites.first { $0.name == name })
-            #expect(input.shape == [2, 3, site.inputs])
-            #expect(outputs.map(\.shape) == site.members.map { [2, 3, $0.outputs] })
+            let size = site.tokenShare == 1 ? [2, 3] : [1, input.shape[1]]
+            #expect(input.shape == size + [site.inputs] && 1...6 ~= input.shape[1])
+            #expect(outputs.map(\.shape) == site.members.map { size + [$0.outputs] })
             seen.append(name)
         }
-        #expect(seen == sites.map(\.name))
+        // Experts may have no tokens.
+        let expected = sites.filter { $0.tokenShare == 1 || seen.contains($0.name) }
+        #expect(seen == expected.map(\.name))
+    }
+
+    @Test("the residual stream is seen where outputs are added to it", arguments: GoldenModel.all)
+    func residual(golden: GoldenModel) throws {
+        let checkpoint = try Checkpoint(path: golden.directory)
+        // The first layer without experts, whose outputs are weighted before they are added.
+        let sites = try #require(
+            Dictionary(grouping: try checkpoint.sites(), by: \.layer).sorted { $0.key < $1.key }
+                .first { $0.value.allSatisfy { $0.tokenShare == 1 } })
+        let model = try checkpoint.loadModel()
+        var streams: [(site: String, stream: Tensor)] = []
+        var outputs: [Tensor] = []
+        let context = try ForwardContext(
+            batch: 2, tokens: 3, cache: nil, padding: nil, rotary: model.rotary, device: .cpu,
+            dtype: model.dtype,
+            observer: { name, _, parts in
+                // The stream comes first; the output is added to it in place, later.
+                guard name == streams.last?.site else { return }
+                outputs += try parts.map { try $0.clone() }
+            },
+            residualObserver: { streams.append(($0, $1)) })
+        let x = try model.embed(tokens([[1, 2, 3], [4, 5, 6]]))
+        let y = try model.layer(sites.key, x, context)
+        #expect(streams.map(\.site) == sites.value.filter(\.addsToResidual).map(\.name))
+        #expect(outputs.count == streams.count && outputs.count == 2)
+        #expect(try streams[0].stream.isIdentical(to: x))
+        let middle = try outputs[0] + streams[0].stream
+        #expect(try streams[1].stream.isIdentical(to: middle))
+        #expect(try y.isIdentical(to: outputs[1] + middle))
     }
 
     @Test("sites cover the linear weights of all layers", arguments: GoldenModel.all)
@@ -27,6 +59,7 @@ struct SiteTests {
         let members = try checkpoint.sites().flatMap(\.members)
         let matrices = checkpoint.tensors.filter {
             $0.shape.count == 2 && $0.name.hasPrefix("model.layers.")
+                && !$0.name.hasSuffix(".mlp.gate.weight")
         }
         #expect(Set(members.map { "\($0.name).weight" }) == Set(matrices.map(\.name)))
         for member in members {

@@ -200,7 +200,12 @@ struct CalibrationMemoryTests {
         // 131,072 tokens at 65 boundaries in bf16.
         #expect(calibrator.memory.hostBytes > 131_072 * 5120 * 2 * 65)
         #expect(!calibrator.storesMoments)
-        let blocks = try model.sites().prefix(4).map { $0.metricBlocks(limit: 2048) }
-        #expect(blocks == [[128, 1024, 1024], [256], [256, 256], [256]])
+        func blocks(_ limit: Int) throws -> [[Int]] {
+            try model.sites().prefix(4).map { $0.metricRuns(limit: limit).map(\.size) }
+        }
+        #expect(try blocks(2048) == [[128, 1024, 1024], [256], [256, 256], [256]])
+        // 8192 + 2 · 1024 outputs of attention.
+        #expect(try blocks(10_239) == [[8192, 1024, 1024], [5120], [256, 256], [5120]])
+        #expect(try blocks(10_240) == [[10_240], [5120], [256, 256], [5120]])
     }
 }

@@ -28,10 +28,12 @@ struct AnalyzerTests {
         return request
     }
 
-    /// An analysis without what no two runs share.
+    /// An analysis without what no two runs share, and without the key of statistics that only a run
+    /// with a directory keeps.
     private func timeless(_ analysis: Analysis) -> Analysis {
         var analysis = analysis
         analysis.seconds = [:]
+        analysis.statisticsKey = ""
         return analysis
     }
 
@@ -74,6 +76,8 @@ struct AnalyzerTests {
         var stages: Set<String> = []
         let again = try Analyzer(source, request(scratch.path)).run { stages.insert($0.stage) }
         #expect(timeless(again.analysis) == expected)
+        #expect(resumed.statisticsKey.utf8.count == 64)
+        #expect(again.analysis.statisticsKey == resumed.statisticsKey)
         #expect(!stages.contains("survey") && !stages.contains("probe"), "\(stages)")
     }
 

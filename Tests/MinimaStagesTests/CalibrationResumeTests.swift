@@ -103,6 +103,28 @@ struct CalibrationResumeTests {
         }
     }
 
+    /// 1 output holds no member, 40 all members and no site of several, 50 one of the two.
+    @Test("stored metrics are those that were visited", arguments: [1, 40, 50, 2048])
+    func metrics(limit: Int) throws {
+        let scratch = try Scratch()
+        let calibrator = try smallCalibrator(directory: scratch.path) { $0.fullMetricLimit = limit }
+        var runs = Set<Int>()
+        try calibrator.run { statistics, _ in
+            let store = try #require(calibrator.store)
+            let loaded = try #require(try store.outputMetrics(layer: statistics.layer))
+            for site in statistics.sites {
+                let metric = try #require(site.output)
+                let stored = try #require(loaded[site.site.name])
+                #expect(stored.runs.count == metric.runs.count)
+                for (left, right) in zip(stored.runs, metric.runs) {
+                    #expect(try left.isIdentical(to: right), "\(site.site.name)")
+                }
+                if site.site.members.count > 1 { runs.insert(metric.runs.count) }
+            }
+        }
+        #expect(runs == (limit > 50 ? [1] : limit == 50 ? [1, 2] : [2, 3]))
+    }
+
     @Test func gradientsAreReusedWhereMomentsAreNotStored() throws {
         let keeping = Keeping(gradientWindows: 3, isSpilled: true, storesMoments: false)
         let scratch = try Scratch()

@@ -102,20 +102,33 @@ struct GPTQ {
         return Columns(values: values, scales: columns.scales)
     }
 
-    /// Every value of `targets` `[columns, rows]` to its nearest.
+    /// Every value of `targets` `[columns, rows]` to its nearest, many groups at a time.
     ///
-    /// - Parameter weights: Of the columns' squared errors in the search for scales, `[columns, 1]`.
-    func nearest(_ targets: Tensor, weights: Tensor) throws(TensorError) -> Columns {
-        let columns = targets.shape[0]
+    /// - Parameters:
+    ///   - weights: Of the columns' squared errors in the search for scales, `[columns, 1]`.
+    ///   - scaleStride: Between the scales that are tried.
+    func nearest(_ targets: Tensor, weights: Tensor, scaleStride: Int = 1) throws(TensorError)
+        -> Columns
+    {
+        let (columns, rows) = (targets.shape[0], targets.shape[1])
+        let whole = columns / groupSize * groupSize
+        // 2²⁴ values and their int64 codes take 200 MB.
+        let together = max((1 << 24) / max(groupSize * rows, 1), 1) * groupSize
+        var ranges = stride(from: 0, to: whole, by: together)
+            .map { $0..<min($0 + together, whole) }
+        if whole < columns { ranges.append(whole..<columns) }
         var (values, scales): ([Tensor], [Tensor]) = ([], [])
-        for start in stride(from: 0, to: columns, by: groupSize) {
-            let range = start..<min(start + groupSize, columns)
-            let group = try targets.narrow(0, range)
-            let codes = try grid.search(group, weights: weights.narrow(0, range), codebook)
-            values.append(try codebook.rounded(group, scales: grid.values(codes)))
+        for range in ranges {
+            let size = min(groupSize, range.count)
+            let groups = try targets.narrow(0, range).reshape([-1, size, rows])
+            let codes = try grid.search(
+                groups, weights: weights.narrow(0, range).reshape([-1, size, 1]), codebook,
+                stride: scaleStride)
+            let rounded = try codebook.rounded(groups, scales: grid.values(codes).unsqueeze(1))
+            values.append(try rounded.reshape([-1, rows]))
             scales.append(codes)
         }
-        return Columns(values: try Tensor.cat(values), scales: try joined(scales))
+        return Columns(values: try Tensor.cat(values), scales: try Tensor.cat(scales))
     }
 
     /// The codes `[columns, rows]` of quantised columns, int64.

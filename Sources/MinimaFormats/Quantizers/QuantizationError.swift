@@ -15,7 +15,7 @@ extension Quantized {
     ///   - groupSizes: Neighbours of a row per scale; `nil` in a specification is not tried.
     /// - Returns: A specification for every pair, bits outermost, with the expected `tr(Δᵀ·H·Δ·C)`.
     /// - Throws: `FormatError` for bits or group sizes that there are not, `TensorError.notFinite`.
-    /// - Complexity: O(inputs³) flops once, and one pass over at most ``sampledRows`` rows per pair.
+    /// - Complexity: O(inputs³) flops once, and per pair six roundings of ``sampledValues`` values.
     public static func candidates(
         _ weight: Tensor, metric: Metric?, bits: [Int], groupSizes: [Int]
     ) throws -> [(spec: FormatSpec, squaredError: Double)] {
@@ -38,7 +38,8 @@ extension Quantized {
         let importance =
             try metric?.output?.diagonal()
             ?? Tensor.ones([rows], dtype: .float64, device: weight.device)
-        let stride = (rows + sampledRows - 1) / sampledRows
+        let most = max(sampledValues / columns, sampledRows)
+        let stride = (rows + most - 1) / most
         let chosen =
             try Tensor.arange(0..<(rows + stride - 1) / stride, device: weight.device)
             * Tensor([Int64(stride)]).to(weight.device)
@@ -56,8 +57,10 @@ extension Quantized {
         }
     }
 
-    /// Rows that ``candidates(_:metric:bits:groupSizes:)`` looks at, at most.
-    static let sampledRows = 1024
+    /// Values that ``candidates(_:metric:bits:groupSizes:)`` rounds, in whole rows.
+    static let sampledValues = 1 << 14
+    /// Rows that it rounds at least, where the weight has them.
+    static let sampledRows = 64
 
     /// Σ weights·e² of rounding `sample` `[columns, rows]` with scales searched under the mean
     /// weights of the columns.
@@ -71,7 +74,8 @@ extension Quantized {
         let columns = try weights.mean([1], keepDims: true)
         let mean = try columns.mean().item()
         let even = try (columns / (mean > 0 ? mean : 1)).to(dtype: .float32)
-        let rounded = try quantizer.nearest(sample, weights: even)
+        // Every third scale is tried: the error is flat around the best.
+        let rounded = try quantizer.nearest(sample, weights: even, scaleStride: 3)
         return try ((rounded.values - sample).to(dtype: .float64).square() * weights).sum().item()
     }
 }

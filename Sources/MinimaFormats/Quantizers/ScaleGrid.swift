@@ -45,24 +45,28 @@ struct ScaleGrid: Sendable {
         try takeOperator(.tensor(scales), .tensor(codes))
     }
 
-    /// The scale per row that rounds `group` with the least weighted squared error.
+    /// The scale per row and group that rounds with the least weighted squared error.
     ///
     /// - Parameters:
-    ///   - group: Float32 `[columns, rows]`.
-    ///   - weights: Of the columns' squared errors, `[columns, 1]`.
-    /// - Returns: int64 codes `[rows]`; ``zero`` where a row is all zero.
-    func search(_ group: Tensor, weights: Tensor, _ codebook: Codebook) throws(TensorError)
-        -> Tensor
+    ///   - group: Float32 `[columns, rows]`, or many groups `[groups, columns, rows]`.
+    ///   - weights: Of the columns' squared errors, `[columns, 1]` or `[groups, columns, 1]`.
+    ///   - stride: Between the codes of ``tried`` that are tried.
+    /// - Returns: int64 codes `[rows]` or `[groups, rows]`; ``zero`` where a row is all zero.
+    func search(_ group: Tensor, weights: Tensor, _ codebook: Codebook, stride: Int = 1)
+        throws(TensorError) -> Tensor
     {
-        let peaks = try group.abs().max([0])
+        let along = group.shape.count - 2
+        let peaks = try group.abs().max([along])
         let steps = try log2Operator(.tensor((peaks / base).to(dtype: .float64))) * -16
         let start = try clamped(floorOperator(.tensor(steps))).to(dtype: .int64)
         var (best, error): (Tensor, Tensor?) = (start, nil)
-        for step in Self.tried {
+        for step in Swift.stride(
+            from: Self.tried.lowerBound, through: Self.tried.upperBound, by: stride)
+        {
             let codes = try clamped(addOperator(.tensor(start), .int(step)))
             let scales = try values(codes)
-            let rounded = try codebook.rounded(group, scales: scales)
-            let found = try ((rounded - group).square() * weights).sum([0])
+            let rounded = try codebook.rounded(group, scales: scales.unsqueeze(along))
+            let found = try ((rounded - group).square() * weights).sum([along])
             guard let least = error else {
                 (best, error) = (codes, found)
                 continue

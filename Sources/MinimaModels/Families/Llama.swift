@@ -74,7 +74,10 @@ public struct Llama: LanguageModel {
             self.config = config
         }
 
-        func callAsFunction(_ x: Tensor, layer: Int, _ context: ForwardContext) throws -> Tensor {
+        /// The residual stream `stream` after this attention has read `x`, its norm.
+        func callAsFunction(
+            _ x: Tensor, addingTo stream: Tensor, layer: Int, _ context: ForwardContext
+        ) throws -> Tensor {
             let projected = try context.apply(qkv, x)
             let split = [context.batch, context.tokens, -1, config.headDim]
             let heads = try projected.map { try $0.reshape(split).transpose(1, 2) }
@@ -83,7 +86,7 @@ public struct Llama: LanguageModel {
                 query: RotaryEmbedding.rotate(heads[0], context),
                 key: RotaryEmbedding.rotate(heads[1], context),
                 value: heads[2])
-            return try context.apply(output, attended)
+            return try context.apply(output, attended, addingTo: stream)
         }
     }
 
@@ -135,13 +138,11 @@ public struct Llama: LanguageModel {
     /// Attention and feed-forward network, each with its norm before and the residual around it.
     public func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {
         let layer = layers[index]
-        let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
-        let attended = try layer.attention(normed, layer: index, context)
-        try attended.addInPlace(x)
-        let result = try layer.mlp(
-            attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
-        try result.addInPlace(attended)
-        return result
+        let attended = try layer.attention(
+            x.rmsNorm(layer.inputNorm, epsilon: config.epsilon), addingTo: x, layer: index,
+            context)
+        return try layer.mlp(
+            attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), addingTo: attended, context)
     }
 
     /// The final norm.

@@ -25,13 +25,17 @@ public struct Qwen3: LanguageModel {
         let attentionBias: Bool
         let tied: Bool
 
-        init(_ config: ModelConfig) throws {
+        /// - Parameter sharesHeadDim: Whether heads without a `head_dim` share `hidden_size`; else
+        ///   they have 128 dimensions.
+        init(_ config: ModelConfig, sharesHeadDim: Bool = false) throws {
             hidden = try config.int("hidden_size")
             intermediate = try config.int("intermediate_size")
             layers = try config.int("num_hidden_layers", in: 1...10_000)
             heads = try config.int("num_attention_heads", in: 1...65_536)
             kvHeads = try config.intIfPresent("num_key_value_heads", in: 1...heads) ?? heads
-            headDim = try config.intIfPresent("head_dim", in: 1...65_536) ?? 128
+            headDim =
+                try config.intIfPresent("head_dim", in: 1...65_536)
+                ?? (sharesHeadDim ? config.sharedHeadDim(hidden: hidden, heads: heads) : 128)
             vocabulary = try config.int("vocab_size")
             rope = try config.ropeParameters()
             context = rope.contextLength(
@@ -78,7 +82,10 @@ public struct Qwen3: LanguageModel {
             self.config = config
         }
 
-        func callAsFunction(_ x: Tensor, layer: Int, _ context: ForwardContext) throws -> Tensor {
+        /// The residual stream `stream` after this attention has read `x`, its norm.
+        func callAsFunction(
+            _ x: Tensor, addingTo stream: Tensor, layer: Int, _ context: ForwardContext
+        ) throws -> Tensor {
             let projected = try context.apply(qkv, x)
             let split = [context.batch, context.tokens, -1, config.headDim]
             let q = try projected[0].reshape(split).rmsNorm(queryNorm, epsilon: config.epsilon)
@@ -89,7 +96,7 @@ public struct Qwen3: LanguageModel {
                 query: RotaryEmbedding.rotate(q.transpose(1, 2), context),
                 key: RotaryEmbedding.rotate(k.transpose(1, 2), context),
                 value: v.transpose(1, 2))
-            return try context.apply(output, attended)
+            return try context.apply(output, attended, addingTo: stream)
         }
     }
 
@@ -141,13 +148,11 @@ public struct Qwen3: LanguageModel {
     /// Attention and feed-forward network, each with its norm before and the residual around it.
     public func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {
         let layer = layers[index]
-        let normed = try x.rmsNorm(layer.inputNorm, epsilon: config.epsilon)
-        let attended = try layer.attention(normed, layer: index, context)
-        try attended.addInPlace(x)
-        let result = try layer.mlp(
-            attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), context)
-        try result.addInPlace(attended)
-        return result
+        let attended = try layer.attention(
+            x.rmsNorm(layer.inputNorm, epsilon: config.epsilon), addingTo: x, layer: index,
+            context)
+        return try layer.mlp(
+            attended.rmsNorm(layer.postNorm, epsilon: config.epsilon), addingTo: attended, context)
     }
 
     /// The final norm.

@@ -102,7 +102,7 @@ public struct Analyzer {
         found = try judged.model.applied(to: found)
         watch.lap("train")
         return (
-            try analysis(found, judged, fingerprints, calibrator.tokenHash, watch.seconds),
+            try analysis(found, judged, fingerprints, calibrator, watch.seconds),
             given == nil ? judged.predictor : nil
         )
     }
@@ -112,7 +112,7 @@ public struct Analyzer {
         var hash = SHA256()
         func add(_ text: String) { Array(text.utf8).withUnsafeBytes { hash.update($0) } }
         add(
-            "survey 1 \(calibration) \(request.survey) \(request.probeType.map { "\($0)" } ?? "")\n"
+            "survey 2 \(calibration) \(request.survey) \(request.probeType.map { "\($0)" } ?? "")\n"
         )
         for entry in design.entries {
             add("\(entry.site) \(entry.patch) \(entry.spec.json.text(indent: nil))\n")
@@ -192,10 +192,10 @@ public struct Analyzer {
         _ store: SurveyStore, _ layers: [Int], _ progress: ProgressHandler
     ) throws -> [Probe] {
         guard request.probes > 0 else { return [] }
-        var missing: [PatchSubstitute] = []
+        var missing: [ProbeDesign.Entry] = []
         for layer in layers {
-            missing += try store.substitutes(layer: layer).filter {
-                try store.divergence($0.entry) == nil
+            missing += try (store.survey(layer: layer)?.entries ?? []).filter {
+                try store.divergence($0) == nil
             }
         }
         if !missing.isEmpty {
@@ -205,7 +205,8 @@ public struct Analyzer {
             // Small enough that an ended run loses little.
             let group = min(groupSize(hidden: try source.config.int("hidden_size")), 64)
             for start in stride(from: 0, to: missing.count, by: group) {
-                let part = Array(missing[start..<min(start + group, missing.count)])
+                let part = try Self.substitutes(
+                    missing[start..<min(start + group, missing.count)], store)
                 let divergences = try runner.measure(part) { step in
                     var step = step
                     step.note = "probes \(start + 1) to \(start + part.count) of \(missing.count)"
@@ -228,16 +229,27 @@ public struct Analyzer {
         return probes
     }
 
+    /// The values of some probes, which are read for one group at a time: at 32 billion parameters
+    /// 128 of them take 8 GB.
+    private static func substitutes(_ entries: ArraySlice<ProbeDesign.Entry>, _ store: SurveyStore)
+        throws -> [PatchSubstitute]
+    {
+        let wanted = Set(entries)
+        return try Set(entries.map(\.layer)).sorted().flatMap { layer in
+            try store.substitutes(layer: layer, wanted)
+        }
+    }
+
     private func analysis(
         _ found: [SiteAnalysis], _ judged: PredictorEvaluation, _ fingerprints: [String: String],
-        _ tokenHash: String, _ seconds: [String: Double]
+        _ calibrator: Calibrator, _ seconds: [String: Double]
     ) throws -> Analysis {
         let requests = try source.checkModel()
         let parameters = Saturating.sum(requests.map { Saturating.product($0.shape) })
         // Keys and values are what these layers put out.
         let cached = sites.flatMap(\.members).filter { ["k_proj", "v_proj"].contains($0.role) }
         let settings = request.calibration
-        return Analysis(
+        var analysis = Analysis(
             version: request.version, model: source.path, fingerprints: fingerprints,
             family: try source.config.modelType, dtype: stored, parameters: parameters,
             bytes: Saturating.product([parameters, stored.byteCount]),
@@ -247,9 +259,12 @@ public struct Analyzer {
                     .init(name: $0.name, windows: $0.windows.count, weight: $0.weight)
                 },
                 context: request.sources.flatMap(\.windows).map(\.count).max() ?? 0,
-                gradientWindows: settings.gradientWindows, seed: settings.seed, hash: tokenHash),
+                gradientWindows: settings.gradientWindows, seed: settings.seed,
+                hash: calibrator.tokenHash),
             device: "\(settings.device)", seconds: seconds.mapValues { significant($0) },
             sites: found, probes: judged.probes, predictor: judged.summary)
+        analysis.statisticsKey = calibrator.store?.key ?? ""
+        return analysis
     }
 }
 

@@ -165,18 +165,17 @@ public enum PatchStatistics {
         }
 
         /// L with L·Lᵀ equal to each of the positive semidefinite `matrices` plus 1e-10 of its mean
-        /// diagonal entry.
+        /// diagonal entry, or more where their float32 sums need it.
         private static func factor(_ matrices: Tensor) throws -> Tensor {
             let size = matrices.shape[1]
             let means = try Tensor.einsum("bii->bi", matrices).mean([1])
-            let damping = try (means * 1e-10).clamp(min: 1e-30).reshape([-1, 1, 1])
             let unit = try Tensor.identity(size, dtype: .float64, device: matrices.device)
-            let results = try cholesky.tensors(.tensor(matrices + unit * damping))
-            guard try results[1].abs().sum().item() == 0 else {
-                throw StageError.notFinite(
-                    what: "a second moment (it is not positive semidefinite)")
+            for damping in [1e-10, 1e-6, 1e-3] {
+                let shift = try (means * damping).clamp(min: 1e-30).reshape([-1, 1, 1])
+                let results = try cholesky.tensors(.tensor(matrices + unit * shift))
+                if try results[1].abs().sum().item() == 0 { return results[0] }
             }
-            return results[0]
+            throw StageError.notFinite(what: "a second moment (it is not positive semidefinite)")
         }
     }
 

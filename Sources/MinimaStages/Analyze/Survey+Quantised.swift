@@ -28,7 +28,7 @@ extension Survey {
     ///
     /// The error is that of the rank, and what rounding each factor costs while the other is exact:
     /// B under C and AᵀHA, A under BCBᵀ and H, by the estimate for dense codes. Interpolative factors
-    /// are not listed: their rounding cost 6 to 50 times the share of the energy that rounding the
+    /// are not listed: their rounding cost 3 to 60 times the share of the energy that rounding the
     /// dense weight does (tiny-qwen3-4m, 4 to 8 bits), since rows that are interpolated are sums that
     /// cancel.
     private func cores(_ piece: Piece) throws -> [SiteAnalysis.Option] {
@@ -64,7 +64,9 @@ extension Survey {
 
     /// A low rank, or the entries that matter most, and dense codes for what they leave.
     private func sums(_ piece: Piece) throws -> [SiteAnalysis.Option] {
-        guard let svd = piece.svd, options.considers(Sum.name) else { return [] }
+        guard let svd = piece.svd, options.considers(Sum.name),
+            !options.addedRanks.isEmpty || !options.outliers.isEmpty
+        else { return [] }
         let exact = try piece.weight.to(dtype: .float64)
         var found: [SiteAnalysis.Option] = []
         func add(_ first: FormatSpec, _ approximation: Tensor) throws {

@@ -97,7 +97,8 @@ public struct Survey {
     {
         let side = min(weight.shape[0], weight.shape[1])
         let svd =
-            side <= options.largestDecomposed ? try WhitenedSVD(weight, metric: metric) : nil
+            side <= options.largestDecomposed && share == 1
+            ? try WhitenedSVD(weight, metric: metric) : nil
         let spectrum =
             try svd.map { WeightedSpectrum(values: $0.eigenvalues) }
             ?? WeightedSpectrum(weight, metric: metric)
@@ -129,19 +130,29 @@ public struct Survey {
 
     /// Formats that hold any matrix of one rank: the spectrum says what each rank costs.
     private func oneRank(_ piece: Piece) throws -> [SiteAnalysis.Option] {
-        let side = min(piece.outputs, piece.inputs)
-        let count = max(Int(Double(options.ranks) * piece.share), 4)
+        let (m, n) = (piece.outputs, piece.inputs)
         return try Self.oneRankFormats(options).flatMap { format in
             // Below full rank, and below the dense size.
-            let limit =
+            let ranks =
                 format == LowRank.name
-                ? (piece.outputs * piece.inputs - 1) / (piece.outputs + piece.inputs) : side - 1
-            return try options.ranks(count, upTo: limit, side: side).map { rank in
+                ? options.ranks(rankCount(piece), upTo: (m * n - 1) / (m + n), side: min(m, n))
+                : interpolativeRanks(piece)
+            return try ranks.map { rank in
                 try option(
                     FormatSpec(format: format, ranks: [rank]), of: piece,
                     error: 0.5 * piece.spectrum.tail(rank))
             }
         }
+    }
+
+    /// Ranks that are listed where any below the full one can be stored.
+    func interpolativeRanks(_ piece: Piece) -> [Int] {
+        options.interpolativeRanks(
+            rankCount(piece), outputs: piece.outputs, inputs: piece.inputs)
+    }
+
+    private func rankCount(_ piece: Piece) -> Int {
+        max(Int(Double(options.ranks) * piece.share), 4)
     }
 
     /// Names of the formats that are one rank and hold any matrix of it.

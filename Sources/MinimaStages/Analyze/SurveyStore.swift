@@ -89,18 +89,19 @@ final class SurveyStore {
         return survey
     }
 
-    /// The probed patches of `layer` with their values, on the CPU.
-    func substitutes(layer: Int) throws -> [PatchSubstitute] {
+    /// Those probed patches of `layer` that are `wanted` with their values, on the CPU.
+    func substitutes(layer: Int, _ wanted: Set<ProbeDesign.Entry>) throws -> [PatchSubstitute] {
         guard let survey = survey(layer: layer) else { return [] }
+        let indices = survey.entries.indices.filter { wanted.contains(survey.entries[$0]) }
         if let kept = memory[layer] {
-            return survey.entries.indices.map {
+            return indices.map {
                 PatchSubstitute(
                     entry: survey.entries[$0], values: kept.values[$0], error: survey.errors[$0])
             }
         }
         guard let path = path(layer, "safetensors") else { return [] }
         let file = try SafetensorsFile(path: path)
-        return try survey.entries.indices.map { index in
+        return try indices.map { index in
             guard let info = file.tensors.first(where: { $0.name == "\(index)" }) else {
                 throw CheckpointError.noSuchTensor(
                     path: path, name: "\(index)", count: file.tensors.count)

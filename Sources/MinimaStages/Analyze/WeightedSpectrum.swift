@@ -73,8 +73,9 @@ public struct WeightedSpectrum: Sendable {
         let batch = try matrices.reshape([-1, size, size])
         let means = try Tensor.einsum("bii->bi", batch).mean([1])
         let unit = try Tensor.identity(size, dtype: .float64, device: matrices.device)
-        // A moment summed in float32 may have eigenvalues of about -ε₃₂ times the largest.
-        for damping in [1e-12, 1e-9, 1e-6] {
+        // A moment summed in float32 may have eigenvalues of about -ε₃₂ times the largest, which is
+        // the trace where one token was seen: ε₃₂·n times the mean.
+        for damping in [1e-12, 1e-9, 1e-6, 1e-3] {
             let shift = try (means * damping).clamp(min: 1e-30).reshape([-1, 1, 1])
             let results = try cholesky.tensors(.tensor(batch + unit * shift))
             if try results[1].abs().sum().item() == 0 { return try results[0].reshape(shape) }

@@ -94,13 +94,15 @@ public struct ActivationChain: Sendable {
     ///   - model: The model or its layer ``boundary``.
     ///   - substitutes: Weights to use in place of the layer's own.
     ///   - observer: Sees the linear layers work.
+    ///   - residualObserver: Sees what their outputs are added to.
     public func output(
         _ batch: Int, of model: any LanguageModel, substitutes: Substitutes = [:],
-        observer: LinearObserver? = nil
+        observer: LinearObserver? = nil, residualObserver: ResidualObserver? = nil
     ) throws -> Tensor {
         try withoutGradients {
             try Self.apply(
-                model, boundary, to: states(batch).to(model.device), substitutes, observer)
+                model, boundary, to: states(batch).to(model.device), substitutes,
+                observer, residualObserver)
         }
     }
 
@@ -156,14 +158,15 @@ public struct ActivationChain: Sendable {
     /// Layer `index` of `model` over `x` `[window, token, hidden]` on its device.
     static func apply(
         _ model: any LanguageModel, _ index: Int, to x: Tensor, _ substitutes: Substitutes = [:],
-        _ observer: LinearObserver?
+        _ observer: LinearObserver?, _ residualObserver: ResidualObserver? = nil
     ) throws -> Tensor {
         guard index < model.dimensions.layers else {
             throw CalibrationError.boundary(asked: index, layers: model.dimensions.layers)
         }
         let context = try ForwardContext(
             batch: x.shape[0], tokens: x.shape[1], cache: nil, padding: nil, rotary: model.rotary,
-            device: model.device, dtype: model.dtype, substitutes: substitutes, observer: observer)
+            device: model.device, dtype: model.dtype, substitutes: substitutes, observer: observer,
+            residualObserver: residualObserver)
         return try model.layer(index, x, context)
     }
 }

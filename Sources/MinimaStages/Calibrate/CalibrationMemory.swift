@@ -80,27 +80,35 @@ extension CalibrationMemory {
         let widest = sizes.sites.map(\.inputs).max() ?? 0
         // The product in float32 and the mean of the largest moment beside its sum.
         let product = Saturating.product([widest, widest, 12])
-        let metrics = largest { site in
+        let metricValues = largest { site in
             guard settings.gradientWindows > 0 else { return 0 }
-            let blocks = zip(site.members, site.metricBlocks(limit: settings.fullMetricLimit))
-            return Saturating.sum(blocks.map { Saturating.product([$0.outputs, $1, 8 + 4]) })
+            let runs = site.metricRuns(limit: settings.fullMetricLimit)
+            return Saturating.sum(runs.map { Saturating.product([$0.outputs, $0.size]) })
         }
+        // Sums, the products that are added to them, and the means that take their place.
+        let metrics = Saturating.product([metricValues, 8 + 4 + 8])
         // Per token: every site's input and outputs, the residual stream and its norms; the widest
         // input in float32 and its magnitudes.
         let stream = Saturating.product([sizes.hidden, 6])
-        let perToken = Saturating.sum([stream, largest { $0.inputs + $0.outputs }])
+        let perToken = Saturating.sum([
+            stream,
+            // Over all experts, exact: a token reaches as many as are active.
+            largest { Int((Double($0.inputs + $0.outputs) * $0.tokenShare).rounded(.up)) },
+        ])
         let forward = Saturating.product([
             tokens(false),
             Saturating.sum([
                 Saturating.product([perToken, width]), Saturating.product([widest, 4 + width]),
             ]),
         ])
-        // With gradients: what is saved for them, the gradients, the largest of them in float32.
+        // With gradients: what is saved for them, the gradients, the largest of them joined and in
+        // float32.
         let outputs = sizes.sites.map(\.outputs).max() ?? 0
         let backward = Saturating.product([
             tokens(true),
             Saturating.sum([
-                Saturating.product([perToken, width, 3]), Saturating.product([outputs, 8]),
+                Saturating.product([perToken, width, 3]),
+                Saturating.product([outputs, 8 + width]),
             ]),
         ])
         let logits = Saturating.product([
@@ -130,7 +138,7 @@ extension CalibrationMemory {
         ])
         let allMoments = CalibrationMemory.momentBytes(sizes.sites)
         let stored = Saturating.sum([
-            Saturating.product([metrics / 3, sizes.layers]),
+            Saturating.product([metricValues, 4, sizes.layers]),
             allMoments <= settings.momentBudget ? allMoments : 0,
         ])
         let spilled = isSpilled ? Saturating.product([boundary, max(kept, 2)]) : 0

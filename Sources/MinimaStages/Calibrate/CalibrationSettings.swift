@@ -14,7 +14,8 @@ public struct CalibrationSettings: Sendable, Hashable {
     public var gradientWindows: Int
     /// Seed of sampled labels.
     public var seed: UInt64
-    /// Outputs of a member whose H is kept in full; one with more keeps blocks on the diagonal.
+    /// Outputs up to which H is kept in full: over a whole site with what couples its members, else
+    /// over a member. A member with more keeps blocks on the diagonal.
     public var fullMetricLimit = 2048
     /// Tokens that run through a layer at once; `nil` takes 2,048 on the CPU, 32,768 on a GPU.
     public var tokensPerPass: Int?

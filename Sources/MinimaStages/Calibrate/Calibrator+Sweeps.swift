@@ -147,24 +147,25 @@ private final class Sweep {
         let sites = calibrator.sites[inputs.boundary] ?? []
         var sums = Dictionary(
             uniqueKeysWithValues: sites.map { site in
-                let sizes = site.metricBlocks(limit: calibrator.settings.fullMetricLimit)
-                return (site.name, sizes.map { BlockMomentSum(size: $0) })
+                let limit = calibrator.settings.fullMetricLimit
+                return (site.name, OutputMomentSum(site, limit: limit))
             })
         gradients = try GradientChain(upstream, inputs: inputs, layer: model) {
-            for (index, gradient) in $2.enumerated() {
-                try sums[$1]?[index].add(gradient, weight: $0.weight)
-            }
+            try sums[$1]?.add($2, weight: $0.weight)
         } onBatch: {
             try step($0)
         }
-        return try Dictionary(
-            uniqueKeysWithValues: sites.map { site in
-                let runs = try (sums[site.name] ?? []).compactMap { try $0.mean() }
-                for run in runs where try !run.sum(dtype: .float64).item().isFinite {
-                    throw StageError.notFinite(what: "the gradient at the outputs of \(site.name)")
-                }
-                return (site.name, try OutputMetric(runs: runs))
-            })
+        let weight = upstream.batches.reduce(0) { $0 + $1.weight * Double($1.tokens) }
+        var metrics: [String: OutputMetric] = [:]
+        for site in sites {
+            // Sums are released as their means are taken.
+            let metric = try sums.removeValue(forKey: site.name)?.metric(over: weight)
+            for run in metric?.runs ?? [] where try !run.sum().item().isFinite {
+                throw StageError.notFinite(what: "the gradient at the outputs of \(site.name)")
+            }
+            metrics[site.name] = metric
+        }
+        return metrics
     }
 
     /// The inputs of `layer`, from a forward sweep through all layers that is made once.

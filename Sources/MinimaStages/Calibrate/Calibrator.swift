@@ -92,7 +92,7 @@ public final class Calibrator {
     ) -> String {
         var hash = SHA256()
         func add(_ text: String) { Array(text.utf8).withUnsafeBytes { hash.update($0) } }
-        add("calibration 1 \(settings.device.isCUDA) \(dtype) \(settings.fullMetricLimit)\n")
+        add("calibration 3 \(settings.device.isCUDA) \(dtype) \(settings.fullMetricLimit)\n")
         if settings.gradientWindows > 0 { add("seed \(settings.seed)\n") }
         for (name, value) in fingerprints.sorted(by: { $0.key < $1.key }) {
             add("\(name.utf8.count) \(name) \(value)\n")
@@ -150,22 +150,30 @@ public final class Calibrator {
             -> LayerStatistics
         {
             var result: [SiteStatistics] = []
+            var unreached = UnreachedExperts()
             for site in sites {
                 let sum = moments.removeValue(forKey: site.name)
-                guard let sum, let mean = try sum.mean() else {
+                let mean = try sum?.mean()
+                guard mean != nil || site.tokenShare < 1 else {
                     throw StageError.tooLittleText(
                         tokens: 0, needed: 1, purpose: "the calibration of \(site.name)")
                 }
-                let summary = try activations[site.name]?.summary(moment: mean)
+                let summary = try mean.flatMap { try activations[site.name]?.summary(moment: $0) }
+                try unreached.add(site, mean, metrics[site.name], tokens: sum?.tokens ?? 0)
                 result.append(
                     SiteStatistics(
-                        site: site, input: mean, output: metrics[site.name],
+                        site: site, input: try mean ?? .zeros([1]), output: metrics[site.name],
                         activations: summary
                             ?? ActivationSummary(
                                 rms: 0, largest: 0, outlierChannels: [], massiveTokens: 0),
-                        tokens: sum.tokens))
+                        tokens: sum?.tokens ?? 0))
             }
-            return LayerStatistics(layer: layer, sites: result)
+            let device = result.first { $0.tokens > 0 }?.input.device ?? .cpu
+            return LayerStatistics(
+                layer: layer,
+                sites: try result.map {
+                    try unreached.completed($0, hasMetrics: !metrics.isEmpty, on: device)
+                })
         }
     }
 }

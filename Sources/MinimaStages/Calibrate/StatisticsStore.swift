@@ -140,13 +140,14 @@ public struct StatisticsStore: Sendable {
         _ file: SafetensorsFile, _ index: Int, _ site: Site, _ count: Int, _ device: Device
     ) throws -> (value: OutputMetric?, Void)? {
         guard count > 0 else { return (nil, ()) }
-        guard count == site.members.count else { return nil }
+        // One run over all members, or one for each.
+        let outputs = count == 1 ? [site.outputs] : site.members.map(\.outputs)
+        guard count == outputs.count else { return nil }
         var runs: [Tensor] = []
-        for (number, member) in site.members.enumerated() {
+        for (number, outputs) in outputs.enumerated() {
             let name = "\(index).output.\(number)"
-            guard let size = file.info(name)?.shape.last, size > 0, member.outputs % size == 0,
-                let run = try tensor(
-                    file, name, [member.outputs / size, size, size], .float32, device)
+            guard let size = file.info(name)?.shape.last, size > 0, outputs % size == 0,
+                let run = try tensor(file, name, [outputs / size, size, size], .float32, device)
             else { return nil }
             runs.append(run)
         }

@@ -119,8 +119,20 @@ struct LayerCompressor {
         let model = try catchUp(to: index, &result)
         guard let dense else { return }
         var substitutes: Substitutes = [:]
+        let experts = planned.layers[index].map(\.site).filter {
+            $0.tokenShare < 1 && inputs[$0.name] == nil
+        }
+        let known = inputs.merging(try routed(experts, dense, model, &result)) { $1 }
         for site in planned.layers[index] {
             let name = site.site.name
+            // The compressed model may send other tokens to an expert than the dense one, so that
+            // its inputs have no counterparts.
+            if site.site.tokenShare < 1 {
+                let stacked = try fit(
+                    site, InputMoments(dense: known[name]), nil, outputs[name], onModules, &result)
+                substitutes[name] = Dense(try stacked.to(dtype: dtype))
+                continue
+            }
             var moments = try observe(
                 site.site, 0..<heldOut, model, substitutes, skipsDense: inputs[name] != nil,
                 &result)
@@ -210,17 +222,21 @@ struct LayerCompressor {
     ) throws -> InputMoments {
         guard let dense else { return InputMoments() }
         let isApart = compressed != nil || !substitutes.isEmpty
-        var (own, theirs, cross) = (MomentSum(), MomentSum(), MomentSum())
+        var (own, theirs) = (MomentSum(), MomentSum())
+        var (cross, residual) = (MomentSum(), MomentSum())
         try result.timing("calibrate", request.device) {
             for batch in range where isApart || !skipsDense {
                 try report(site.name)
                 let weight = batches[batch].weight
-                let x = try input(dense, batch, site.name, model, [:])
-                if !skipsDense { try own.add(x, weight: weight) }
+                let x = try reading(dense, batch, site.name, model, [:])
+                if !skipsDense { try own.add(x.input, weight: weight) }
                 guard isApart else { continue }
-                let y = try input(compressed ?? dense, batch, site.name, model, substitutes)
-                try theirs.add(y, weight: weight)
-                try cross.add(x - y, y, weight: weight)
+                let y = try reading(compressed ?? dense, batch, site.name, model, substitutes)
+                try theirs.add(y.input, weight: weight)
+                try cross.add(x.input - y.input, y.input, weight: weight)
+                if let ours = x.stream, let theirs = y.stream {
+                    try residual.add(ours - theirs, y.input, weight: weight)
+                }
             }
         }
         var moments = InputMoments(
@@ -229,19 +245,40 @@ struct LayerCompressor {
                 $0 + batches[$1].weight * Double(batches[$1].tokens)
             })
         if let moment = try theirs.mean(), let cross = try cross.mean() {
-            moments.compressed = (moment, cross)
+            moments.compressed = InputMoments.Compressed(
+                moment: moment, cross: cross, residual: try residual.mean())
         }
         return moments
     }
 
+    /// C of experts, from one pass of the dense model; none for those without tokens.
+    private func routed(
+        _ sites: [Site], _ dense: ActivationChain, _ model: any LanguageModel,
+        _ result: inout Result
+    ) throws -> [String: Tensor] {
+        guard !sites.isEmpty else { return [:] }
+        var sums = Dictionary(uniqueKeysWithValues: sites.map { ($0.name, MomentSum()) })
+        try result.timing("calibrate", request.device) {
+            for index in batches.indices {
+                try report("experts")
+                let weight = batches[index].weight
+                _ = try dense.output(index, of: model) { name, x, _ in
+                    try sums[name]?.add(x, weight: weight)
+                }
+            }
+        }
+        return try sums.compactMapValues { try $0.mean() }
+    }
+
     private struct Found: Error {}
 
-    /// The site's input `[windows, tokens, inputs]`; the pass ends there.
-    private func input(
+    /// The site's input `[windows, tokens, inputs]` and the residual stream `[windows, tokens,
+    /// hidden]` that its output is added to, if it is; the pass ends there.
+    private func reading(
         _ chain: ActivationChain, _ batch: Int, _ site: String, _ model: any LanguageModel,
         _ substitutes: Substitutes
-    ) throws -> Tensor {
-        var found: Tensor?
+    ) throws -> (input: Tensor, stream: Tensor?) {
+        var (found, stream): (Tensor?, Tensor?) = (nil, nil)
         do {
             _ = try chain.output(
                 batch, of: model, substitutes: substitutes,
@@ -249,12 +286,12 @@ struct LayerCompressor {
                     guard name == site else { return }
                     found = x
                     throw Found()
-                })
+                }, residualObserver: { if $0 == site { stream = $1 } })
         } catch is Found {}
         guard let found else {
             throw CompressionError.unusable(name: site, reason: "the model does not run it")
         }
-        return found
+        return (found, stream)
     }
 
     // MARK: Fitting
@@ -274,6 +311,12 @@ struct LayerCompressor {
         let site = SiteFit(
             planned, weights: parts, output: output, ridge: request.ridge,
             isCompensated: request.compensation != .off)
+        var moments = moments
+        if moments.dense == nil, planned.site.tokenShare < 1 {
+            try report("\(planned.site.name): no calibration token reaches it; plain norm")
+            moments.dense = try Tensor.identity(
+                planned.site.inputs, dtype: .float64, device: request.device)
+        }
         let outcome = try result.timing("fit", request.device) {
             try withoutGradients {
                 switch request.compensation {

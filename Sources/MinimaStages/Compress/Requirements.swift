@@ -32,9 +32,11 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
             stored.parts.map { StoredModel.size($0).parameters }.max().map {
                 Saturating.product([$0, dtype.byteCount])
             } ?? 0
-        // Beside the residual stream, a pass holds a site's input and output, in float32 once, and
-        // both models' inputs.
-        let activations = Saturating.product([pass, Saturating.sum([hidden, widest, widest]), 8])
+        // Beside the residual stream of both models, a pass holds a site's input and output, in
+        // float32 once, and both models' inputs.
+        let activations = Saturating.product([
+            pass, Saturating.sum([hidden, hidden, widest, widest]), 8,
+        ])
         let sites = planned.layers.joined()
         let fits = sites.map { Self.fitBytes($0, request.compensation) }
         let moments: [Int]
@@ -43,9 +45,18 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
                 Saturating.sum($0.map { Self.square($0.site.inputs, 8) })
             }
         } else {
-            // C, Ĉ and E in float64, twice where windows are held out, and a product in float32.
-            let matrices = request.compensation == .automatic ? 52 : 28
-            moments = sites.map { Self.square($0.site.inputs, matrices) }
+            // C, Ĉ and E in float64 and a product in float32; F likewise where the output is added
+            // to the residual stream. Where windows are held out, they have their own, and so have
+            // all windows together.
+            let copies = request.compensation == .automatic ? 3 : 1
+            moments = sites.map { planned in
+                let site = planned.site
+                let residual = site.addsToResidual ? site.parameters : 0
+                return Saturating.sum([
+                    Self.square(site.inputs, 24 * copies + 4),
+                    Saturating.product([residual, 8 * copies + 4]),
+                ])
+            }
         }
         deviceBytes = Saturating.sum([
             layer, moments.max() ?? 0, max(fits.max() ?? 0, activations),

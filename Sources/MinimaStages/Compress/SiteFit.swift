@@ -66,17 +66,20 @@ struct SiteFit {
         return best.share
     }
 
-    /// ‖y − ŷ‖² under H on the windows of `judge`, up to a constant: y = W·x, ŷ = Ŵ·x̂.
+    /// ‖y − ŷ‖² under H on the windows of `judge`, up to a constant: y = W·x, ŷ = Ŵ·x̂, or the
+    /// residual streams behind them.
     ///
-    /// It is tr(Ŵᵀ·H·(Ŵ·Ĉ − 2·W·(Ĉ + E))) without the term that knows no Ŵ.
+    /// It is tr(Ŵᵀ·H·(Ŵ·Ĉ − 2·[W·(Ĉ + E) + F])) without the term that knows no Ŵ.
     private func error(_ judge: InputMoments, _ fitted: [Fitted]) throws -> Double {
-        guard let (moment, cross) = judge.compressed else { return 0 }
+        guard let compressed = judge.compressed else { return 0 }
         var sum = 0.0
         let stacked = try Tensor.cat(weights)
         for (module, weight) in zip(planned.modules, fitted) {
             let exact = try stacked.narrow(0, module.rows).to(dtype: .float64)
             let approximate = try weight.value.reconstruct().to(dtype: .float64)
-            let rest = try approximate.matmul(moment) - exact.matmul(moment + cross) * 2
+            let rest =
+                try approximate.matmul(compressed.moment)
+                - compressed.wanted(exact, module.rows) * 2
             let weighted = try output?.narrow(module.rows).times(approximate) ?? approximate
             sum += try (weighted * rest).sum().item()
         }
@@ -84,9 +87,9 @@ struct SiteFit {
     }
 
     private func targets(_ moments: InputMoments) throws -> CompensatedTargets? {
-        guard let (moment, cross) = moments.compressed else { return nil }
+        guard let compressed = moments.compressed else { return nil }
         return try CompensatedTargets(
-            Tensor.cat(weights).to(dtype: .float64), moment: moment, cross: cross, ridge: ridge,
+            Tensor.cat(weights).to(dtype: .float64), compressed, ridge: ridge,
             site: planned.site.name)
     }
 

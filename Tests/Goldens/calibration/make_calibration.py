@@ -12,11 +12,12 @@ calibration.json, per model:
   sources    windows of token ids, the weight of each token, and a label for each token
   deviation  the largest relative Frobenius distance, over all layers, of the same computed in
              float32: the size of honest rounding in C (`input`) and H (`output`)
-calibration.safetensors, float32, per model and linear layer (`model/module.kind`):
-  input     C = sum(w x x^T) / sum(w) of the layer's inputs, [inputs, inputs]
-  output    H = sum(w g g^T) / sum(w), [outputs, outputs]; g is the gradient at the layer's output
-            (bias included) of the window's summed negative log-likelihood of the labels: the label
-            of position t stands for the token that follows it
+calibration.safetensors, float32, per model (`model/module.kind`):
+  input     C = sum(w x x^T) / sum(w) of each linear layer's inputs, [inputs, inputs]
+  output    H = sum(w g g^T) / sum(w), [outputs, outputs], of each linear layer, those that read one
+            input stacked (qkv_proj, gate_up_proj); g is the gradient at the output (bias included)
+            of the window's summed negative log-likelihood of the labels: the label of position t
+            stands for the token that follows it
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 HERE = Path(__file__).resolve().parent
 MODELS = ("qwen3-gqa4-tied-v5", "llama-gqa2-bias-v5", "qwen3-gqa3-untied-bf16-v4")
 SOURCES = (((11, 11, 6), 1.0), ((11, 5), 2.5))  # window lengths, weight
+STACKED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
 
 
 def moments(name: str, dtype: torch.dtype, sources: list[dict]) -> dict[str, torch.Tensor]:
@@ -57,10 +65,15 @@ def moments(name: str, dtype: torch.dtype, sources: list[dict]) -> dict[str, tor
             logits = model(torch.tensor([window])).logits[0]
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
             gradients = torch.autograd.grad(loss, [outputs[n] for n in layers])
+            stacks: dict[str, list[torch.Tensor]] = {}
             for n, gradient in zip(layers, gradients):
-                for kind, rows in (("input", inputs[n]), ("output", gradient[0].double())):
-                    key = f"{name}/{n}.{kind}"
-                    sums[key] = sums.get(key, 0) + weight * rows.T @ rows
+                parent, role = n.rsplit(".", 1)
+                stacks.setdefault(f"{n}.input", []).append(inputs[n])
+                site = f"{parent}.{STACKED.get(role, role)}"
+                stacks.setdefault(f"{site}.output", []).append(gradient[0].double())
+            for kind, parts in stacks.items():
+                key, rows = f"{name}/{kind}", torch.cat(parts, dim=1)
+                sums[key] = sums.get(key, 0) + weight * rows.T @ rows
             total += weight * len(window)
     return {key: value / total for key, value in sums.items()}
 

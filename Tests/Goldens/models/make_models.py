@@ -12,10 +12,10 @@ Each case becomes a Hugging Face directory beside this script:
   golden.safetensors  `logits.<row>` f32 [tokens, vocab], `inv_freq.<row>` f32 [rotary dim / 2]
 
 Logits are those of the checkpoint read back from disk, weights widened to float32, eager
-attention, CPU, one row at a time, no padding, positions 0, 1, 2, …
+attention and experts, CPU, one row at a time, no padding, positions 0, 1, 2, …
 
-The `*-v4` directories were also read with transformers 4.57.1: the same logits to the last bit and
-the same greedy ids.
+The `*-v4` directories were also read with transformers 4.57.1: the same logits to the last bit (with
+experts, which it multiplies one by one, to 1.5e-6) and the same greedy ids.
 
 golden.json:
   rows              token ids; row 0 is the prompt of `greedy`
@@ -49,7 +49,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
-from transformers import Qwen3Config
+from transformers import Qwen3Config, Qwen3MoeConfig
 
 HERE = Path(__file__).resolve().parent
 GREEDY_TOKENS = 200
@@ -76,7 +76,7 @@ class Case:
 
 
 def shape(heads: int, kv_heads: int, head_dim: int | None, **more: Any) -> dict[str, Any]:
-    """Config fields that every case shares, so that a checkpoint stays below 60 KB."""
+    """Config fields that every case shares, so that a checkpoint stays below 75 KB."""
     fields: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 24,
@@ -222,6 +222,26 @@ CASES = [
         ),
         dtype=torch.bfloat16,
     ),
+    Case(
+        "qwen3moe-normalised-v5",
+        Qwen3MoeConfig,
+        shape(
+            4, 2, 8, num_hidden_layers=3, num_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=10, norm_topk_prob=True, mlp_only_layers=[1],
+            tie_word_embeddings=True, rope_parameters=rope("default", 100000.0),
+        ),
+    ),
+    Case(
+        "qwen3moe-step2-bf16-v4",
+        Qwen3MoeConfig,
+        shape(
+            3, 1, None, num_hidden_layers=4, num_experts=6, num_experts_per_tok=3,
+            moe_intermediate_size=12, norm_topk_prob=False, decoder_sparse_step=2,
+            attention_bias=True, tie_word_embeddings=False,
+            rope_parameters=rope("default", 1000000),
+        ),
+        dtype=torch.bfloat16,
+    ),
 ]
 
 # What transformers 4 wrote for each family, in its (alphabetic) order.
@@ -241,6 +261,17 @@ V4_KEYS = {
         "num_hidden_layers", "num_key_value_heads", "pretraining_tp", "rms_norm_eps",
         "rope_scaling", "rope_theta", "tie_word_embeddings", "torch_dtype",
         "transformers_version", "use_cache", "vocab_size",
+    ],
+    "qwen3_moe": [
+        "architectures", "attention_bias", "attention_dropout", "bos_token_id",
+        "decoder_sparse_step", "eos_token_id", "head_dim", "hidden_act", "hidden_size",
+        "initializer_range", "intermediate_size", "max_position_embeddings",
+        "max_window_layers", "mlp_only_layers", "model_type", "moe_intermediate_size",
+        "norm_topk_prob", "num_attention_heads", "num_experts", "num_experts_per_tok",
+        "num_hidden_layers", "num_key_value_heads", "output_router_logits", "rms_norm_eps",
+        "rope_scaling", "rope_theta", "router_aux_loss_coef", "sliding_window",
+        "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache",
+        "use_sliding_window", "vocab_size",
     ],
 }  # fmt: skip
 
@@ -274,6 +305,8 @@ def to_v4(config: dict[str, Any], omit: tuple[str, ...]) -> dict[str, Any]:
         "torch_dtype": config["dtype"],
         "transformers_version": "4.51.0",
     }
+    if "num_local_experts" in old:
+        old["num_experts"] = old["num_local_experts"]
     keys = V4_KEYS[config["model_type"]]
     return {key: old[key] for key in keys if key in old and key not in omit}
 
@@ -293,7 +326,8 @@ def write_checkpoint(case: Case, directory: Path, seed: int) -> None:
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     model, report = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation="eager", output_loading_info=True
+        directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager",
+        output_loading_info=True,
     )
     if any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise RuntimeError(f"{directory}: {report}")
