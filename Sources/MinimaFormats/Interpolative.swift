@@ -82,28 +82,28 @@ public struct Interpolative: BudgetedFormat {
         let exact = try exact(weight)
         let metric = try prepared(metric, for: weight)
         let (a, b) = try WhitenedSVD(exact, metric: metric).factors(rank: rank)
-        let skeleton = try RowSkeleton(a)
-        let pivots = try Tensor(skeleton.pivots.map { Int32($0) }).to(weight.device)
+        let (places, coefficients) = try a.qr().q.interpolation()
+        let pivots = try Tensor(places.map { Int32($0) }).to(weight.device)
         let chosen = try pivots.to(dtype: .int64)
         let rows = try a.rows(chosen).matmul(b).stored(like: weight)
         guard rank < outputs else {
             return try Interpolative(
                 spec: spec, outputs: outputs, inputs: inputs, tensors: [rows, pivots])
         }
-        let others = try Tensor(skeleton.others.map { Int64($0) }).to(weight.device)
+        let others = try Tensor(InterpolativeFactor.others(places, of: outputs)).to(weight.device)
         let interpolated = try Interpolative(
             spec: spec, outputs: outputs, inputs: inputs,
-            tensors: [rows, skeleton.coefficients.stored(like: weight), pivots])
+            tensors: [rows, coefficients.stored(like: weight), pivots])
         // Unrounded, the interpolation is stationary already.
         guard weight.dtype != .float64 else { return interpolated }
         let storedRows = try rows.to(dtype: .float64)
         let seenRows = try metric.map { try storedRows.matmul($0.input) } ?? storedRows
         let gram = try seenRows.matmul(storedRows.transpose())
         let target = try target(exact, rows: storedRows, metric?.output, pivots: chosen)
-        let missing = try target.rows(others) - skeleton.coefficients.matmul(storedRows)
+        let missing = try target.rows(others) - coefficients.matmul(storedRows)
         let move = try solution(gram, seenRows.matmul(missing.transpose()))
         guard let move else { return interpolated }
-        let fitted = try (skeleton.coefficients + move.transpose())
+        let fitted = try (coefficients + move.transpose())
             .rounded(to: weight.dtype, under: gram)
         let refitted = try Interpolative(
             spec: spec, outputs: outputs, inputs: inputs,
@@ -192,62 +192,6 @@ public struct Interpolative: BudgetedFormat {
     }
 }
 
-/// Rows that span a matrix's others, with small coefficients.
-private struct RowSkeleton {
-    /// Ascending places of the spanning rows.
-    let pivots: [Int]
-    /// Ascending places of the others.
-    let others: [Int]
-    /// X `[others, pivots]`: the others are X times the pivots.
-    let coefficients: Tensor
-
-    /// Swaps stop when no coefficient is larger. The volume of the pivots grows by that factor per
-    /// swap, so few are needed after LU; below 2 many more buy little.
-    private static let bound = 2.0
-
-    /// Chooses among the rows of `matrix` `[m, r]`, float64, of full column rank, r ≤ m.
-    init(_ matrix: Tensor) throws {
-        let (m, r) = (matrix.shape[0], matrix.shape[1])
-        let basis = try matrix.qr().q
-        let results = try luOperator.tensors(.tensor(basis))
-        var order = Array(0..<m)
-        for (row, other) in try results[1].values(as: Int32.self).enumerated() {
-            order.swapAt(row, Int(other) - 1)
-        }
-        let permuted = try basis.rows(Tensor(order.map { Int64($0) }).to(matrix.device))
-        // Z·(pivot rows) = all rows.
-        let z = try permuted.narrow(0, 0..<r).transpose().solve(permuted.transpose()).transpose()
-            .contiguous()
-        for _ in 0..<(m > r ? 2 * r : 0) {
-            let rest = try z.narrow(0, r..<m)
-            let place = Int(try rest.abs().reshape([-1]).argmax(0).item())
-            let (row, column) = (r + place / r, place % r)
-            let pivot = try z.select(0, row).select(0, column).item()
-            guard pivot.magnitude > Self.bound else { break }
-            // With the two rows exchanged, the coefficients of all are Z·(new pivot rows of Z)⁻¹.
-            let chosen = try z.select(0, row).clone()
-            try chosen.narrow(0, column..<column + 1).addInPlace(
-                Tensor.ones([1], dtype: .float64, device: matrix.device), scale: -1)
-            let share = try z.narrow(1, column..<column + 1) / pivot
-            try z.addInPlace(share * chosen.unsqueeze(0), scale: -1)
-            let (upper, lower) = try (z.select(0, column).clone(), z.select(0, row).clone())
-            try z.select(0, column).copy(from: lower)
-            try z.select(0, row).copy(from: upper)
-            order.swapAt(row, column)
-        }
-        let columns = (0..<r).sorted { order[$0] < order[$1] }
-        let rest = (r..<m).sorted { order[$0] < order[$1] }
-        pivots = columns.map { order[$0] }
-        others = rest.map { order[$0] }
-        guard !rest.isEmpty else {
-            coefficients = z
-            return
-        }
-        coefficients = try z.rows(Tensor(rest.map { Int64($0) }).to(matrix.device)).transpose()
-            .rows(Tensor(columns.map { Int64($0) }).to(matrix.device)).transpose()
-    }
-}
-
 extension OutputMetric {
     /// H_oo⁻¹·H_op·Δ_p in the rows o that `fixed` `[outputs, 1]` marks with 0, for Δ `[outputs, n]`
     /// known in the rows p that it marks with 1; zero in those.
@@ -270,10 +214,20 @@ extension OutputMetric {
             // The identity in the known rows; raised a little, as H may be singular.
             let block = try free * (run + unit * least) * free.transpose() + unit * mask
             let right = try free * run.matmul(mask * known.reshape([count, size, columns]))
-            let solved = try batchedSolveOperator(.tensor(block), .tensor(right))
-            parts.append(try solved.reshape([-1, columns]))
+            parts.append(try Self.solved(block, right).reshape([-1, columns]))
         }
         return try Tensor.cat(parts)
+    }
+
+    /// blocks⁻¹·right for symmetric positive definite `blocks` `[count, size, size]`.
+    ///
+    /// One block is solved without its batch dimension: batched solvers are made for small blocks.
+    private static func solved(_ blocks: Tensor, _ right: Tensor) throws(TensorError) -> Tensor {
+        guard blocks.shape[0] == 1, let lower = try blocks.select(0, 0).cholesky() else {
+            return try batchedSolveOperator(.tensor(blocks), .tensor(right))
+        }
+        let half = try lower.solveTriangular(right.select(0, 0), upper: false)
+        return try lower.transpose().solveTriangular(half, upper: true)
     }
 }
 
@@ -285,5 +239,4 @@ extension Tensor {
 }
 
 private let indexSelectOperator = Operator("aten::index_select")
-private let luOperator = Operator("aten::linalg_lu_factor")
 private let batchedSolveOperator = Operator("aten::linalg_solve")

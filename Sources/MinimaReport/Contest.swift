@@ -77,15 +77,23 @@ struct Contest {
         report.ablations.flatMap(groups) + models(report)
     }
 
+    /// Rows of one size: what is equal, and the target that says how much of it there is.
     private static func groups(_ ablation: AblationResult) -> [Contest] {
-        var names: [JSON.Name] = []
-        for row in ablation.rows where !names.contains(JSON.Name(row.equal)) {
-            names.append(JSON.Name(row.equal))
+        struct Size: Hashable {
+            var equal: JSON.Name
+            var target: JSON.Name
+
+            init(_ row: AblationResult.Row) {
+                equal = JSON.Name(row.equal)
+                target = JSON.Name(row.target)
+            }
         }
-        return names.map { name in
-            let rows = ablation.rows.filter { JSON.Name($0.equal) == name }
+        var sizes: [Size] = []
+        for row in ablation.rows where !sizes.contains(Size(row)) { sizes.append(Size(row)) }
+        return sizes.map { size in
+            let rows = ablation.rows.filter { Size($0) == size }
             return Contest(
-                model: ModelPath(ablation.model), equal: name.text,
+                model: ModelPath(ablation.model), equal: size.equal.text,
                 densePerplexity: ablation.densePerplexity, isAblation: true,
                 entrants: rows.map { row in
                     Entrant(

@@ -67,8 +67,8 @@ struct Ablate: ParsableCommand {
             guard let row = try bench.measure(way) else { continue }
             rows.append(row)
             try Terminal.output(bench.line(row))
+            // Written after every row: what was measured is not lost with the rest.
+            try AtomicFile.write(bench.result(rows).json() + "\n", to: out)
         }
-        let result = bench.result(rows)
-        try AtomicFile.write(result.json() + "\n", to: out)
     }
 }

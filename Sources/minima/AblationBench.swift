@@ -32,13 +32,11 @@ struct AblationWay {
         }
         func bytes(_ bits: Double) -> [AblationWay] {
             [
-                ("tensor networks", ["tn"]), ("all factored", mixed),
-                ("tensor networks, quantised cores", ["tn", "cores"]),
-                ("all factored, quantised cores", mixed + ["cores"]),
+                ("tensor networks", ["tn"]), ("tensor networks, quantised cores", ["tn", "cores"]),
                 ("quantised dense", ["int"]), ("everything", []),
             ].map { name, formats in
                 AblationWay(
-                    equal: "\(fixed(bits, 2)) bits per weight", name: name,
+                    equal: "bytes", name: "\(name) at \(fixed(bits, 2)) bits",
                     target: .bitsPerWeight(bits), formats: formats)
             }
         }
@@ -54,7 +52,7 @@ struct AblationWay {
             parameters("+ mixed families (all factored)", mixed),
             quantized,
         ]
-            + [Tucker.name, TensorTrain.name, TensorRing.name, LowRank.name, Interpolative.name]
+            + [Tucker.name, TensorTrain.name, TensorRing.name, Interpolative.name]
             .map { parameters("only \($0)", [$0]) }
             + bytes(bits) + [4.5, 3.5].filter { $0 < bits }.flatMap(bytes)
     }
