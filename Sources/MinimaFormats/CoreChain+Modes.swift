@@ -21,10 +21,11 @@ extension CoreChain {
     static func pairs(_ outputModes: [Int], _ inputModes: [Int], format: String)
         throws(FormatError) -> [Int]
     {
-        guard outputModes.count == inputModes.count, outputModes.count >= 2 else {
+        guard outputModes.count == inputModes.count, (2...longest).contains(outputModes.count)
+        else {
             throw .wrongModeCount(
                 format: format, outputs: outputModes.count, inputs: inputModes.count,
-                needed: "as many output as input modes, at least 2")
+                needed: "as many output as input modes, 2 to \(longest)")
         }
         guard Sizes.product(outputModes + inputModes) != nil else {
             throw .tooLarge(format: format)

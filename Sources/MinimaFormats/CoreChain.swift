@@ -16,6 +16,10 @@ struct CoreChain: Sendable, Hashable {
     let inputModes: [Int]
     let bonds: [Int]
 
+    /// Cores at most: libtorch's tensors have no more dimensions, and the search for a path, which
+    /// takes more than the third power of their number, is short.
+    static let longest = 64
+
     /// Number of cores.
     var order: Int { bonds.count }
 

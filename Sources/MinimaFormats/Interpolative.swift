@@ -85,7 +85,7 @@ public struct Interpolative: BudgetedFormat {
         let (places, coefficients) = try a.qr().q.interpolation()
         let pivots = try Tensor(places.map { Int32($0) }).to(weight.device)
         let chosen = try pivots.to(dtype: .int64)
-        let rows = try a.rows(chosen).matmul(b).stored(like: weight)
+        let rows = try a.selecting(0, chosen).matmul(b).stored(like: weight)
         guard rank < outputs else {
             return try Interpolative(
                 spec: spec, outputs: outputs, inputs: inputs, tensors: [rows, pivots])
@@ -100,7 +100,7 @@ public struct Interpolative: BudgetedFormat {
         let seenRows = try metric.map { try storedRows.matmul($0.input) } ?? storedRows
         let gram = try seenRows.matmul(storedRows.transpose())
         let target = try target(exact, rows: storedRows, metric?.output, pivots: chosen)
-        let missing = try target.rows(others) - coefficients.matmul(storedRows)
+        let missing = try target.selecting(0, others) - coefficients.matmul(storedRows)
         let move = try solution(gram, seenRows.matmul(missing.transpose()))
         guard let move else { return interpolated }
         let fitted = try (coefficients + move.transpose())
@@ -127,7 +127,7 @@ public struct Interpolative: BudgetedFormat {
         let ones = try Tensor.ones([pivots.count, 1], dtype: .float64, device: rows.device)
         let places = try pivots.unsqueeze(1)
         let lost = try zero.expand(weight.shape).scatter(
-            0, places.expand([-1, weight.shape[1]]), weight.rows(pivots) - rows)
+            0, places.expand([-1, weight.shape[1]]), weight.selecting(0, pivots) - rows)
         return try weight
             + output.compensation(of: lost, fixed: zero.scatter(0, places, ones))
     }
@@ -165,30 +165,24 @@ public struct Interpolative: BudgetedFormat {
     }
 
     private static func order(of pivots: [Int], outputs: Int) throws(TensorError) -> Tensor {
-        var order = [Int64](repeating: -1, count: outputs)
-        for (place, pivot) in pivots.enumerated() { order[pivot] = Int64(place) }
-        var next = Int64(pivots.count)
-        for output in 0..<outputs where order[output] < 0 {
-            order[output] = next
-            next += 1
-        }
-        return try Tensor(order)
+        let others = InterpolativeFactor.others(pivots, of: outputs)
+        return try Tensor(InterpolativeFactor.inverse(pivots + others.map { Int($0) }))
     }
 
     /// `x·Rᵀ` for the pivots, that times Xᵀ for the others, in the outputs' order.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         let pivotal = try x.linear(rows)
         guard let coefficients else {
-            return try indexSelectOperator(.tensor(pivotal), .int(-1), .tensor(order))
+            return try pivotal.selecting(-1, order)
         }
         let both = try Tensor.cat([pivotal, pivotal.linear(coefficients)], dim: -1)
-        return try indexSelectOperator(.tensor(both), .int(-1), .tensor(order))
+        return try both.selecting(-1, order)
     }
 
     /// R and X·R in the outputs' order.
     public func reconstruct() throws(TensorError) -> Tensor {
-        guard let coefficients else { return try rows.rows(order) }
-        return try Tensor.cat([rows, coefficients.matmul(rows)]).rows(order)
+        guard let coefficients else { return try rows.selecting(0, order) }
+        return try Tensor.cat([rows, coefficients.matmul(rows)]).selecting(0, order)
     }
 }
 
@@ -231,12 +225,4 @@ extension OutputMetric {
     }
 }
 
-extension Tensor {
-    /// The rows at int64 `indices`.
-    fileprivate func rows(_ indices: Tensor) throws(TensorError) -> Tensor {
-        try indexSelectOperator(.tensor(self), .int(0), .tensor(indices))
-    }
-}
-
-private let indexSelectOperator = Operator("aten::index_select")
 private let batchedSolveOperator = Operator("aten::linalg_solve")

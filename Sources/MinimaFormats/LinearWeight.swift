@@ -105,8 +105,9 @@ extension LinearWeight {
     public static func byteCount(
         _ spec: FormatSpec, outputs: Int, inputs: Int, dtype: DType
     ) throws(FormatError) -> Int {
-        try layout(spec, outputs: outputs, inputs: inputs).reduce(0) {
-            $0 + $1.count * ($1.dtype ?? dtype).byteCount
-        }
+        Sizes.saturatingSum(
+            try layout(spec, outputs: outputs, inputs: inputs).map {
+                Sizes.saturatingProduct([$0.count, ($0.dtype ?? dtype).byteCount])
+            })
     }
 }

@@ -18,7 +18,8 @@ enum Parts {
         guard !isDeeper(spec, than: FormatSpec.deepest) else { throw .tooDeep(format: format) }
     }
 
-    private static func isDeeper(_ spec: FormatSpec, than depth: Int) -> Bool {
+    /// Whether `spec` holds more than `depth` formats inside each other, itself included.
+    static func isDeeper(_ spec: FormatSpec, than depth: Int) -> Bool {
         depth == 0 || spec.parts.contains { isDeeper($0, than: depth - 1) }
     }
 

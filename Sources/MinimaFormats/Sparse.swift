@@ -113,8 +113,10 @@ public struct Sparse: BudgetedFormat {
             throw .invalidArgument(function: "sparse", reason: "indices must ascend in the weight")
         }
         let device = indices.device
-        let ends = try Tensor.arange(0..<outputs, device: device) * Double(inputs)
-        let starts = try searchSortedOperator(.tensor(long), .tensor(ends.to(dtype: .int64)))
+        // Times an integer: times a number the places would be float32, which has 24 digits.
+        let rowStarts =
+            try Tensor.arange(0..<outputs, device: device) * Tensor([Int64(inputs)]).to(device)
+        let starts = try searchSortedOperator(.tensor(long), .tensor(rowStarts))
         return (try remainderOperator(.tensor(long), .int(inputs)), starts)
     }
 

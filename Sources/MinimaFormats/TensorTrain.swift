@@ -1,7 +1,7 @@
 import MinimaCore
 import MinimaTensor
 
-/// A tensor train of matrices (matrix product operator) of any order d ≥ 2.
+/// A tensor train of matrices (matrix product operator) of order d, 2 ≤ d ≤ 64.
 ///
 /// With outputs = m₁⋯m_d and inputs = n₁⋯n_d, row major,
 /// W[m₁…m_d, n₁…n_d] = G₁[m₁, n₁]·G₂[m₂, n₂]⋯G_d[m_d, n_d], each G_k[m, n] a matrix
@@ -44,7 +44,7 @@ public struct TensorTrain: BudgetedFormat {
     public static func layout(_ spec: FormatSpec, outputs: Int, inputs: Int) throws(FormatError)
         -> [TensorLayout]
     {
-        let order = max(spec.outputModes.count, 2)
+        let order = min(max(spec.outputModes.count, 2), CoreChain.longest)
         try check(
             spec, outputs: outputs, inputs: inputs, modeCounts: (order, order),
             rankCount: order - 1)

@@ -1,4 +1,4 @@
-/// Sites of grouped-query attention, as both families name them.
+/// Sites of grouped-query attention, as all families name them.
 enum AttentionSites {
     /// Query, key and value with their heads in groups of one key's, then the output projection.
     static func sites(

@@ -34,7 +34,7 @@ extension InspectionResult {
         var modules: [String: Set<String>] = [:]
         for tensor in checkpoint.tensors {
             dtypes[tensor.dtype.rawValue, default: 0] += tensor.byteCount
-            let module = Self.module(of: tensor.name)
+            let module = Self.module(of: tensor.name, manifest)
             let group = Self.group(of: module)
             let index =
                 parts.firstIndex { $0.name == group }
@@ -59,15 +59,18 @@ extension InspectionResult {
             bytes: checkpoint.byteCount, parts: parts)
     }
 
-    /// `model.layers.3.mlp.up_proj` for `model.layers.3.mlp.up_proj.cores.0`.
-    private static func module(of tensor: String) -> String {
-        var components = tensor.split(separator: ".")
-        if components.count > 2, components[components.count - 2] == "cores" {
-            components.removeLast(2)
-        } else if components.count > 1 {
-            components.removeLast()
+    /// `model.layers.3.mlp.up_proj` for `model.layers.3.mlp.up_proj.blocks.0.cores.1.codes` where the
+    /// manifest names that module; else the tensor's name without its last component.
+    private static func module(of tensor: String, _ manifest: CompressionManifest) -> String {
+        guard let last = tensor.lastIndex(of: ".") else { return tensor }
+        var module = tensor[..<last]
+        // Two components per composite, and those of a quantised core.
+        for _ in 0..<2 * FormatSpec.deepest + 3 {
+            if manifest.modules[String(module)] != nil { return String(module) }
+            guard let dot = module.lastIndex(of: ".") else { break }
+            module = module[..<dot]
         }
-        return components.joined(separator: ".")
+        return String(tensor[..<last])
     }
 
     /// `mlp.up_proj` for that module: its name without the layer and what stands before it.
@@ -85,10 +88,10 @@ extension InspectionResult {
     private static func order(_ part: String) -> Int {
         let order = [
             "embed_tokens", "input_layernorm", "self_attn.q_proj", "self_attn.k_proj",
-            "self_attn.v_proj", "self_attn.q_norm", "self_attn.k_norm", "self_attn.o_proj",
-            "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-            "mlp.gate", "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj",
-            "mlp.experts.*.gate_up_proj", "mlp.experts.*.down_proj",
+            "self_attn.v_proj", "self_attn.qkv_proj", "self_attn.q_norm", "self_attn.k_norm",
+            "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+            "mlp.gate_up_proj", "mlp.down_proj", "mlp.gate", "mlp.experts.*.gate_proj",
+            "mlp.experts.*.up_proj", "mlp.experts.*.gate_up_proj", "mlp.experts.*.down_proj",
         ]
         if let index = order.firstIndex(of: part) { return index }
         return part == "lm_head" ? 1000 : part == "norm" ? 999 : 500

@@ -104,11 +104,6 @@ public struct PatchGrid: Sendable, Hashable {
         self.count = count
     }
 
-    /// One patch per `unit` values of a side of `size`, such as a head; `size` is a multiple of it.
-    static func units(_ axis: Axis, of unit: Int, in size: Int) -> PatchGrid {
-        PatchGrid(axis, count: size / unit)
-    }
-
     /// At most `limit` equal patches of a side of `size`, each of at least `smallest` values: the most
     /// that divide it.
     static func blocks(_ axis: Axis, of size: Int, limit: Int = 8, smallest: Int = 32) -> PatchGrid

@@ -102,8 +102,10 @@ public struct WeightLoader {
         for member in site.members where bias {
             biases.append(try tensor("\(member.name).bias", shape: [member.outputs]))
         }
-        let stacked = Linear(
-            name: site.name, weight: weight, bias: bias ? try Tensor.cat(biases) : nil)
+        // While checking, joining placeholders would give them storage.
+        let joined: Tensor? =
+            try biases.isEmpty || onTensor == nil ? biases.first : Tensor.cat(biases)
+        let stacked = Linear(name: site.name, weight: weight, bias: joined)
         return LinearGroup(name: site.name, members: names, layers: [stacked], sizes: sizes)
     }
 

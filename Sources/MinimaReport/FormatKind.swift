@@ -4,7 +4,7 @@ import MinimaCore
 enum FormatKind: Hashable {
     /// Nothing but dense weights.
     case dense
-    /// Tensor networks only, their cores quantised or not.
+    /// Tensor networks only, their cores quantised or not, that are more than a low rank.
     case tensorNetwork
     /// Matrix factors and quantised weights only.
     case rival
@@ -28,6 +28,7 @@ enum FormatKind: Hashable {
         return text.split { $0 == "," || $0 == "+" }.map { piece in
             let words = piece.split(separator: " ").map(String.init)
             if words == ["dense"] { return .dense }
+            if piece.contains(FormatSpec.lowRankMark) { return .rival }
             if words.count == 1, opaque.contains(words[0]) { return .mixture }
             return words.contains { networks.contains($0) } ? .tensorNetwork : .rival
         }

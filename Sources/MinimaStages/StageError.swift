@@ -10,6 +10,8 @@ public enum StageError: Error, CustomStringConvertible {
     case unknownFormats(String, known: [String])
     case infeasible(target: String, smallest: String)
     case noOptions(site: String)
+    case otherSchema(what: String, found: Int, expected: Int)
+    case damagedAnalysis(reason: String)
 
     /// What was asked, what was found, what to do.
     public var description: String {
@@ -41,6 +43,13 @@ public enum StageError: Error, CustomStringConvertible {
             no plan reaches \(target) with the formats and modules that are allowed; the furthest is \
             \(smallest)
             """
+        case .otherSchema(let what, let found, let expected):
+            """
+            \(what) has layout \(found), this version reads \(expected); write it again with this \
+            version of Minima
+            """
+        case .damagedAnalysis(let reason):
+            "the analysis is damaged: \(reason); analyze the model again"
         case .noOptions(let site):
             "nothing that is allowed covers \(site); allow another cut of the sites"
         }

@@ -25,16 +25,10 @@ public enum TokenWindows {
 
     /// `count` windows of `length` random tokens, for models without a text.
     public static func random(count: Int, length: Int, vocabulary: Int, seed: UInt64) -> [[Int32]] {
-        // SplitMix64 (Steele, Lea & Flood 2014).
-        var state = seed
+        var random = SplitMix(seed)
         return (0..<count).map { _ in
             (0..<length).map { _ in
-                state &+= 0x9E37_79B9_7F4A_7C15
-                var bits = state
-                bits = (bits ^ (bits >> 30)) &* 0xBF58_476D_1CE4_E5B9
-                bits = (bits ^ (bits >> 27)) &* 0x94D0_49BB_1331_11EB
-                bits ^= bits >> 31
-                return Int32(truncatingIfNeeded: bits % UInt64(max(vocabulary, 1)))
+                Int32(truncatingIfNeeded: random.next() % UInt64(max(vocabulary, 1)))
             }
         }
     }

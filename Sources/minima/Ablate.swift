@@ -35,7 +35,7 @@ struct Ablate: ParsableCommand {
     @Option(help: "Measure only the first windows of each text, this many.")
     var windows: Int?
 
-    @Option(help: "How earlier layers' errors are made up for: off, auto or a share from 0 to 1.")
+    @Option(help: "How earlier layers' errors are made up for: off, auto or a share below 1.")
     var compensation = Compensation.standard
 
     @OptionGroup var calibration: CalibrationOptions

@@ -18,8 +18,12 @@ struct AblationWay {
     /// The format of a uniform plan.
     var uniform = LowRank.name
     var cuts: [String] = []
+    /// Whether modules are fitted under the gradients' moments, too, and make up for each other.
+    var isFittedTogether = true
     /// Bits that the cores of the plan are then quantised to.
     var coreBits: Int?
+    /// The target whose size the way has where it is not its own.
+    var size: PlanTarget?
 
     /// The paper's ablation and its rivals.
     static func all(ratio: Double, dtype: DType) -> [AblationWay] {
@@ -31,19 +35,30 @@ struct AblationWay {
                 equal: "parameters", name: name, target: equal, formats: formats, cuts: cuts)
         }
         func bytes(_ bits: Double) -> [AblationWay] {
-            [
-                ("tensor networks", ["tn"]), ("tensor networks, quantised cores", ["tn", "cores"]),
-                ("quantised dense", ["int"]), ("everything", []),
+            let size = PlanTarget.bitsPerWeight(bits)
+            let learned = [
+                ("tensor networks", ["tn"]), ("all factored", mixed), ("quantised dense", ["int"]),
+                ("everything", []),
             ].map { name, formats in
                 AblationWay(
-                    equal: "bytes", name: "\(name) at \(fixed(bits, 2)) bits",
-                    target: .bitsPerWeight(bits), formats: formats)
+                    equal: "bytes", name: "\(name) at \(fixed(bits, 2)) bits", target: size,
+                    formats: formats)
             }
+            // int8 codes in groups of 64 take 8.125 bits, pivots a little.
+            let kept = bits / 8.2
+            guard kept < 1 else { return learned }
+            return [
+                AblationWay(
+                    equal: "bytes", name: "tensor networks, int8 cores, at \(fixed(bits, 2)) bits",
+                    target: .ratio(1 - kept), formats: ["tn"], coreBits: 8, size: size)
+            ] + learned
         }
         var quantized = parameters("+ quantised cores (int8)", mixed)
         quantized.coreBits = 8
         return [
-            parameters("uniform ranks", nil),
+            AblationWay(
+                equal: "parameters", name: "uniform ranks", target: equal, isFittedTogether: false),
+            parameters("uniform ranks, two-sided and compensated", nil),
             AblationWay(
                 equal: "parameters", name: "uniform ranks, interpolative", target: equal,
                 uniform: Interpolative.name),
@@ -77,6 +92,10 @@ struct AblationBench {
         self.options = options
         self.device = device
         source = try Checkpoint(path: options.model)
+        if let keep = options.keep {
+            try FileManager.default.createDirectory(
+                atPath: keep, withIntermediateDirectories: true)
+        }
         analysis = try readResult(Analysis.self, analysisFile(options.analysis))
         let progress = progress
         fingerprints = try source.fingerprints { done, total in
@@ -122,21 +141,24 @@ struct AblationBench {
             ? "\(root)/minima-ablate-\(UUID().uuidString)"
             : "\(root)/" + label.split(separator: " ").joined(separator: "-")
         defer {
-            if options.keep == nil { try? FileManager.default.removeItem(atPath: output) }
+            // The second one is what a run that failed would go on from.
+            for path in [output, output + ".minima-work"] where options.keep == nil {
+                try? FileManager.default.removeItem(atPath: path)
+            }
         }
         let result = try Compressor(
             source,
             Compressor.Request(
                 plan: plan, sources: sources, seed: options.calibration.seed,
-                compensation: way.formats == nil ? .off : options.compensation,
-                statistics: way.formats == nil ? nil : statistics, device: device,
+                compensation: way.isFittedTogether ? options.compensation : .off,
+                statistics: way.isFittedTogether ? statistics : nil, device: device,
                 dtype: options.compute.dtype, version: Minima.versionNumber)
         ).run(output: output, fingerprints: fingerprints, progress: progress.show)
         let seconds = (clock.now - start).totalSeconds
         let model = try Checkpoint(path: output).loadModel(
             device: device, dtype: options.compute.dtype, onTensor: checkInterrupt)
         var row = AblationResult.Row(
-            equal: way.equal, name: way.name, target: "\(way.target)", formats: [:],
+            equal: way.equal, name: way.name, target: "\(way.size ?? way.target)", formats: [:],
             parameters: result.totals.linearParametersAfter, bytes: result.totals.linearBytesAfter,
             predicted: plan.damage, perplexity: [:], divergence: [:], seconds: seconds)
         for module in result.modules { row.formats[module.spec.title, default: 0] += 1 }
@@ -161,8 +183,18 @@ struct AblationBench {
         ).plan
         guard let bits = way.coreBits else { return plan }
         for index in plan.modules.indices {
-            plan.modules[index].spec = plan.modules[index].spec.quantized(bits: bits)
-            plan.modules[index].damage = nil
+            var module = plan.modules[index]
+            let before = (module.parameters, module.bytes)
+            module.spec = module.spec.quantized(bits: bits)
+            let format = try FormatRegistry.format(module.spec.format)
+            module.parameters = try format.parameterCount(
+                module.spec, outputs: module.outputs, inputs: module.inputs)
+            module.bytes = try format.byteCount(
+                module.spec, outputs: module.outputs, inputs: module.inputs, dtype: analysis.dtype)
+            module.damage = nil
+            plan.linearParametersAfter += module.parameters - before.0
+            plan.linearBytesAfter += module.bytes - before.1
+            plan.modules[index] = module
         }
         plan.damage = nil
         return plan
@@ -215,6 +247,17 @@ func openStatistics(_ path: String, _ source: any WeightSource, _ fingerprints: 
             path: path,
             reason: "an analysis of \(analysis.model), not of \(source.path); analyze this model")
     }
-    return StatisticsStore(
-        directory: path + "/statistics", key: analysis.statisticsKey, sites: try source.sites())
+    let file = analysisFile(path)
+    let directory = file.lastIndex(of: "/").map { String(file[..<$0]) } ?? "."
+    let sites = try source.sites()
+    let store = StatisticsStore(
+        directory: directory + "/statistics", key: analysis.statisticsKey, sites: sites)
+    // Without this, a layer whose file is gone would be fitted without H, in silence.
+    for layer in Set(sites.map(\.layer)).sorted() where !store.holds(layer: layer) {
+        throw FileError(
+            path: store.directory,
+            reason: "the statistics of layer \(layer) are missing or of another analysis; "
+                + "analyze this model again")
+    }
+    return store
 }

@@ -31,8 +31,8 @@ struct Analyze: ParsableCommand {
     @Option(help: "Replaced patches whose true damage is measured; 0 trusts the closed form.")
     var probes = 128
 
-    @Option(help: "Calibration windows that probes are measured on.")
-    var probeWindows = 8
+    @Option(help: "Calibration windows that probes are measured on. Default: 8, or --samples.")
+    var probeWindows: Int?
 
     @Option(help: "Type that probes are measured in. Default: float32.")
     var probeDtype = DType.float32
@@ -42,7 +42,7 @@ struct Analyze: ParsableCommand {
 
     @Option(
         parsing: .upToNextOption,
-        help: "Formats to list options for; Default: all.")
+        help: "Formats to list options for, by their registered names. Default: all.")
     var formats: [String] = []
 
     @OptionGroup var compute: ComputeOptions
@@ -57,8 +57,13 @@ struct Analyze: ParsableCommand {
         guard (0...100_000).contains(probes) else {
             throw ValidationError("--probes must be between 0 and 100000")
         }
-        guard (1...calibration.samples).contains(probeWindows) else {
+        if let probeWindows, !(1...calibration.samples).contains(probeWindows) {
             throw ValidationError("--probe-windows must be between 1 and --samples")
+        }
+        let known = FormatRegistry.all.map { $0.name }
+        for format in formats where !known.contains(format) {
+            throw ValidationError(
+                "--formats takes \(known.joined(separator: ", ")), found \(format)")
         }
     }
 
@@ -75,7 +80,8 @@ struct Analyze: ParsableCommand {
         let windows = sources.flatMap(\.windows)
         var request = Analyzer.Request(
             sources: sources, calibration: settings,
-            probeWindows: TokenWindows.spread(windows, count: probeWindows),
+            probeWindows: TokenWindows.spread(
+                windows, count: probeWindows ?? min(8, calibration.samples)),
             version: Minima.versionNumber)
         request.probes = probes
         request.probeType = probeDtype
@@ -87,7 +93,7 @@ struct Analyze: ParsableCommand {
             atPath: out + "/statistics", withIntermediateDirectories: true)
         let (analysis, trained) = try Analyzer(source, request).run(progress: progress.show)
         if let trained {
-            try trained.write(to: out + "/predictor.safetensors", notes: [:])
+            try trained.write(to: out + "/predictor.safetensors", notes: analysis.notes)
         }
         try AtomicFile.write(analysis.json() + "\n", to: out + "/analysis.json")
         if json { return try analysis.printJSON() }
@@ -96,6 +102,14 @@ struct Analyze: ParsableCommand {
 }
 
 extension Analysis {
+    /// What a predictor's file says of its training.
+    fileprivate var notes: [String: String] {
+        var notes = ["model": model, "minima": version, "seed": "\(calibration.seed)"]
+        notes["probes"] = predictor.map { "\($0.trainingProbes)" }
+        notes["spearman"] = predictor?.spearman.map { "\($0)" }
+        return notes
+    }
+
     /// What a terminal shows.
     fileprivate func summary(_ out: String) -> String {
         let patches = sites.reduce(0) { $0 + $1.patches.count }

@@ -71,8 +71,8 @@ struct CalibrationOptions: ParsableArguments {
                 "--shares needs a number for each of the \(calibration.count) texts, found "
                     + "\(shares.count)")
         }
-        guard shares.allSatisfy({ $0 > 0 && $0.isFinite }) else {
-            throw ValidationError("--shares must be positive")
+        guard shares.allSatisfy({ (1e-6...1e6).contains($0) }) else {
+            throw ValidationError("--shares must be between 0.000001 and 1000000")
         }
     }
 

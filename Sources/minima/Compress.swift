@@ -36,7 +36,7 @@ struct Compress: ParsableCommand {
     @Option(help: .init("With --ratio, one of: \(Compress.formats.joined(separator: ", "))."))
     var format = LowRank.name
 
-    @Option(help: "How earlier layers' errors are made up for: off, auto or a share from 0 to 1.")
+    @Option(help: "How earlier layers' errors are made up for: off, auto or a share below 1.")
     var compensation: Compensation?
 
     @Option(

@@ -101,7 +101,9 @@ struct TargetOptions: ParsableArguments {
                 throw ValidationError("\(name) must be between 0 and 1, found \(value)")
             }
         }
-        if let bytes, bytes < 1 { throw ValidationError("--bytes must be positive") }
+        if let bytes, !(1...1 << 60).contains(bytes) {
+            throw ValidationError("--bytes must be between 1 and \(1 << 60)")
+        }
         if let bitsPerWeight, !(bitsPerWeight > 0 && bitsPerWeight <= 64) {
             throw ValidationError("--bits-per-weight must be between 0 and 64")
         }
@@ -179,6 +181,9 @@ struct ChoiceOptions: ParsableArguments {
         }
         guard (0...1).contains(floor) else {
             throw ValidationError("--floor must be between 0 and 1")
+        }
+        if let damageCap, !(damageCap >= 0) {
+            throw ValidationError("--damage-cap must not be negative, found \(damageCap)")
         }
         guard align >= 1 else { throw ValidationError("--align must be at least 1") }
     }

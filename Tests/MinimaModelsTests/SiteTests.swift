@@ -116,7 +116,6 @@ struct SiteTests {
         // Too small to be cut, and a prime.
         #expect(PatchGrid.blocks(.inputs, of: 28).count == 1)
         #expect(PatchGrid.blocks(.inputs, of: 1009).count == 1)
-        #expect(PatchGrid.units(.outputs, of: 128, in: 1024) == PatchGrid(.outputs, count: 8))
         let columns = PatchGrid(.inputs, count: 3).ranges(outputs: 4, inputs: 6)
         #expect(columns.map(\.rows) == [0..<4, 0..<4, 0..<4])
         #expect(columns.map(\.columns) == [0..<2, 2..<4, 4..<6])

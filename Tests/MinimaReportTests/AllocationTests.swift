@@ -17,6 +17,21 @@ import Testing
         #expect(
             FormatSpec(format: "blocks", parts: [train, quantized, train]).title
                 == "blocks of tt, int4")
+        let whole = FormatSpec(
+            format: "tt", outputModes: [4, 8, 1], inputModes: [1, 1, 16], ranks: [4, 9])
+        #expect(whole.title == "tt as a low rank")
+        #expect(FormatKind(labels: [whole.title]) == .rival)
+        var cut = whole
+        cut.ranks[0] = 3
+        #expect(cut.title == "tt")
+        cut.format = "tr"
+        cut.ranks = [1, 4, 9]
+        #expect(cut.isLowRank)
+        cut.ranks[0] = 2
+        #expect(!cut.isLowRank)
+        let tucker = FormatSpec(
+            format: "tucker", outputModes: [4, 8], inputModes: [16], ranks: [4, 8, 9])
+        #expect(tucker.isLowRank)
         var nested = train
         for _ in 0..<5 { nested = FormatSpec(format: "sum", parts: [nested, sparse]) }
         #expect(nested.title.contains("…"))

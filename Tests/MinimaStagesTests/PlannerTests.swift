@@ -36,9 +36,8 @@ import Testing
                             rms: 1, largest: 1, outlierChannels: [], massiveTokens: 0),
                         cuts: [
                             .init(kind: "stacked", pieces: [try piece(0, total, 48, fragility)]),
-                            .init(kind: "members", pieces: pieces),
                             .init(kind: "patches", pieces: halves),
-                        ]))
+                        ] + (outputs.count == 1 ? [] : [.init(kind: "members", pieces: pieces)])))
             }
         }
         let linear = sites.reduce(0) { $0 + $1.outputs * $1.inputs }
@@ -210,6 +209,23 @@ import Testing
             #expect(throws: Never.self, "\(text)") {
                 try Planner(analysis).plan(request(feasible, [LowRank.name]))
             }
+        }
+    }
+
+    @Test func damagedAnalysesAreRefused() throws {
+        let good = try analysis()
+        var broken: [Analysis] = []
+        for change: (inout Analysis) -> Void in [
+            { $0.schema = 99 }, { $0.bytes = .min }, { $0.sites[0].outputs = .max },
+            { $0.sites[1].cuts[0].pieces[0].rows = -1 },
+            { $0.sites[1].cuts[0].pieces[0].options[1].bytes = .max },
+            { $0.sites[1].cuts[0].pieces[0].options[1].damage = .nan },
+        ] {
+            broken.append(good)
+            change(&broken[broken.count - 1])
+        }
+        for analysis in broken {
+            #expect(throws: StageError.self) { try Planner(analysis).plan(request(.ratio(0.3))) }
         }
     }
 

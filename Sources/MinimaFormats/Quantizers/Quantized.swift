@@ -182,6 +182,7 @@ extension Quantized {
         if let groupSize = spec.groupSize, groupSize < 1 {
             throw .wrongGroupSize(format: name, found: groupSize)
         }
+        guard !Parts.isDeeper(spec, than: FormatSpec.deepest) else { throw .tooDeep(format: name) }
         guard spec.parts.count == 1, !holdsQuantized(spec.parts[0]) else {
             throw .wrongParts(
                 format: name, found: spec.parts.map(\.format),
@@ -194,7 +195,7 @@ extension Quantized {
     }
 
     private static func holdsQuantized(_ spec: FormatSpec) -> Bool {
-        // Bounded: specifications from files are at most `FormatSpec.deepest` deep.
+        // Bounded: the specification is at most `FormatSpec.deepest` deep.
         spec.format == name || spec.parts.contains(where: holdsQuantized)
     }
 

@@ -103,9 +103,10 @@ public struct ProbeDesign: Sendable, Hashable {
         -> FormatSpec?
     {
         let (m, n) = (place.rows.count, place.columns.count)
-        let names = formats.filter { name in
-            (allowed.isEmpty || allowed.contains(name))
-                && FormatRegistry.all.contains { $0.name == name }
+        // A low rank stands for every format of which nothing is probed: their errors are alike.
+        let asked = formats.filter { allowed.isEmpty || allowed.contains($0) }
+        let names = (asked.isEmpty ? [LowRank.name] : asked).filter { name in
+            FormatRegistry.all.contains { $0.name == name }
                 && (["lowrank", "quantized"].contains(name) || m * n <= largestDecomposed)
         }
         let fraction = fractions[Int(level * Double(fractions.count))]

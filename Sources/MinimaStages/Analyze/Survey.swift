@@ -38,7 +38,7 @@ public struct Survey {
         cutsPatches = patches * Self.optionsPerPatch <= options.patchOptions
     }
 
-    /// About what ``options(_:)`` lists for a patch.
+    /// About how many options ``list(_:)`` finds for a patch.
     private static let optionsPerPatch = 30
 
     /// The ways to cut `site`, options measured, damage taken from the closed form.

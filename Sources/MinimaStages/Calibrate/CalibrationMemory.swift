@@ -33,7 +33,11 @@ public struct CalibrationMemory: Sendable, Hashable, CustomStringConvertible {
     func check(
         directory: String?, free: (device: Int?, host: Int?)? = nil
     ) throws {
-        let (onDevice, onHost) = try free ?? (device.memory()?.free, HostMemory.available())
+        // What the caching allocator holds without a tensor in it is free, too.
+        let (onDevice, onHost) =
+            try free ?? (
+                device.memory().map { $0.free + $0.reserved - $0.allocated }, HostMemory.available()
+            )
         // The CPU's memory is the host's.
         let host = device == .cpu ? Saturating.sum([hostBytes, deviceBytes]) : hostBytes
         for (needed, available) in [(host, onHost), (device == .cpu ? 0 : deviceBytes, onDevice)] {
@@ -43,7 +47,9 @@ public struct CalibrationMemory: Sendable, Hashable, CustomStringConvertible {
         }
         var status = statvfs()
         guard let directory, statvfs(directory, &status) == 0 else { return }
-        let room = Saturating.product([Int(status.f_bavail), Int(status.f_frsize)])
+        let room = Saturating.product([
+            Int(clamping: status.f_bavail), Int(clamping: status.f_frsize),
+        ])
         guard diskBytes <= room else {
             throw CheckpointError.noSpace(
                 path: directory, neededBytes: diskBytes, freeBytes: room)

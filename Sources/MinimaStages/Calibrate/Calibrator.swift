@@ -71,7 +71,7 @@ public final class Calibrator {
         layers = sizes.layers
         let free = HostMemory.available() ?? .max
         memory = CalibrationMemory(sizes, hostBudget: settings.hostBudget ?? free / 2)
-        key = Self.key(fingerprints, batches, settings, dtype)
+        key = Self.key(source.config, fingerprints, batches, settings, dtype)
         store = directory.map { [key] in StatisticsStore(directory: $0, key: key, sites: all) }
         self.labels =
             labels ?? SampledLabels.sampler(seed: settings.seed, device: settings.device)
@@ -87,12 +87,14 @@ public final class Calibrator {
 
     /// What the statistics depend on; anything else may change between runs.
     private static func key(
-        _ fingerprints: [String: String], _ batches: [TokenBatch], _ settings: CalibrationSettings,
-        _ dtype: DType
+        _ config: ModelConfig, _ fingerprints: [String: String], _ batches: [TokenBatch],
+        _ settings: CalibrationSettings, _ dtype: DType
     ) -> String {
         var hash = SHA256()
         func add(_ text: String) { Array(text.utf8).withUnsafeBytes { hash.update($0) } }
         add("calibration 3 \(settings.device.isCUDA) \(dtype) \(settings.fullMetricLimit)\n")
+        // Random weights' sizes, and what weights do not say: rotary angles, the norms' ε.
+        add(config.json.text(sortedKeys: true) + "\n")
         if settings.gradientWindows > 0 { add("seed \(settings.seed)\n") }
         for (name, value) in fingerprints.sorted(by: { $0.key < $1.key }) {
             add("\(name.utf8.count) \(name) \(value)\n")

@@ -64,6 +64,11 @@ public struct StatisticsStore: Sendable {
         }
     }
 
+    /// Whether there is a file of this calibration for a layer; reads no tensor.
+    public func holds(layer: Int) -> Bool {
+        (try? content(layer, .cpu) { _, _, _ in true }) != nil
+    }
+
     /// Writes a layer's statistics, with its input moments or without.
     func save(_ statistics: LayerStatistics, withMoments: Bool) throws {
         var tensors: [(name: String, value: Tensor)] = []

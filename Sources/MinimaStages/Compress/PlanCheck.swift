@@ -7,6 +7,10 @@ extension CompressionPlan {
     ///
     /// - Throws: `StageError`, `CompressionError` or `CheckpointError`, as ``Compressor`` does.
     public func check(against source: any WeightSource) throws {
+        guard schema == Self.currentSchema else {
+            throw StageError.otherSchema(
+                what: "the plan", found: schema, expected: Self.currentSchema)
+        }
         _ = try PlannedModel(self, source)
     }
 }

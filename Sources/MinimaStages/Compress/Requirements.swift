@@ -22,7 +22,7 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
 
     init(_ planned: PlannedModel, _ request: Compressor.Request, dtype: DType) throws {
         let stored = planned.stored
-        let hidden = stored.sites.map(\.inputs).min() ?? 0
+        let hidden = try stored.source.config.int("hidden_size")
         let widest = stored.sites.map { max($0.inputs, $0.outputs) }.max() ?? 0
         let windows = request.sources.flatMap(\.windows)
         let tokens = Saturating.sum(windows.map(\.count))

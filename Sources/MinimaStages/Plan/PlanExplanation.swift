@@ -61,7 +61,9 @@ public struct PlanExplanation: StageResult, Hashable {
             roles[index].count += 1
             dense[name, default: 0] += site.outputs * site.inputs * analysis.dtype.byteCount
             var isCompressed = false
-            for module in Set([site.name] + site.members.map(\.name)).compactMap({ modules[$0] }) {
+            // A site of one member has its name.
+            let names = [site.name] + site.members.map(\.name).filter { $0 != site.name }
+            for module in names.compactMap({ modules[$0] }) {
                 isCompressed = true
                 roles[index].formats[module.spec.title, default: 0] += 1
                 roles[index].damage += module.damage ?? 0

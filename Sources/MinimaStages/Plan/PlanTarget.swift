@@ -39,8 +39,11 @@ public enum PlanTarget: Sendable, Hashable {
         case .bytes(let bytes): bytes - otherBytes
         case .bitsPerWeight(let bits): Int(bits * linear / 8)
         case .memory(let bytes, let context, let requests):
-            Int(Double(bytes) * (1 - Self.reserve)) - otherBytes
-                - Saturating.product([analysis.cacheBytesPerToken, context, requests])
+            Int(Double(bytes) * (1 - Self.reserve))
+                - Saturating.sum([
+                    otherBytes,
+                    Saturating.product([analysis.cacheBytesPerToken, context, requests]),
+                ])
         }
     }
 

@@ -48,10 +48,12 @@ public struct Planner {
 
     /// The plan, and why it is so.
     ///
-    /// - Throws: `StageError.infeasible`, naming the smallest target that can be met.
+    /// - Throws: `StageError.infeasible`, naming the smallest target that can be met;
+    ///   `.damagedAnalysis` and `.otherSchema`.
     public func plan(_ request: Request) throws(StageError) -> (
         plan: CompressionPlan, explanation: PlanExplanation
     ) {
+        try analysis.check()
         let menu = try menu(request)
         let limit = request.target.limit(analysis)
         let knapsack = menu.knapsack
@@ -62,8 +64,8 @@ public struct Planner {
         }
         var modules: [CompressionPlan.Module] = []
         var (parameters, bytes) = (0, 0)
-        for (site, choice) in zip(analysis.sites, solution.choices) {
-            let cut = menu.cuts[modules: site.name][choice.alternative]
+        for ((site, cuts), choice) in zip(zip(analysis.sites, menu.cuts), solution.choices) {
+            let cut = cuts[choice.alternative]
             let chosen = zip(cut.pieces, choice.options).map { piece, option in
                 ChosenPiece(piece: piece, option: piece.options[option])
             }
@@ -86,19 +88,14 @@ public struct Planner {
         )
     }
 
-    /// The cuts and options that a request allows.
+    /// The cuts and options that a request allows, by site.
     private struct Menu {
-        var cuts: Cuts
+        var cuts: [[SiteAnalysis.Cut]]
         var knapsack: Knapsack
     }
 
-    private struct Cuts {
-        var byName: [String: [SiteAnalysis.Cut]] = [:]
-        subscript(modules name: String) -> [SiteAnalysis.Cut] { byName[name] ?? [] }
-    }
-
     private func menu(_ request: Request) throws(StageError) -> Menu {
-        var cuts = Cuts()
+        var cuts: [[SiteAnalysis.Cut]] = []
         var items: [[Knapsack.Alternative]] = []
         let limit = request.target.limit(analysis)
         let unit = request.target.unit
@@ -111,7 +108,7 @@ public struct Planner {
                 site.members.contains { Self.matches($0.name, request.protected) }
                 || Self.matches(site.name, request.protected)
             var allowed: [SiteAnalysis.Cut] = []
-            for cut in site.cuts where request.cuts.isEmpty || request.cuts.contains(cut.kind) {
+            for cut in site.cuts where request.allows(cut, of: site) {
                 var cut = cut
                 for index in cut.pieces.indices {
                     let piece = cut.pieces[index]
@@ -128,7 +125,7 @@ public struct Planner {
                 if cut.pieces.allSatisfy({ !$0.options.isEmpty }) { allowed.append(cut) }
             }
             guard !allowed.isEmpty else { throw .noOptions(site: site.name) }
-            cuts.byName[site.name] = allowed
+            cuts.append(allowed)
             items.append(
                 allowed.map { cut in
                     cut.pieces.map { piece in
@@ -147,6 +144,14 @@ public struct Planner {
 
     private static func matches(_ name: String, _ endings: [String]) -> Bool {
         endings.contains { name == $0 || name.hasSuffix(".\($0)") }
+    }
+}
+
+extension Planner.Request {
+    /// Whether a way to cut is asked for; a site of one member is its member.
+    fileprivate func allows(_ cut: SiteAnalysis.Cut, of site: SiteAnalysis) -> Bool {
+        cuts.isEmpty || cuts.contains(cut.kind)
+            || site.members.count == 1 && cut.kind == "stacked" && cuts.contains("members")
     }
 }
 
