@@ -39,7 +39,7 @@ run inspect "$model"
 "$minima" inspect "$model" --json >"$demo/inspect-dense.json"
 
 step "learn where it can be compressed; the model writes its own calibration text"
-run analyze "$model" --out "$demo/analysis" "${calibration[@]}"
+run analyze "$model" --out "$demo/analysis" --probes 64 --probe-windows 4 "${calibration[@]}"
 
 step "choose formats and ranks"
 for name in "${plans[@]}"; do

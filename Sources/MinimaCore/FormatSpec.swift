@@ -143,6 +143,13 @@ extension FormatSpec {
             bits: try members.decodeIfPresent(Int.self, forKey: .bits),
             groupSize: try members.decodeIfPresent(Int.self, forKey: .groupSize),
             parts: try members.decodeIfPresent([FormatSpec].self, forKey: .parts) ?? [])
+        // What ``init(json:)`` would refuse must not get into a checkpoint either.
+        guard [outputModes, inputModes, ranks].allSatisfy({ $0.count <= Self.longestList }),
+            parts.count <= Self.longestList, decoder.codingPath.count <= 64
+        else {
+            throw DecodingError.dataCorruptedError(
+                forKey: .parts, in: members, debugDescription: "more than a checkpoint can hold")
+        }
     }
 
     /// Writes what is not empty.

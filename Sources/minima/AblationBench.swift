@@ -29,7 +29,8 @@ struct AblationWay {
     static func all(ratio: Double, dtype: DType) -> [AblationWay] {
         let equal = PlanTarget.ratio(ratio)
         let bits = Double(dtype.byteCount * 8) * (1 - ratio)
-        let mixed = ["tn", LowRank.name, Interpolative.name]
+        let rivals = [LowRank.name, Interpolative.name]
+        let mixed = ["tn"] + rivals
         func parameters(_ name: String, _ formats: [String]?, cuts: [String] = []) -> AblationWay {
             AblationWay(
                 equal: "parameters", name: name, target: equal, formats: formats, cuts: cuts)
@@ -49,11 +50,12 @@ struct AblationWay {
             guard kept < 1 else { return learned }
             return [
                 AblationWay(
-                    equal: "bytes", name: "tensor networks, int8 cores, at \(fixed(bits, 2)) bits",
-                    target: .ratio(1 - kept), formats: ["tn"], coreBits: 8, size: size)
+                    equal: "bytes", name: "factored, int8 cores, at \(fixed(bits, 2)) bits",
+                    target: .ratio(1 - kept), formats: rivals, coreBits: 8, size: size)
             ] + learned
         }
-        var quantized = parameters("+ quantised cores (int8)", mixed)
+        // Rounding the cores of a tensor network takes minutes per weight; these are as good.
+        var quantized = parameters("+ quantised cores (int8)", rivals)
         quantized.coreBits = 8
         return [
             AblationWay(

@@ -286,6 +286,9 @@ public struct Compressor {
         let before = planned.stored.size
         let after = StoredModel.size(planned.parts.joined())
         let linear = sites.reduce(0) { $0 + $1.parameters }
+        // Packed codes are counted as the numbers that they stand for.
+        let modules = records.flatMap(\.modules)
+        let change = modules.reduce(0) { $0 + $1.parameters - $1.outputs * $1.inputs }
         let linearBytes = sites.flatMap(\.members).reduce(0) {
             $0 + $1.outputs * $1.inputs * planned.stored.dtype(of: $1).byteCount
         }
@@ -302,15 +305,14 @@ public struct Compressor {
             compensation: "\(request.compensation)", ridge: request.ridge,
             totals: CompressionResult.Totals(
                 linearParametersBefore: linear,
-                linearParametersAfter: linear + after.parameters - before.parameters,
+                linearParametersAfter: linear + change,
                 linearBytesBefore: linearBytes,
                 linearBytesAfter: linearBytes + after.bytes - before.bytes,
-                parametersBefore: before.parameters, parametersAfter: after.parameters,
+                parametersBefore: before.parameters, parametersAfter: before.parameters + change,
                 bytesBefore: before.bytes, bytesAfter: after.bytes),
             seconds: 0, phases: [:],
-            peakDeviceBytes: records.compactMap(\.peakDeviceBytes).max(), modules: [])
+            peakDeviceBytes: records.compactMap(\.peakDeviceBytes).max(), modules: modules)
         for record in records {
-            result.modules += record.modules
             result.phases.merge(record.phases, uniquingKeysWith: +)
         }
         return result
