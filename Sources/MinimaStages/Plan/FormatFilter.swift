@@ -37,7 +37,7 @@ public struct FormatFilter: Sendable, Hashable {
             } else if known.contains(name) {
                 allowed.insert(name)
             } else {
-                throw .unknownFormats(name, known: (Self.aliases.keys + known).sorted())
+                throw .unknownFormats(name, known: Set(Self.aliases.keys + known).sorted())
             }
         }
         self.allowed = allowed
