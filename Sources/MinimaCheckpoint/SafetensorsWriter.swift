@@ -178,12 +178,9 @@ public final class SafetensorsWriter {
         layouts.reduce(0) { $0 + $1.fileBytes - $1.header.count }
     }
 
-    private static func fileName(shard: Int, of count: Int) -> String {
+    /// The name of file `shard` of `count`, as Hugging Face has them; the first is 0.
+    public static func fileName(shard: Int, of count: Int) -> String {
         guard count > 1 else { return "model.safetensors" }
-        func fiveDigits(_ number: Int) -> String {
-            let digits = String(number)
-            return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
-        }
-        return "model-\(fiveDigits(shard + 1))-of-\(fiveDigits(count)).safetensors"
+        return "model-\((shard + 1).zeroPadded(5))-of-\(count.zeroPadded(5)).safetensors"
     }
 }

@@ -1,17 +1,9 @@
 import MinimaCore
 import MinimaTensor
 
-private enum Ops {
-    static let luFactor = Operator("aten::linalg_lu_factor")
-    static let indexSelect = Operator("aten::index_select")
-}
+private let luFactorOperator = Operator("aten::linalg_lu_factor")
 
 extension Tensor {
-    /// The slices at int64 `indices` along `dim`.
-    func selecting(_ dim: Int, _ indices: Tensor) throws(TensorError) -> Tensor {
-        try Ops.indexSelect(.tensor(self), .int(dim), .tensor(indices))
-    }
-
     /// Rows of this matrix F `[p, r]`, p ≥ r, of full column rank, that carry all of it:
     /// F = P·[I; X]·F[pivots], with P the order of rows that puts the pivots first.
     ///
@@ -24,7 +16,7 @@ extension Tensor {
     /// - Complexity: O(p·r²) flops, O(p·r) per exchange.
     func interpolation() throws(TensorError) -> (pivots: [Int], coefficients: Tensor) {
         let (rows, rank) = (shape[0], shape[1])
-        let factors = try Ops.luFactor.tensors(.tensor(to(dtype: .float64)))
+        let factors = try luFactorOperator.tensors(.tensor(to(dtype: .float64)))
         var order = Array(0..<rows)
         for (step, pivot) in try factors[1].values(as: Int32.self).enumerated() {
             order.swapAt(step, Int(pivot) - 1)

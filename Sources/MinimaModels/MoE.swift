@@ -4,7 +4,6 @@ import MinimaTensor
 private enum Ops {
     static let bincount = Operator("aten::bincount")
     static let indexAdd = Operator("aten::index_add_")
-    static let indexSelect = Operator("aten::index_select")
     static let stableSort = Operator("aten::sort", "stable")
 }
 
@@ -61,7 +60,7 @@ struct MoE {
         let sum = try Tensor.zeros(rows.shape, dtype: rows.dtype, device: rows.device)
         for (expert, range) in zip(experts, routes.ranges) where !range.isEmpty {
             let tokens = try routes.tokens.narrow(0, range)
-            let input = try rows.rows(tokens).unsqueeze(0)
+            let input = try rows.selecting(0, tokens).unsqueeze(0)
             let projected = try context.apply(expert.gateUp, input)
             let gated = try projected[0].silu()
             try gated.multiplyInPlace(projected[1])
@@ -108,20 +107,13 @@ private struct Routes {
         let order = try Ops.stableSort.tensors(
             .tensor(flat), .bool(true), .int(0), .bool(false))[1]
         tokens = try Tensor.arange(0..<x.shape[0], device: x.device).unsqueeze(1)
-            .expand(experts.shape).reshape([-1]).rows(order)
-        weights = try values.to(dtype: x.dtype).reshape([-1]).rows(order)
+            .expand(experts.shape).reshape([-1]).selecting(0, order)
+        weights = try values.to(dtype: x.dtype).reshape([-1]).selecting(0, order)
         let counts: [Int64] = try Ops.bincount(.tensor(flat), .none, .int(config.experts)).values()
         var start = 0
         ranges = counts.map { count in
             defer { start += Int(count) }
             return start..<start + Int(count)
         }
-    }
-}
-
-extension Tensor {
-    /// The entries at int64 `indices` `[n]` along the first dimension.
-    fileprivate func rows(_ indices: Tensor) throws(TensorError) -> Tensor {
-        try Ops.indexSelect(.tensor(self), .int(0), .tensor(indices))
     }
 }

@@ -12,6 +12,7 @@ private enum Ops {
     static let select = Operator("aten::select", "int")
     static let narrow = Operator("aten::narrow")
     static let gather = Operator("aten::gather")
+    static let indexSelect = Operator("aten::index_select")
     static let scatter = Operator("aten::scatter", "src")
     static let split = Operator("aten::split_with_sizes")
     static let clone = Operator("aten::clone")
@@ -87,6 +88,11 @@ extension Tensor {
     /// Views of consecutive pieces of the given sizes along `dim`.
     public func split(_ sizes: [Int], dim: Int) throws(TensorError) -> [Tensor] {
         try Ops.split.tensors(.tensor(self), .ints(sizes), .int(dim))
+    }
+
+    /// The slices at int64 `indices` `[n]` along `dim`, which becomes n long.
+    public func selecting(_ dim: Int, _ indices: Tensor) throws(TensorError) -> Tensor {
+        try Ops.indexSelect(.tensor(self), .int(dim), .tensor(indices))
     }
 
     /// Elements at int64 `indices` along `dim`; the result has the shape of `indices`.

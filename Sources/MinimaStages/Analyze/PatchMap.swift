@@ -3,8 +3,6 @@ import MinimaCore
 import MinimaFormats
 import MinimaTensor
 
-private let indexSelect = Operator("aten::index_select")
-
 /// What the sensitivity network sees of a model: the patches' spectra and statistics, and where each
 /// patch lies on the map of layers and slots.
 ///
@@ -110,7 +108,7 @@ struct PatchMap {
     func laidOut(_ features: Tensor) throws(TensorError) -> Tensor {
         let channels = features.shape[1]
         let padded = try Tensor.cat([features, .zeros([1, channels])])
-        return try indexSelect(.tensor(padded), .int(0), .tensor(occupants))
+        return try padded.selecting(0, occupants)
             .reshape([layers, slots, channels]).permute([2, 0, 1]).unsqueeze(0)
     }
 
@@ -118,7 +116,7 @@ struct PatchMap {
     func gathered(_ map: Tensor) throws(TensorError) -> Tensor {
         let channels = map.shape[1]
         let rows = try map.squeeze(0).permute([1, 2, 0]).reshape([layers * slots, channels])
-        return try indexSelect(.tensor(rows), .int(0), .tensor(places))
+        return try rows.selecting(0, places)
     }
 }
 

@@ -47,9 +47,7 @@ final class SurveyStore {
     }
 
     private func path(_ layer: Int, _ ending: String) -> String? {
-        let number = String(layer)
-        let padding = String(repeating: "0", count: max(3 - number.count, 0))
-        return directory.map { "\($0)/survey-\(padding)\(number).\(ending)" }
+        directory.map { "\($0)/survey-\(layer.zeroPadded(3)).\(ending)" }
     }
 
     /// Keeps what was found in `layer`.

@@ -2,7 +2,6 @@ import MinimaCore
 import MinimaTensor
 
 private let nonzeroOperator = Operator("aten::nonzero")
-private let indexSelectOperator = Operator("aten::index_select")
 private let medianOperator = Operator("aten::median", "dim")
 private let medianOfAllOperator = Operator("aten::median")
 
@@ -25,10 +24,9 @@ struct ActivationSum {
         guard peak > 100 else { return }
         // Only the few tokens beyond 100 have their median looked at.
         let indices = try nonzeroOperator(.tensor(peaks.isAtMost(.full([], 100)).not())).squeeze(1)
-        let rows = try indexSelectOperator(.tensor(magnitudes), .int(0), .tensor(indices))
+        let rows = try magnitudes.selecting(0, indices)
         let medians = try medianOperator.tensors(.tensor(rows), .int(1), .bool(false))[0]
-        let chosen = try indexSelectOperator(.tensor(peaks), .int(0), .tensor(indices))
-            .to(dtype: .float32)
+        let chosen = try peaks.selecting(0, indices).to(dtype: .float32)
         let isMassive = try chosen.isAtMost(medians.to(dtype: .float32) * 1000).not()
         massiveTokens += Int(try isMassive.sum().item())
     }

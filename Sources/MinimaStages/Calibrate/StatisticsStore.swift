@@ -103,9 +103,7 @@ public struct StatisticsStore: Sendable {
 
     /// `kind-000.safetensors`.
     static func name(_ kind: String, _ number: Int) -> String {
-        let digits = "\(number)"
-        return "\(kind)-\(String(repeating: "0", count: max(3 - digits.count, 0)))\(digits)"
-            + ".safetensors"
+        "\(kind)-\(number.zeroPadded(3)).safetensors"
     }
 
     /// What `body` makes of a layer's file; `nil` where that is absent, foreign or damaged.

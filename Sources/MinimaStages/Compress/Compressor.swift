@@ -221,7 +221,7 @@ public struct Compressor {
         }
         var places: [(JSON.Name, JSON)] = []
         for index in planned.parts.indices {
-            let name = "model-\(padded(index + 1))-of-\(padded(count)).safetensors"
+            let name = SafetensorsWriter.fileName(shard: index, of: count)
             try work.link(work.tensorsPath(index), into: directory, as: name)
             places += planned.parts[index].map { (JSON.Name($0.name), .string(name)) }
             try report(index + 1)
@@ -316,10 +316,5 @@ public struct Compressor {
             result.phases.merge(record.phases, uniquingKeysWith: +)
         }
         return result
-    }
-
-    private func padded(_ number: Int) -> String {
-        let digits = String(number)
-        return String(repeating: "0", count: max(5 - digits.count, 0)) + digits
     }
 }

@@ -87,7 +87,7 @@ final class WorkDirectory {
     }
 
     /// The file with the tensors of part `index`: a decoder layer, or the rest after them.
-    func tensorsPath(_ index: Int) -> String { "\(path)/part-\(padded(index)).safetensors" }
+    func tensorsPath(_ index: Int) -> String { "\(path)/part-\(index.zeroPadded(5)).safetensors" }
 
     /// Writes the tensors of part `index`.
     func writeTensors(
@@ -138,15 +138,10 @@ final class WorkDirectory {
         try directory.copy(file, to: name)
     }
 
-    private func recordPath(_ index: Int) -> String { "\(path)/part-\(padded(index)).json" }
+    private func recordPath(_ index: Int) -> String { "\(path)/part-\(index.zeroPadded(5)).json" }
 
     private func chainPath(_ name: String, _ layers: Int) -> String {
-        "\(path)/\(name)-\(padded(layers)).safetensors"
-    }
-
-    private func padded(_ index: Int) -> String {
-        let digits = String(index)
-        return String(repeating: "0", count: max(5 - digits.count, 0)) + digits
+        "\(path)/\(name)-\(layers.zeroPadded(5)).safetensors"
     }
 
     private func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
