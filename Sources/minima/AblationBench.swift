@@ -63,7 +63,7 @@ struct AblationWay {
             parameters("uniform ranks, two-sided and compensated", nil),
             AblationWay(
                 equal: "parameters", name: "uniform ranks, interpolative", target: equal,
-                uniform: Interpolative.name),
+                uniform: Interpolative.name, isFittedTogether: false),
             parameters("+ sensitivity", [LowRank.name], cuts: ["members"]),
             parameters("+ mixed families (tensor networks)", ["tn"]),
             parameters("+ mixed families (all factored)", mixed),
