@@ -49,10 +49,25 @@ extension Tensor {
 public func withoutGradients<Result, Failure: Error>(
     _ body: () throws(Failure) -> Result
 ) throws(Failure) -> Result {
+    try recordingGradients(false, body)
+}
+
+/// Runs `body` with operators recorded for gradients on this thread, whoever calls.
+///
+/// - Precondition: `body` stays on the calling thread; grad mode is thread-local.
+public func withGradients<Result, Failure: Error>(
+    _ body: () throws(Failure) -> Result
+) throws(Failure) -> Result {
+    try recordingGradients(true, body)
+}
+
+private func recordingGradients<Result, Failure: Error>(
+    _ isEnabled: Bool, _ body: () throws(Failure) -> Result
+) throws(Failure) -> Result {
     // When libtorch cannot be opened there is nothing to record, and `body` will say so.
     guard let table = try? Torch.table() else { return try body() }
     let before = table.pointee.grad_enabled()
-    table.pointee.set_grad_enabled(false)
+    table.pointee.set_grad_enabled(isEnabled)
     defer { table.pointee.set_grad_enabled(before) }
     return try body()
 }

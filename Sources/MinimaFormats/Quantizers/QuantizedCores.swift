@@ -193,7 +193,10 @@ struct QuantizedCores {
         let weighted = try times(input: times(output: matrix).transpose()).transpose()
         let leaf = try cores[index].detach().clone()
         try leaf.setRequiresGrad()
-        let product = try (image(of: leaf, cores, index) * weighted).sum()
-        return try product.gradients([leaf])[0] ?? leaf.detach() * 0
+        // Whoever compresses has switched recording off.
+        return try withGradients {
+            let product = try (image(of: leaf, cores, index) * weighted).sum()
+            return try product.gradients([leaf])[0] ?? leaf.detach() * 0
+        }
     }
 }
