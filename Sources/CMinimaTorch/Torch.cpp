@@ -225,14 +225,18 @@ int set_requires_grad(minima_tensor* tensor, bool requires_grad, char** error) {
     return guarded(error, [&] { borrow(tensor).set_requires_grad(requires_grad); });
 }
 
-int gradients(minima_tensor* const* outputs, int64_t output_count, minima_tensor* const* inputs,
+int gradients(minima_tensor* const* outputs, int64_t output_count,
+              minima_tensor* const* output_gradients, minima_tensor* const* inputs,
               int64_t input_count, bool retain_graph, bool create_graph, minima_tensor** results,
               char** error) {
     return guarded(error, [&] {
-        torch::autograd::variable_list from, to;
-        for (int64_t i = 0; i < output_count; ++i) from.push_back(borrow(outputs[i]));
+        torch::autograd::variable_list from, along, to;
+        for (int64_t i = 0; i < output_count; ++i) {
+            from.push_back(borrow(outputs[i]));
+            if (output_gradients) along.push_back(borrow(output_gradients[i]));
+        }
         for (int64_t i = 0; i < input_count; ++i) to.push_back(borrow(inputs[i]));
-        auto found = torch::autograd::grad(from, to, {}, retain_graph, create_graph, true);
+        auto found = torch::autograd::grad(from, to, along, retain_graph, create_graph, true);
         for (int64_t i = 0; i < input_count; ++i) results[i] = give(std::move(found[i]));
     });
 }

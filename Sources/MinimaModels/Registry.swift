@@ -28,14 +28,16 @@ extension WeightSource {
     /// - Parameters:
     ///   - device: Where the weights go.
     ///   - dtype: The type to compute in; `nil` takes ``defaultDType(on:)``.
+    ///   - adapter: Puts others in place of the tensors that are read.
     ///   - onTensor: Called before each tensor is read; throws to stop.
     /// - Throws: `CheckpointError.tensors` for all tensors that are missing, misshapen or left
     ///   over, before any weight is read.
     public func loadModel(
-        device: Device = .cpu, dtype: DType? = nil, onTensor: () throws -> Void = {}
+        device: Device = .cpu, dtype: DType? = nil, adapter: (any WeightAdapter)? = nil,
+        onTensor: () throws -> Void = {}
     ) throws -> any LanguageModel {
         try checkModel()
-        return try load(device, dtype, where: { _ in true }, onTensor)
+        return try load(device, dtype, adapter, where: { _ in true }, onTensor)
     }
 
     /// Loads one part of the model; `embed`, `normed`, `logits` or `layer` of other parts would
@@ -44,7 +46,7 @@ extension WeightSource {
     /// The tensors were checked by ``checkModel()``, which the caller runs once.
     public func loadPart(
         _ part: ModelPart, device: Device = .cpu, dtype: DType? = nil,
-        onTensor: () throws -> Void = {}
+        adapter: (any WeightAdapter)? = nil, onTensor: () throws -> Void = {}
     ) throws -> any LanguageModel {
         let family = try FamilyRegistry.family(config)
         let layers = try Set(family.sites(config).map(\.layer))
@@ -52,23 +54,24 @@ extension WeightSource {
         switch part {
         case .layer(let index):
             let prefix = family.layerPrefix(index)
-            return try load(device, dtype, where: { $0.hasPrefix(prefix) }, onTensor)
+            return try load(device, dtype, adapter, where: { $0.hasPrefix(prefix) }, onTensor)
         case .ends:
             return try load(
-                device, dtype, where: { name in !prefixes.contains { name.hasPrefix($0) } },
+                device, dtype, adapter, where: { name in !prefixes.contains { name.hasPrefix($0) } },
                 onTensor)
         }
     }
 
     private func load(
-        _ device: Device, _ dtype: DType?, where isWanted: @escaping (String) -> Bool,
-        _ onTensor: () throws -> Void
+        _ device: Device, _ dtype: DType?, _ adapter: (any WeightAdapter)?,
+        where isWanted: @escaping (String) -> Bool, _ onTensor: () throws -> Void
     ) throws -> any LanguageModel {
         let family = try FamilyRegistry.family(config)
         let dtype = try dtype ?? defaultDType(on: device)
         return try withoutActuallyEscaping(onTensor) { onTensor in
             var weights = try WeightLoader(
-                self, device: device, dtype: dtype, where: isWanted, onTensor: onTensor)
+                self, device: device, dtype: dtype, adapter: adapter, where: isWanted,
+                onTensor: onTensor)
             let model = try family.init(config, device: device, dtype: dtype, weights: &weights)
             try weights.finish()
             return model

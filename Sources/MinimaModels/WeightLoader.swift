@@ -12,6 +12,7 @@ public struct WeightLoader {
     private let manifest: CompressionManifest
     private let device: Device
     private let dtype: DType
+    private let adapter: (any WeightAdapter)?
     /// Called before a tensor is read; `nil` where none is read.
     private let onTensor: (() throws -> Void)?
     /// Whether the tensor of a name is read; those that are not are zeros without storage.
@@ -24,26 +25,30 @@ public struct WeightLoader {
     /// A loader of `source`'s tensors as `dtype` on `device`.
     ///
     /// - Parameters:
+    ///   - adapter: Puts others in place of the tensors that are read.
     ///   - isWanted: Whether the tensor of a name is read; the others are zeros without storage.
     ///   - onTensor: Called before each tensor is read; throws to stop.
     public init(
         _ source: any WeightSource, device: Device, dtype: DType,
+        adapter: (any WeightAdapter)? = nil,
         where isWanted: @escaping (String) -> Bool = { _ in true },
         onTensor: @escaping () throws -> Void = {}
     ) throws(CheckpointError) {
-        try self.init(source, device, dtype, isWanted, onTensor)
+        try self.init(source, device, dtype, adapter, isWanted, onTensor)
     }
 
     /// A loader that only checks: every tensor is zeros without storage.
     init(checking source: any WeightSource) throws(CheckpointError) {
-        try self.init(source, .cpu, .float32, { _ in false }, nil)
+        try self.init(source, .cpu, .float32, nil, { _ in false }, nil)
     }
 
     private init(
         _ source: any WeightSource, _ device: Device, _ dtype: DType,
-        _ isWanted: @escaping (String) -> Bool, _ onTensor: (() throws -> Void)?
+        _ adapter: (any WeightAdapter)?, _ isWanted: @escaping (String) -> Bool,
+        _ onTensor: (() throws -> Void)?
     ) throws(CheckpointError) {
         self.source = source
+        self.adapter = adapter
         self.device = device
         self.dtype = dtype
         self.isWanted = isWanted
@@ -58,6 +63,17 @@ public struct WeightLoader {
     /// - Parameter stored: The type that it must be stored in and keeps; `nil` for values that are
     ///   converted to the model's type.
     public mutating func tensor(_ name: String, shape: [Int], storedAs stored: DType? = nil) throws
+        -> Tensor
+    {
+        let tensor = try read(name, shape: shape, storedAs: stored)
+        guard isRead(name), let adapter else { return tensor }
+        return try adapter.adapt(tensor, name: name)
+    }
+
+    /// Whether the tensor called `name` is more than a placeholder.
+    private func isRead(_ name: String) -> Bool { onTensor != nil && isWanted(name) }
+
+    private mutating func read(_ name: String, shape: [Int], storedAs stored: DType?) throws
         -> Tensor
     {
         requests.append(TensorRequest(name: name, shape: shape, dtype: stored))
@@ -78,10 +94,10 @@ public struct WeightLoader {
         let name = "lm_head.weight"
         guard tied else { return try tensor(name, shape: embedding.shape) }
         guard source.holds(name) else { return embedding }
-        let head = try tensor(name, shape: embedding.shape)
-        let isSame =
-            try onTensor == nil || !isWanted(name) || head.isIdentical(to: embedding)
-        return isSame ? embedding : head
+        let head = try read(name, shape: embedding.shape, storedAs: nil)
+        let isSame = try !isRead(name) || head.isIdentical(to: embedding)
+        if isSame { return embedding }
+        return try adapter?.adapt(head, name: name) ?? head
     }
 
     /// The linear layers of `site` in whatever formats the checkpoint stores them: stacked as one
@@ -139,13 +155,14 @@ public struct WeightLoader {
         var tensors: [Tensor] = []
         for item in layout {
             tensors.append(
-                try tensor("\(name).\(item.name)", shape: item.shape, storedAs: item.dtype))
+                try read("\(name).\(item.name)", shape: item.shape, storedAs: item.dtype))
         }
         // Formats check the indices that they read, and placeholders are none.
-        guard onTensor != nil, layout.allSatisfy({ isWanted("\(name).\($0.name)") }) else {
+        guard layout.allSatisfy({ isRead("\(name).\($0.name)") }) else {
             return Dense(try Tensor.zeros([1, 1], dtype: dtype).expand([outputs, inputs]))
         }
-        return try format.init(spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
+        let weight = try format.init(spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
+        return try adapter?.adapt(weight, name: name) ?? weight
     }
 
     /// The error for a format that does not suit the module called `name`: the manifest's if that
@@ -172,6 +189,16 @@ public struct WeightLoader {
                 expected: "names of the model's linear layers only")
         }
     }
+}
+
+/// Sees a model's tensors while it is loaded and may put others in their place: leaves that train,
+/// weights with adapters beside them.
+public protocol WeightAdapter: AnyObject {
+    /// What stands in place of the tensor called `name`, which is no linear layer's weight: a norm, a
+    /// bias, a router, an embedding, an output projection.
+    func adapt(_ tensor: Tensor, name: String) throws -> Tensor
+    /// What stands in place of the weight of the module called `name`.
+    func adapt(_ weight: any LinearWeight, name: String) throws -> any LinearWeight
 }
 
 /// A tensor that a model asks for while it is built.

@@ -23,18 +23,55 @@ extension Tensor {
     public func gradients(
         _ inputs: [Tensor], retainGraph: Bool = false, createGraph: Bool = false
     ) throws(TensorError) -> [Tensor?] {
-        let table = handle.table
+        try Self.gradients(
+            of: [self], along: nil, inputs, retainGraph: retainGraph, createGraph: createGraph)
+    }
+
+    /// Gradients of Σ⟨outputs, directions⟩ with respect to `inputs`: what back-propagation goes on
+    /// with when the gradients at `outputs` are known.
+    ///
+    /// - Parameter directions: One per output, of its shape and dtype.
+    /// - Returns: One tensor per input, of its shape; `nil` where no output depends on it.
+    public static func gradients(
+        of outputs: [Tensor], along directions: [Tensor], _ inputs: [Tensor],
+        retainGraph: Bool = false
+    ) throws(TensorError) -> [Tensor?] {
+        guard outputs.count == directions.count else {
+            throw .invalidArgument(
+                function: "gradients",
+                reason: "\(directions.count) directions for \(outputs.count) outputs")
+        }
+        return try gradients(
+            of: outputs, along: .some(directions), inputs, retainGraph: retainGraph,
+            createGraph: false)
+    }
+
+    private static func gradients(
+        of outputs: [Tensor], along directions: [Tensor]?, _ inputs: [Tensor], retainGraph: Bool,
+        createGraph: Bool
+    ) throws(TensorError) -> [Tensor?] {
+        guard let table = outputs.first?.handle.table, !inputs.isEmpty else {
+            return inputs.map { _ in nil }
+        }
         var results = [OpaquePointer?](repeating: nil, count: inputs.count)
-        let pointers = inputs.map(\.handle.pointer)
-        try withExtendedLifetime((handle, inputs)) { () throws(TensorError) in
-            try Torch.check({ "gradients(\(summary), \(inputs.map(\.summary)))" }) { message in
-                var output = handle.pointer
-                return pointers.withUnsafeBufferPointer { pointers in
-                    results.withUnsafeMutableBufferPointer { results in
-                        guard let first = results.baseAddress else { return 0 }
-                        return table.pointee.gradients(
-                            &output, 1, pointers.base, Int64(pointers.count),
-                            retainGraph || createGraph, createGraph, first, message)
+        let from = outputs.map(\.handle.pointer)
+        let along = directions?.map(\.handle.pointer) ?? []
+        let to = inputs.map(\.handle.pointer)
+        try withExtendedLifetime((outputs, directions, inputs)) { () throws(TensorError) in
+            let asked = { "gradients(\(outputs.map(\.summary)), \(inputs.map(\.summary)))" }
+            try Torch.check(asked) { message in
+                from.withUnsafeBufferPointer { from in
+                    along.withUnsafeBufferPointer { along in
+                        to.withUnsafeBufferPointer { to in
+                            results.withUnsafeMutableBufferPointer { results in
+                                guard let first = results.baseAddress else { return 0 }
+                                return table.pointee.gradients(
+                                    from.base, Int64(from.count),
+                                    directions == nil ? nil : along.base, to.base,
+                                    Int64(to.count), retainGraph || createGraph, createGraph,
+                                    first, message)
+                            }
+                        }
                     }
                 }
             }

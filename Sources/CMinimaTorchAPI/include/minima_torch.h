@@ -121,9 +121,10 @@ typedef struct minima_torch_table {
     int (*_Nonnull set_requires_grad)(minima_tensor* tensor, bool requires_grad,
                                       minima_error error);
     bool (*_Nonnull requires_grad)(const minima_tensor* tensor);
-    /// Gradients of the sum of `outputs`, each of one element, with respect to `inputs`; null where
-    /// there is none.
+    /// Gradients of Σ⟨outputs, output_gradients⟩ with respect to `inputs`; null where there is none.
+    /// Without `output_gradients` every output has one element, whose gradient is 1.
     int (*_Nonnull gradients)(minima_tensor* _Nonnull const* _Nonnull outputs, int64_t output_count,
+                              minima_tensor* _Nonnull const* _Nullable output_gradients,
                               minima_tensor* _Nonnull const* _Nonnull inputs, int64_t input_count,
                               bool retain_graph, bool create_graph,
                               minima_tensor* _Nullable* _Nonnull results, minima_error error);
