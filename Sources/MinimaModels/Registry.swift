@@ -57,7 +57,8 @@ extension WeightSource {
             return try load(device, dtype, adapter, where: { $0.hasPrefix(prefix) }, onTensor)
         case .ends:
             return try load(
-                device, dtype, adapter, where: { name in !prefixes.contains { name.hasPrefix($0) } },
+                device, dtype, adapter,
+                where: { name in !prefixes.contains { name.hasPrefix($0) } },
                 onTensor)
         }
     }

@@ -14,7 +14,7 @@ public struct Site: Sendable, Hashable {
     /// Columns of every member's weight.
     public let inputs: Int
     /// The linear layers, in the order in which their outputs are stacked.
-    public let members: [LinearShape]
+    public private(set) var members: [LinearShape]
     /// Whether the output is added to the residual stream as it is; the outputs are `hidden` then.
     public let addsToResidual: Bool
     /// The share of the tokens that reach it: 1, or for one of several experts the mean over them.
@@ -57,6 +57,23 @@ public struct Site: Sendable, Hashable {
         self.tokenShare = tokenShare
     }
 
+    /// This site with other patches.
+    ///
+    /// - Parameter grids: How weights are cut, by ``LinearShape/role``; the others stay.
+    /// - Throws: `PatchError` for a count that does not divide the side that it cuts.
+    public func cut(_ grids: [String: PatchGrid]) throws(PatchError) -> Site {
+        var site = self
+        for (index, member) in members.enumerated() {
+            guard let grid = grids[member.role] else { continue }
+            let size = grid.axis == .outputs ? member.outputs : member.inputs
+            guard grid.count > 0, size % grid.count == 0 else {
+                throw .indivisible(name: member.name, grid: grid, size: size)
+            }
+            site.members[index].patches = grid
+        }
+        return site
+    }
+
     /// This site in an expert that `share` of the tokens reach on average; its output is weighted
     /// before it is added to anything.
     func routed(share: Double) -> Site { Site(self, tokenShare: share) }
@@ -80,7 +97,7 @@ public struct LinearShape: Sendable, Hashable {
     /// Columns of W.
     public let inputs: Int
     /// How W is cut into patches.
-    public let patches: PatchGrid
+    public internal(set) var patches: PatchGrid
 
     /// What the layer is within its decoder layer: `q_proj`, `down_proj`, ….
     public var role: String { name.split(separator: ".").last.map(String.init) ?? name }
@@ -119,5 +136,40 @@ public struct PatchGrid: Sendable, Hashable {
             let range = index * size..<(index + 1) * size
             return axis == .outputs ? (range, 0..<inputs) : (0..<outputs, range)
         }
+    }
+}
+
+/// Why a weight cannot be cut as asked.
+public enum PatchError: Error, Hashable, CustomStringConvertible {
+    case indivisible(name: String, grid: PatchGrid, size: Int)
+    case unknownRole(String, known: [String])
+
+    /// What was asked, what was found, what to do.
+    public var description: String {
+        switch self {
+        case .indivisible(let name, let grid, let size):
+            """
+            \(name) has \(size) \(grid.axis.rawValue), which \(grid.count) patches do not divide; \
+            choose a divisor of \(size)
+            """
+        case .unknownRole(let role, let known):
+            "no linear layer is called \(role); this model has \(known.joined(separator: ", "))"
+        }
+    }
+}
+
+extension [Site] {
+    /// These sites with other patches.
+    ///
+    /// - Parameter grids: How weights are cut, by ``LinearShape/role``; the others stay.
+    /// - Throws: `PatchError` for a role that no site has and for a count that does not divide.
+    public func cut(_ grids: [String: PatchGrid]) throws(PatchError) -> [Site] {
+        let known = Set(flatMap(\.members).map(\.role)).sorted()
+        if let role = grids.keys.sorted().first(where: { !known.contains($0) }) {
+            throw .unknownRole(role, known: known)
+        }
+        var sites: [Site] = []
+        for site in self { sites.append(try site.cut(grids)) }
+        return sites
     }
 }

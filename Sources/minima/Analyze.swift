@@ -45,6 +45,13 @@ struct Analyze: ParsableCommand {
         help: "Formats to list options for, by their registered names. Default: all.")
     var formats: [String] = []
 
+    @Option(
+        parsing: .upToNextOption,
+        help: .init(
+            "Patches of a role's weights in place of the family's: q_proj=4; q_proj=inputs:4 cuts columns.",
+            valueName: "role=count"))
+    var patches: [PatchOverride] = []
+
     @OptionGroup var compute: ComputeOptions
 
     @Flag(help: "Print JSON: the analysis.")
@@ -64,6 +71,11 @@ struct Analyze: ParsableCommand {
         for format in formats where !known.contains(format) {
             throw ValidationError(
                 "--formats takes \(known.joined(separator: ", ")), found \(format)")
+        }
+        if let twice = Dictionary(grouping: patches, by: \.role).values.first(where: {
+            $0.count > 1
+        }) {
+            throw ValidationError("--patches names \(twice[0].role) twice")
         }
     }
 
@@ -88,6 +100,7 @@ struct Analyze: ParsableCommand {
         request.predictor = predictor
         request.seed = calibration.seed
         request.survey.formats = formats
+        for item in patches { request.patches[item.role] = try item.grid(in: source.sites()) }
         request.directory = out + "/statistics"
         try FileManager.default.createDirectory(
             atPath: out + "/statistics", withIntermediateDirectories: true)
@@ -98,6 +111,32 @@ struct Analyze: ParsableCommand {
         try AtomicFile.write(analysis.json() + "\n", to: out + "/analysis.json")
         if json { return try analysis.printJSON() }
         try Terminal.output(analysis.summary(out))
+    }
+}
+
+/// `ROLE=COUNT` or `ROLE=outputs:COUNT`, `ROLE=inputs:COUNT`.
+struct PatchOverride: ExpressibleByArgument {
+    let role: String
+    private let axis: PatchGrid.Axis?
+    private let count: Int
+
+    init?(argument: String) {
+        let halves = argument.split(separator: "=", omittingEmptySubsequences: false)
+        guard halves.count == 2, !halves[0].isEmpty else { return nil }
+        let value = halves[1].split(separator: ":", omittingEmptySubsequences: false)
+        guard value.count <= 2, let count = value.last.flatMap({ Int($0) }), count > 0 else {
+            return nil
+        }
+        axis = value.count == 2 ? PatchGrid.Axis(rawValue: String(value[0])) : nil
+        guard value.count == 1 || axis != nil else { return nil }
+        role = String(halves[0])
+        self.count = count
+    }
+
+    /// The side that the family cuts, unless another is named.
+    func grid(in sites: [Site]) -> PatchGrid {
+        let own = sites.lazy.flatMap(\.members).first { $0.role == role }?.patches.axis
+        return PatchGrid(axis ?? own ?? .outputs, count: count)
     }
 }
 

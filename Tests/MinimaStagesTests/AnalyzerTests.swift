@@ -92,6 +92,32 @@ struct AnalyzerTests {
         #expect(Set(formats.map(\.spec.format)) == ["dense", "lowrank"])
     }
 
+    /// Patches asked for take the place of the family's in statistics, cuts and what is kept.
+    @Test func patchesAreOverridden() throws {
+        let scratch = try Scratch()
+        let before = try Analyzer(source, request(scratch.path)).run().analysis
+        var other = try request(scratch.path)
+        other.patches = [
+            "gate_proj": PatchGrid(.outputs, count: 2), "o_proj": .init(.inputs, count: 4),
+        ]
+        let after = try Analyzer(source, other).run().analysis
+        func counts(_ analysis: Analysis, _ role: String) -> Set<Int> {
+            let all = analysis.sites.flatMap(\.patches).filter { $0.module.hasSuffix(role) }
+            return Set(Dictionary(grouping: all, by: \.module).values.map(\.count))
+        }
+        #expect(counts(after, "gate_proj") == [2] && counts(after, "o_proj") == [4])
+        #expect(counts(before, "gate_proj") != [2] && counts(before, "o_proj") != [4])
+        #expect(counts(after, "up_proj") == counts(before, "up_proj"))
+        for (grids, message) in [
+            (["gate_proj": PatchGrid(.outputs, count: 5)], "divisor"),
+            (["x": .init(.inputs, count: 1)], "q_proj"),
+        ] {
+            other.patches = grids
+            let error = #expect(throws: PatchError.self) { try Analyzer(source, other) }
+            #expect(error?.description.contains(message) == true)
+        }
+    }
+
     @Test func takesAPredictor() throws {
         let scratch = try Scratch()
         let path = "\(scratch.path)/predictor.safetensors"

@@ -18,6 +18,9 @@ public struct Analyzer {
         public var sources: [CalibrationSource]
         /// How they are run.
         public var calibration: CalibrationSettings
+        /// How weights are cut into patches, by their role (`q_proj`); the others as their family
+        /// says.
+        public var patches: [String: PatchGrid] = [:]
         /// Which options are listed.
         public var survey = SurveyOptions()
         /// Windows on which the damage of probes is measured.
@@ -57,14 +60,15 @@ public struct Analyzer {
 
     /// Plans the analysis of `source`, a dense model; nothing is computed yet.
     ///
-    /// - Throws: `StageError.alreadyCompressed`, `PredictorError` for a file that is no predictor.
+    /// - Throws: `StageError.alreadyCompressed`, `PredictorError` for a file that is no predictor,
+    ///   `PatchError` for patches that do not suit the model.
     public init(_ source: any WeightSource, _ request: Request) throws {
         guard try CompressionManifest(source.config).modules.isEmpty else {
             throw StageError.alreadyCompressed(path: source.path)
         }
         self.source = source
         self.request = request
-        sites = try source.sites()
+        sites = try source.sites().cut(request.patches)
         stored = try source.config.dtype ?? .float32
         given = try request.predictor.map { try SensitivityPredictor(path: $0) }
     }
@@ -112,8 +116,9 @@ public struct Analyzer {
         var hash = SHA256()
         func add(_ text: String) { Array(text.utf8).withUnsafeBytes { hash.update($0) } }
         add(
-            "survey 2 \(calibration) \(request.survey) \(request.probeType.map { "\($0)" } ?? "")\n"
+            "survey 3 \(calibration) \(request.survey) \(request.probeType.map { "\($0)" } ?? "")\n"
         )
+        for site in sites { add("\(site.members.map(\.patches))\n") }
         for entry in design.entries {
             add("\(entry.site) \(entry.patch) \(entry.spec.json.text(indent: nil))\n")
         }
@@ -157,7 +162,7 @@ public struct Analyzer {
             var record = LayerSurvey(key: key, sites: [], entries: [], errors: [])
             var values: [Tensor] = []
             for statistics in layer.sites {
-                let site = statistics.site
+                let site = try statistics.site.cut(request.patches)
                 let weight = try source.stackedWeight(site, on: request.calibration.device)
                 let metric = try statistics.metric()
                 record.sites.append(
