@@ -15,6 +15,8 @@ extension InspectionResult {
 
     /// What the headers of `checkpoint` say; works for families that Minima cannot run, too.
     ///
+    /// Packed codes count as the numbers that they stand for.
+    ///
     /// - Complexity: O(tensors); no weight is read.
     public init(_ checkpoint: Checkpoint) throws {
         var architecture: [String: String] = [:]
@@ -32,6 +34,7 @@ extension InspectionResult {
         var dtypes: [String: Int] = [:]
         var parts: [Part] = []
         var modules: [String: Set<String>] = [:]
+        let counts = Self.parameterCounts(manifest, checkpoint)
         for tensor in checkpoint.tensors {
             dtypes[tensor.dtype.rawValue, default: 0] += tensor.byteCount
             let module = Self.module(of: tensor.name, manifest)
@@ -43,9 +46,10 @@ extension InspectionResult {
                         Part(name: group, modules: 0, formats: [:], parameters: 0, bytes: 0))
                     return parts.count - 1
                 }()
-            parts[index].parameters += tensor.elementCount
+            if counts[module] == nil { parts[index].parameters += tensor.elementCount }
             parts[index].bytes += tensor.byteCount
             if modules[group, default: []].insert(module).inserted {
+                parts[index].parameters += counts[module] ?? 0
                 parts[index].modules += 1
                 let format = manifest.modules[module]?.format ?? Dense.name
                 parts[index].formats[format, default: 0] += 1
@@ -55,8 +59,27 @@ extension InspectionResult {
         self.init(
             model: checkpoint.path, family: try checkpoint.config.modelType,
             architecture: architecture, files: checkpoint.files.count, dtypes: dtypes,
-            parameters: checkpoint.tensors.reduce(0) { $0 + $1.elementCount },
+            parameters: parts.reduce(0) { $0 + $1.parameters },
             bytes: checkpoint.byteCount, parts: parts)
+    }
+
+    /// Numbers of the compressed modules, as far as the family and so their shapes are known.
+    private static func parameterCounts(_ manifest: CompressionManifest, _ checkpoint: Checkpoint)
+        -> [String: Int]
+    {
+        guard !manifest.modules.isEmpty, let sites = try? checkpoint.sites() else { return [:] }
+        var counts: [String: Int] = [:]
+        for site in sites {
+            let shapes =
+                [(name: site.name, outputs: site.outputs, inputs: site.inputs)]
+                + site.members.map { ($0.name, $0.outputs, $0.inputs) }
+            for (name, outputs, inputs) in shapes {
+                guard let spec = manifest.modules[name] else { continue }
+                counts[name] = try? FormatRegistry.format(spec.format)
+                    .parameterCount(spec, outputs: outputs, inputs: inputs)
+            }
+        }
+        return counts
     }
 
     /// `model.layers.3.mlp.up_proj` for `model.layers.3.mlp.up_proj.blocks.0.cores.1.codes` where the

@@ -68,7 +68,7 @@ struct Eval: ParsableCommand {
         let result = EvaluationResult(
             model: model, against: against, text: text, context: context, tokens: sum.tokens,
             perplexity: sum.perplexity, kl: sum.kl,
-            parameters: checkpoint.tensors.reduce(0) { $0 + $1.elementCount },
+            parameters: try InspectionResult(checkpoint).parameters,
             bytes: checkpoint.byteCount, device: "\(device)", dtype: "\(loaded.dtype)",
             seconds: elapsed, tokensPerSecond: Double(sum.tokens) / max(elapsed, 1e-9))
         if json { return try result.printJSON() }

@@ -77,6 +77,10 @@ struct CompressorTests {
         #expect(result.totals.bytesAfter == small.byteCount)
         #expect(result.totals.bytesAfter < result.totals.bytesBefore)
         #expect(result.modules.map(\.name) == modules.map(\.0))
+        // Packed codes count as the numbers that they stand for.
+        let inspected = try InspectionResult(small)
+        #expect(inspected.parameters == result.totals.parametersAfter)
+        #expect(inspected.parts.reduce(0) { $0 + $1.bytes } == small.byteCount)
         let model = try small.loadModel()
         let text = try [someTokens(16, vocabulary: model.dimensions.vocabulary)]
         #expect(
