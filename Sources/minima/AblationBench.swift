@@ -67,10 +67,9 @@ struct AblationWay {
             parameters("+ sensitivity", [LowRank.name], cuts: ["members"]),
             parameters("+ mixed families (tensor networks)", ["tn"]),
             parameters("+ mixed families (all factored)", mixed),
-            quantized,
         ]
             + [Tucker.name, TensorTrain.name, TensorRing.name, Interpolative.name]
-            .map { parameters("only \($0)", [$0]) }
+            .map { parameters("only \($0)", [$0]) } + [quantized]
             + bytes(bits) + [4.5, 3.5].filter { $0 < bits }.flatMap(bytes)
     }
 }

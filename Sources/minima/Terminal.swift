@@ -141,8 +141,9 @@ final class ProgressLine {
             parts[0] =
                 "\(progress.stage) \(bar) \(progress.done)/\(progress.total) \(progress.unit)"
         }
-        if elapsed > 0, progress.done > 0 {
-            let rate = Double(progress.done) / elapsed
+        let done = progress.done - progress.resumed
+        if elapsed > 0, done > 0 {
+            let rate = Double(done) / elapsed
             parts.append("\(short(rate)) \(progress.unit)/s")
             if progress.done < progress.total {
                 parts.append("ETA \(duration(Double(progress.total - progress.done) / rate))")

@@ -38,6 +38,27 @@ import Testing
         }
     }
 
+    /// W = left · core · right + rest for every tensor that says so.
+    @Test func coresStandBetweenTheirSurroundings() throws {
+        let weight = try Samples.normal([24, 36], seed: 3)
+        for (part, count) in [
+            (parts[1], 2), (parts[2], 2), (FormatSpec(format: "interpolative", ranks: [24]), 1),
+        ] {
+            let stored = try FormatRegistry.format(part.format).decompose(
+                weight, spec: part, metric: nil)
+            let sandwich = try #require(stored as? any SandwichedCores)
+            for index in 0..<count {
+                let around = try #require(try sandwich.surroundings(of: index))
+                var product = stored.tensors[index].tensor
+                if let left = around.left { product = try left.matmul(product) }
+                if let right = around.right { product = try product.matmul(right) }
+                if let rest = around.rest { product = try product + rest }
+                let error = try (product - stored.reconstruct()).abs().max().item()
+                #expect(error < 1e-12, "\(part.format) \(index)")
+            }
+        }
+    }
+
     @Test func sizesByHand() throws {
         func bytes(_ bits: Int, _ groupSize: Int?, _ outputs: Int, _ inputs: Int) throws -> Int {
             try Quantized.byteCount(

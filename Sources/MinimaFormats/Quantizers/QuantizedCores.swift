@@ -1,35 +1,52 @@
 import MinimaCore
 import MinimaTensor
 
-/// A format of which some tensors stand between two matrices: W = left · core · right.
+/// Where a core stands in its weight: W = left · core · right + rest.
+struct CoreSurroundings {
+    /// `nil` for the identity.
+    var left: Tensor?
+    /// `nil` for the identity.
+    var right: Tensor?
+    /// What the core has no part in, `[outputs, inputs]`; `nil` for nothing.
+    var rest: Tensor?
+}
+
+/// A format of which some tensors stand between two matrices.
 ///
 /// Such cores are quantised by GPTQ under the metric that they see, and refitted in closed form.
 protocol SandwichedCores: LinearWeight {
-    /// What stands left and right of tensor `index`, `nil` for nothing; `nil` when it does not stand
-    /// between two matrices.
-    func surroundings(of index: Int) throws(TensorError) -> (left: Tensor?, right: Tensor?)?
+    /// What stands around tensor `index`; `nil` when it does not stand between two matrices.
+    func surroundings(of index: Int) throws(TensorError) -> CoreSurroundings?
 }
 
 extension LowRank: SandwichedCores {
-    func surroundings(of index: Int) throws(TensorError) -> (left: Tensor?, right: Tensor?)? {
-        index == 0 ? (up, nil) : (nil, down)
+    func surroundings(of index: Int) throws(TensorError) -> CoreSurroundings? {
+        index == 0 ? CoreSurroundings(left: up) : CoreSurroundings(right: down)
     }
 }
 
 extension Interpolative: SandwichedCores {
-    /// The pivot rows stand right of everything; the coefficients between an order and a sum.
-    func surroundings(of index: Int) throws(TensorError) -> (left: Tensor?, right: Tensor?)? {
-        guard index == 0 else { return nil }
+    /// The pivot rows R stand right of P·[I; X]; the coefficients X stand between the columns of P
+    /// that place the other rows and R, beside R in its own places.
+    func surroundings(of index: Int) throws(TensorError) -> CoreSurroundings? {
         let rank = rows.shape[0]
         let unit = try Tensor.identity(rank, dtype: rows.dtype, device: rows.device)
-        do throws(FormatError) {
-            let order = try Interpolative(
-                spec: spec, outputs: outputs, inputs: rank,
-                tensors: [unit] + (coefficients.map { [$0] } ?? []) + [pivots])
-            return (try? order.reconstruct()).map { ($0, nil) }
-        } catch {
-            return nil
-        }
+        if index == 0 { return CoreSurroundings(left: try rebuilt(unit, coefficients)) }
+        guard index == 1, let coefficients else { return nil }
+        let others = try Tensor.identity(
+            outputs - rank, dtype: rows.dtype, device: rows.device)
+        // P·[I; X] of X = 0 places R; its other columns are those of the identity that are left.
+        let placed = try rebuilt(rows, coefficients * 0)
+        let padded = try Tensor.cat([
+            .zeros([rank, outputs - rank], dtype: rows.dtype, device: rows.device), others,
+        ])
+        return CoreSurroundings(left: try padded.selecting(0, order), right: rows, rest: placed)
+    }
+
+    /// P·[I; X]·R with other factors.
+    private func rebuilt(_ rows: Tensor, _ coefficients: Tensor?) throws(TensorError) -> Tensor {
+        guard let coefficients else { return try rows.selecting(0, order) }
+        return try Tensor.cat([rows, coefficients.matmul(rows)]).selecting(0, order)
     }
 }
 
@@ -105,10 +122,10 @@ struct QuantizedCores {
         let built = try built(cores)
         if built is Dense { return metric }
         guard let sandwich = built as? any SandwichedCores,
-            let (left, right) = try sandwich.surroundings(of: index)
+            let around = try sandwich.surroundings(of: index)
         else { return nil }
-        let input = try right.map { try $0.matmul(times(input: $0.transpose())) }
-        let output = try left.map { try $0.transpose().matmul(times(output: $0)) }
+        let input = try around.right.map { try $0.matmul(times(input: $0.transpose())) }
+        let output = try around.left.map { try $0.transpose().matmul(times(output: $0)) }
         let unit =
             try input == nil && metric == nil
             ? Tensor.identity(columns, dtype: .float64, device: weight.device) : nil
@@ -130,21 +147,21 @@ struct QuantizedCores {
     /// Tensor `index` as it fits best to the others.
     private func refitted(_ cores: [Tensor], _ index: Int) throws -> Tensor {
         if let sandwich = try built(cores) as? any SandwichedCores,
-            let (left, right) = try sandwich.surroundings(of: index)
+            let around = try sandwich.surroundings(of: index)
         {
-            return try solved(left, right)
+            return try solved(around)
         }
         return try descended(cores, index)
     }
 
-    /// (LᵀHL)⁻¹·LᵀH·W·CRᵀ·(RCRᵀ)⁻¹, damped by rounding errors' size.
-    private func solved(_ left: Tensor?, _ right: Tensor?) throws -> Tensor {
-        var core = weight
-        if let left {
+    /// (LᵀHL)⁻¹·LᵀH·(W − rest)·CRᵀ·(RCRᵀ)⁻¹, damped by rounding errors' size.
+    private func solved(_ around: CoreSurroundings) throws -> Tensor {
+        var core = try around.rest.map { try weight - $0 } ?? weight
+        if let left = around.left {
             let weighted = try times(output: left).transpose()
             core = try Self.damped(weighted.matmul(left)).solve(weighted.matmul(core))
         }
-        if let right {
+        if let right = around.right {
             let weighted = try times(input: right.transpose())
             core = try Self.damped(right.matmul(weighted))
                 .solve(core.matmul(weighted).transpose()).transpose()

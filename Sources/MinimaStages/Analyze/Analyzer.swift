@@ -150,7 +150,9 @@ public struct Analyzer {
             seconds += watch.seconds["layer"] ?? 0
             done += 1
             try progress(
-                StageProgress(stage: "survey", done: done, total: all.count, unit: "layers"))
+                StageProgress(
+                    stage: "survey", done: done, total: all.count, resumed: known.count,
+                    unit: "layers"))
         }
         return seconds
     }
