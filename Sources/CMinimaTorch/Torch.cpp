@@ -1,14 +1,12 @@
 // libtorch behind the C table of minima_torch.h: one boxed operator call through the ATen
 // dispatcher, and the few services that are not operators.
 
-#include "CMinimaTorch.h"
+#include "Shared.hpp"
 
 #include <dlfcn.h>
 #include <malloc.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <map>
 #include <mutex>
 #include <string>
@@ -24,7 +22,6 @@
 #include <ATen/core/ivalue.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/version.h>
@@ -32,35 +29,8 @@
 static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11 && TORCH_VERSION_PATCH == 0,
               "Minima needs the headers of torch 2.11.0; run make setup");
 
+namespace minima {
 namespace {
-
-char* copy(const char* text) {
-    char* result = strdup(text);
-    return result ? result : static_cast<char*>(std::calloc(1, 1));
-}
-
-// Runs `body`; an exception becomes a message and the result 1.
-template <typename Body>
-int guarded(char** error, Body&& body) noexcept {
-    try {
-        body();
-        return 0;
-    } catch (const c10::Error& failure) {
-        *error = copy(failure.what_without_backtrace());
-    } catch (const std::exception& failure) {
-        *error = copy(failure.what());
-    } catch (...) {
-        *error = copy("an unknown C++ exception");
-    }
-    return 1;
-}
-
-// A handle is a c10::TensorImpl with one reference of its own.
-
-at::Tensor borrow(const void* handle) {
-    auto* impl = static_cast<c10::TensorImpl*>(const_cast<void*>(handle));
-    return at::Tensor(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(impl));
-}
 
 const c10::TensorImpl* implementation(const minima_tensor* tensor) {
     return reinterpret_cast<const c10::TensorImpl*>(tensor);
@@ -74,10 +44,6 @@ minima_tensor* give(at::Tensor tensor) {
 
 c10::Device device(int32_t type, int32_t index) {
     return c10::Device(static_cast<c10::DeviceType>(type), static_cast<c10::DeviceIndex>(index));
-}
-
-c10::impl::VirtualGuardImpl guard(int32_t type) {
-    return c10::impl::VirtualGuardImpl(static_cast<c10::DeviceType>(type));
 }
 
 c10::IValue value(const minima_argument& argument, const minima_arguments& pools) {
@@ -275,6 +241,8 @@ int open_cuda(int32_t* device_count, char** error) {
         // cuDNN's attention builds a plan for every new key length, 9 ms each (H200): decoding, where
         // each token brings a new length, ran at a tenth of the speed of flash attention.
         at::globalContext().setSDPUseCuDNN(false);
+        // MAGMA prints warnings to standard output, among results.
+        at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver);
         // The allocator knows no device, not even for statistics, before this.
         if (*device_count > 0) at::globalContext().lazyInitDevice(c10::kCUDA);
     });
@@ -379,8 +347,14 @@ const minima_torch_table table = {
     .threads = [] { return at::get_num_threads(); },
     .set_threads = [](int32_t count,
                       char** error) { return guarded(error, [&] { at::set_num_threads(count); }); },
+    .make_group = make_group,
+    .group_release = group_release,
+    .all_reduce = all_reduce,
+    .broadcast = broadcast,
+    .group_wait = group_wait,
 };
 
 }  // namespace
+}  // namespace minima
 
-const minima_torch_table* minima_torch_api(void) { return &table; }
+const minima_torch_table* minima_torch_api(void) { return &minima::table; }

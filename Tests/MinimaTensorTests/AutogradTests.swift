@@ -3,7 +3,7 @@ import MinimaCore
 import MinimaTensor
 import Testing
 
-@Suite("Gradients and optimisers")
+@Suite("Gradients")
 struct AutogradTests {
     @Test func gradientsAgreeWithFiniteDifferences() throws {
         let x = try random([3, 4], seed: 1)
@@ -69,58 +69,5 @@ struct AutogradTests {
 
     @Test func wholeNumbersHaveNoGradient() throws {
         #expect(throws: TensorError.self) { try Tensor.arange(0..<2).setRequiresGrad() }
-    }
-
-    @Test("AdamW follows PyTorch's trajectory")
-    func adamW() throws {
-        let golden = try TensorGoldens()
-        let names = ["w1", "b1", "w2", "b2"]
-        let parameters = try names.map { try golden("adamw.\($0).0").clone() }
-        let matrices = try AdamW(
-            [parameters[0], parameters[2]],
-            .init(learningRate: 1e-2, betas: (0.9, 0.95), weightDecay: 0.1))
-        let biases = try AdamW(
-            [parameters[1], parameters[3]],
-            .init(learningRate: 3e-2, betas: (0.9, 0.999), weightDecay: 0))
-        for parameter in parameters { try parameter.setRequiresGrad() }
-        let (x, y) = (try golden("adamw.x"), try golden("adamw.y"))
-        for step in 0..<10 {
-            let hidden = try Operator("aten::tanh")(
-                .tensor(x.linear(parameters[0], bias: parameters[1])))
-            let error = try hidden.linear(parameters[2], bias: parameters[3]) - y
-            let gradients = try error.square().mean().gradients(parameters)
-            try matrices.step([gradients[0], gradients[2]])
-            try biases.step([gradients[1], gradients[3]])
-            for (name, parameter) in zip(names, parameters) {
-                // Ten steps of float32 rounding on values of about 1.
-                let expected = try golden("adamw.\(name).\(step + 1)")
-                #expect(
-                    try distance(parameter.detach(), expected)
-                        <= 8 * Double(step + 1) * DType.float32.epsilon, "\(name) after \(step)")
-            }
-        }
-    }
-
-    @Test("AdamW's epsilon stands outside the root")
-    func adamWEpsilon() throws {
-        let golden = try TensorGoldens()
-        let p = try golden("quadratic.p.0").clone()
-        let (a, b) = (try golden("quadratic.a"), try golden("quadratic.b"))
-        let optimiser = try AdamW(
-            [p], .init(learningRate: 1e-2, betas: (0.9, 0.95), epsilon: 1e-3, weightDecay: 0.1))
-        for step in 1...10 {
-            try optimiser.step([a.matmul(p.unsqueeze(1)).squeeze(1) - b])
-            #expect(
-                try distance(p, golden("quadratic.p.\(step)"))
-                    <= 8 * Double(step) * DType.float32.epsilon)
-        }
-    }
-
-    @Test func adamWRefusesAnotherNumberOfGradients() throws {
-        let p = try Tensor.ones([2])
-        let optimiser = try AdamW([p])
-        #expect(throws: TensorError.self) { try optimiser.step([]) }
-        try optimiser.step([nil])
-        #expect(try p.values(as: Float.self) == [1, 1])
     }
 }

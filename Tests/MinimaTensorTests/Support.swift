@@ -2,13 +2,13 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
 
-/// What PyTorch computed; see `Tests/Goldens/tensor/make_tensor.py`.
+/// What PyTorch computed; see `Tests/Goldens/tensor/make_tensor.py`, or that of another area.
 struct TensorGoldens {
     private let file: SafetensorsFile
 
-    init(_ source: String = #filePath) throws {
+    init(_ area: String = "tensor", source: String = #filePath) throws {
         let folder = source.split(separator: "/").dropLast(2).joined(separator: "/")
-        file = try SafetensorsFile(path: "/\(folder)/Goldens/tensor/tensor.safetensors")
+        file = try SafetensorsFile(path: "/\(folder)/Goldens/\(area)/\(area).safetensors")
     }
 
     func callAsFunction(_ name: String) throws -> Tensor {

@@ -30,6 +30,21 @@ typedef struct minima_operator minima_operator;
 /// A source of random numbers on one device; ends with `generator_release`.
 typedef struct minima_generator minima_generator;
 
+/// Processes that compute together, as one of them sees it; ends with `group_release`.
+typedef struct minima_group minima_group;
+
+/// Where a group meets and which of its processes this is.
+typedef struct minima_group_options {
+    const char* address;    // of the machine with the store that tells them of each other
+    const char* interface;  // the network to use; empty for the one of this host's name
+    int32_t port;           // of the store
+    int32_t rank;
+    int32_t size;
+    int32_t cuda_index;  // the device of this process; negative for a group on the CPU
+    int64_t timeout;     // milliseconds that a call may wait for the others
+    bool hosts_store;    // whether this process runs the store
+} minima_group_options;
+
 /// Kinds of operator arguments and results.
 typedef enum minima_tag : int32_t {
     MINIMA_NONE,
@@ -155,6 +170,23 @@ typedef struct minima_torch_table {
     void (*_Nonnull tune_allocator)(void);
     int32_t (*_Nonnull threads)(void);
     int (*_Nonnull set_threads)(int32_t count, minima_error error);
+
+    /// Waits for all processes of a group and connects them: gloo for tensors on the CPU, and NCCL
+    /// where the group has a CUDA device.
+    int (*_Nonnull make_group)(const minima_group_options* options,
+                               minima_group* _Nullable* _Nonnull result, minima_error error);
+    void (*_Nonnull group_release)(minima_group* group);
+    /// Sums every tensor over the group, in place; on a CUDA device that is queued on the current
+    /// stream.
+    int (*_Nonnull all_reduce)(minima_group* group,
+                               minima_tensor* _Nonnull const* _Nonnull tensors, int64_t count,
+                               minima_error error);
+    /// Overwrites every tensor with that of the process `root`; queued like `all_reduce`.
+    int (*_Nonnull broadcast)(minima_group* group,
+                              minima_tensor* _Nonnull const* _Nonnull tensors, int64_t count,
+                              int32_t root, minima_error error);
+    /// Waits for what was queued on the CUDA device, no longer than the group's time limit.
+    int (*_Nonnull group_wait)(minima_group* group, minima_error error);
 } minima_torch_table;
 
 /// The name under which the shared library exports its table.

@@ -116,9 +116,10 @@ public struct SensitivityPredictor: Sendable {
         let network = try SensitivityNetwork(seed: seed)
         for parameter in network.parameters { try parameter.setRequiresGrad() }
         let optimiser = try AdamW(
-            network.parameters,
-            AdamW.Configuration(
-                learningRate: training.learningRate, weightDecay: training.weightDecay))
+            network.parameters.enumerated().map { number, parameter in
+                AdamW.Parameter(
+                    name: "\(number)", tensor: parameter, weightDecay: training.weightDecay)
+            })
         let all = lessons.flatMap(\.folds)
         let total = (
             Double(max(all.count(where: learn), 1)), Double(max(all.count(where: stop), 1))
@@ -128,9 +129,6 @@ public struct SensitivityPredictor: Sendable {
         }
         var best = try network.copy()
         var (lowest, looks) = (Double.infinity, 0)
-        let begin = AdamW.Configuration(
-            learningRate: training.learningRate, weightDecay: training.weightDecay)
-        var step = optimiser
         for epoch in 0...training.epochs {
             var loss = try Tensor.zeros([])
             var held = 0.0
@@ -153,11 +151,10 @@ public struct SensitivityPredictor: Sendable {
                     break
                 }
             }
-            var configuration = begin
             let done = Double(epoch) / Double(training.epochs)
-            configuration.learningRate *= 0.5 * (1 + cos(.pi * done)) + 0.02
-            step.configuration = configuration
-            try step.step(loss.gradients(network.parameters))
+            try optimiser.accumulate(loss.gradients(network.parameters))
+            try optimiser.step(
+                learningRate: training.learningRate * (0.5 * (1 + cos(.pi * done)) + 0.02))
         }
         return best
     }
