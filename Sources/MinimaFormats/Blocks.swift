@@ -32,7 +32,7 @@ public struct Blocks: LinearWeight {
     }
     /// The blocks' tensors, block by block.
     public var tensors: [(name: String, tensor: Tensor)] {
-        Parts.tensors(blocks, prefix: "blocks")
+        Parts.tensors(blocks, prefix: Self.prefix)
     }
     /// Those of all blocks.
     public var multiplyAdds: Int { blocks.reduce(0) { $0 + $1.multiplyAdds } }
@@ -74,7 +74,7 @@ public struct Blocks: LinearWeight {
         -> [TensorLayout]
     {
         try Parts.layout(
-            spec.parts, shapes: shapes(spec, outputs: outputs, inputs: inputs), prefix: "blocks")
+            spec.parts, shapes: shapes(spec, outputs: outputs, inputs: inputs), prefix: prefix)
     }
 
     /// Those of all blocks.
@@ -190,6 +190,11 @@ public struct Blocks: LinearWeight {
         self.init(spec: spec, blocks: try Parts.make(spec.parts, shapes: shapes, tensors: tensors))
     }
 
+    /// Each block keeps what it keeps.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Blocks {
+        try replacing(tensorsOfParts: tensors)
+    }
+
     /// The blocks' results side by side, or their sum over the inputs' blocks.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         guard x.shape.last == inputs else {
@@ -215,5 +220,17 @@ public struct Blocks: LinearWeight {
         var matrices: [Tensor] = []
         for block in blocks { matrices.append(try block.reconstruct()) }
         return try Tensor.cat(matrices, dim: isCutAlongOutputs ? 0 : 1)
+    }
+}
+
+extension Blocks: CompositeWeight {
+    static let prefix = "blocks"
+
+    var parts: [any LinearWeight] { blocks }
+
+    func replacing(parts: [any LinearWeight]) -> Blocks { Blocks(spec: spec, blocks: parts) }
+
+    func shares(of weight: Tensor) throws(TensorError) -> [Tensor]? {
+        try weight.split(spec.outputModes + spec.inputModes, dim: isCutAlongOutputs ? 0 : 1)
     }
 }

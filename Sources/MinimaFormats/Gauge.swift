@@ -113,6 +113,18 @@ struct InterpolativeFactor: Sendable {
         }
     }
 
+    private init(_ factor: InterpolativeFactor, coefficients: Tensor) {
+        (rows, rank, order) = (factor.rows, factor.rank, factor.order)
+        tensors = [coefficients, factor.tensors[1]]
+    }
+
+    /// This factor with the first of `tensors` in place of X, taking as many from it as it stores.
+    func taking(from tensors: inout ArraySlice<Tensor>) -> InterpolativeFactor {
+        guard let coefficients = tensors.first, self.tensors.count == 2 else { return self }
+        tensors = tensors.dropFirst(2)
+        return InterpolativeFactor(self, coefficients: coefficients)
+    }
+
     /// The interpolative factor that spans the columns of F `[rows, rank]`, of full column rank:
     /// F = factor·(pivot rows of F).
     ///

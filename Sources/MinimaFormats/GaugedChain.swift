@@ -37,6 +37,13 @@ struct GaugedChain: Sendable {
         self.init(chain: chain, factors: factors, last: rest[rest.startIndex])
     }
 
+    /// This chain with other values.
+    func replacing(_ tensors: [Tensor]) -> GaugedChain {
+        var rest = tensors[...]
+        let factors = factors.map { $0.taking(from: &rest) }
+        return GaugedChain(chain: chain, factors: factors, last: rest[rest.startIndex])
+    }
+
     /// Everything stored.
     var tensors: [(name: String, tensor: Tensor)] {
         factors.enumerated().flatMap { index, factor in

@@ -33,7 +33,7 @@ public struct Interpolative: BudgetedFormat {
     /// Places of R's rows, int32 `[r]`.
     public let pivots: Tensor
     /// Per output its place among the pivots and the others, int64 `[outputs]`.
-    private let order: Tensor
+    let order: Tensor
 
     /// Columns of R.
     public var inputs: Int { rows.shape[1] }
@@ -164,6 +164,18 @@ public struct Interpolative: BudgetedFormat {
         self.order = order
     }
 
+    private init(_ other: Interpolative, rows: Tensor, coefficients: Tensor?) {
+        (spec, outputs, pivots, order) = (other.spec, other.outputs, other.pivots, other.order)
+        (self.rows, self.coefficients) = (rows, coefficients)
+    }
+
+    /// Keeps the pivots.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Interpolative {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        return Interpolative(
+            self, rows: tensors[0], coefficients: tensors.count == 3 ? tensors[1] : nil)
+    }
+
     private static func order(of pivots: [Int], outputs: Int) throws(TensorError) -> Tensor {
         let others = InterpolativeFactor.others(pivots, of: outputs)
         return try Tensor(InterpolativeFactor.inverse(pivots + others.map { Int($0) }))
@@ -174,6 +186,12 @@ public struct Interpolative: BudgetedFormat {
         let pivotal = try x.linear(rows)
         guard let coefficients else {
             return try pivotal.selecting(-1, order)
+        }
+        if coefficients.requiresGrad {
+            // Recorded, the order of so many activations costs more than r² products per token.
+            let unit = try Tensor.identity(
+                rows.shape[0], dtype: coefficients.dtype, device: coefficients.device)
+            return try pivotal.linear(Tensor.cat([unit, coefficients]).selecting(0, order))
         }
         let both = try Tensor.cat([pivotal, pivotal.linear(coefficients)], dim: -1)
         return try both.selecting(-1, order)

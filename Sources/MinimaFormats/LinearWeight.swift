@@ -39,6 +39,10 @@ public protocol LinearWeight: Sendable {
     /// Takes tensors that have the names, order and shapes of ``layout(_:outputs:inputs:)``.
     init(spec: FormatSpec, outputs: Int, inputs: Int, tensors: [Tensor]) throws(FormatError)
 
+    /// This weight with `tensors` in place of its own: as many, in the same order and shapes, indices
+    /// with the values that they have here, which are not checked again.
+    func replacing(_ tensors: [Tensor]) throws(FormatError) -> Self
+
     /// `x·Wᵀ` for `x` `[…, inputs]`: `[…, outputs]`. Never forms W unless that is what is stored.
     func forward(_ x: Tensor) throws(TensorError) -> Tensor
 
@@ -86,6 +90,11 @@ public struct TensorLayout: Sendable, Hashable {
 }
 
 extension LinearWeight {
+    /// A new weight, checked.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Self {
+        try Self(spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
+    }
+
     /// Numbers stored, indices included.
     public var parameterCount: Int { tensors.reduce(0) { $0 + $1.tensor.count } }
 

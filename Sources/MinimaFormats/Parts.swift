@@ -1,6 +1,34 @@
 import MinimaCore
 import MinimaTensor
 
+/// A weight made of others, each of which can be put another in place of.
+protocol CompositeWeight: LinearWeight {
+    /// What its parts' tensors are called before their numbers.
+    static var prefix: String { get }
+    /// In order.
+    var parts: [any LinearWeight] { get }
+    /// This weight with as many other parts of the same sizes.
+    func replacing(parts: [any LinearWeight]) -> Self
+    /// What a dense weight `[outputs, inputs]` is to each part; `nil` where that depends on the
+    /// others.
+    func shares(of weight: Tensor) throws(TensorError) -> [Tensor]?
+}
+
+extension CompositeWeight {
+    /// Each part keeps what it keeps.
+    func replacing(tensorsOfParts tensors: [Tensor]) throws(FormatError) -> Self {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        var rest = tensors[...]
+        var replaced: [any LinearWeight] = []
+        for part in parts {
+            let count = part.tensors.count
+            replaced.append(try part.replacing(Array(rest.prefix(count))))
+            rest = rest.dropFirst(count)
+        }
+        return replacing(parts: replaced)
+    }
+}
+
 /// What formats made of other formats share.
 enum Parts {
     /// Checks that `spec` has the name, the parts and nothing else, and that its nesting ends.

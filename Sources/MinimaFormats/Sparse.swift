@@ -100,6 +100,18 @@ public struct Sparse: BudgetedFormat {
         self.starts = starts
     }
 
+    private init(_ other: Sparse, values: Tensor) {
+        (spec, outputs, inputs) = (other.spec, other.outputs, other.inputs)
+        (indices, columns, starts) = (other.indices, other.columns, other.starts)
+        self.values = values
+    }
+
+    /// Keeps the indices.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Sparse {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        return Sparse(self, values: tensors[1])
+    }
+
     /// Columns, and where rows start.
     private static func places(_ indices: Tensor, outputs: Int, inputs: Int) throws(TensorError)
         -> (columns: Tensor, starts: Tensor)

@@ -26,7 +26,7 @@ public struct Sum: LinearWeight {
     public var inputs: Int { parts[0].inputs }
     /// The parts' tensors, part by part.
     public var tensors: [(name: String, tensor: Tensor)] {
-        Parts.tensors(parts, prefix: "parts")
+        Parts.tensors(parts, prefix: Self.prefix)
     }
     /// Those of all parts.
     public var multiplyAdds: Int { parts.reduce(0) { $0 + $1.multiplyAdds } }
@@ -57,7 +57,7 @@ public struct Sum: LinearWeight {
     {
         try check(spec, outputs: outputs, inputs: inputs)
         return try Parts.layout(
-            spec.parts, shapes: shapes(spec, outputs, inputs), prefix: "parts")
+            spec.parts, shapes: shapes(spec, outputs, inputs), prefix: prefix)
     }
 
     /// Those of all parts.
@@ -115,6 +115,11 @@ public struct Sum: LinearWeight {
                 spec.parts, shapes: Self.shapes(spec, outputs, inputs), tensors: tensors))
     }
 
+    /// Each part keeps what it keeps.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Sum {
+        try replacing(tensorsOfParts: tensors)
+    }
+
     /// The sum of the parts' results.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         var sum = try parts[0].forward(x)
@@ -127,5 +132,23 @@ public struct Sum: LinearWeight {
         var sum = try parts[0].reconstruct()
         for part in parts.dropFirst() { sum = try sum + part.reconstruct() }
         return sum
+    }
+}
+
+extension Sum: CompositeWeight {
+    static let prefix = "parts"
+
+    func replacing(parts: [any LinearWeight]) -> Sum { Sum(spec: spec, parts: parts) }
+
+    func shares(of weight: Tensor) -> [Tensor]? { nil }
+
+    /// `weight` and, last, `part`; those of a sum beside `part`.
+    ///
+    /// - Precondition: Both have the same sizes.
+    static func adding(_ part: some LinearWeight, to weight: some LinearWeight) -> Sum {
+        let parts = (weight as? Sum)?.parts ?? [weight]
+        return Sum(
+            spec: FormatSpec(format: name, parts: (parts + [part]).map(\.spec)),
+            parts: parts + [part])
     }
 }

@@ -146,6 +146,12 @@ public struct TensorRing: BudgetedFormat {
             gauged: try GaugedChain(Self.chain(spec), tensors: tensors, format: Self.name))
     }
 
+    /// Keeps the pivots.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> TensorRing {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        return TensorRing(spec: spec, gauged: gauged.replacing(tensors))
+    }
+
     /// `x` through the cores, the input's first.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         let (matrix, shape) = try rows(x)

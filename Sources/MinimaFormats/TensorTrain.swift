@@ -133,6 +133,12 @@ public struct TensorTrain: BudgetedFormat {
             gauged: try GaugedChain(Self.chain(spec), tensors: tensors, format: Self.name))
     }
 
+    /// Keeps the pivots.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> TensorTrain {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        return TensorTrain(spec: spec, gauged: gauged.replacing(tensors))
+    }
+
     /// `x` through the cores, the input's first.
     public func forward(_ x: Tensor) throws(TensorError) -> Tensor {
         let (matrix, shape) = try rows(x)

@@ -135,6 +135,14 @@ public struct Tucker: BudgetedFormat {
         }
         self.init(spec: spec, factors: factors, last: rest[rest.startIndex])
     }
+
+    /// Keeps the pivots.
+    public func replacing(_ tensors: [Tensor]) throws(FormatError) -> Tucker {
+        try Self.checkTensors(tensors, spec, outputs: outputs, inputs: inputs)
+        var rest = tensors[...]
+        let factors = [core, first, second].map { $0.taking(from: &rest) }
+        return Tucker(spec: spec, factors: factors, last: rest[rest.startIndex])
+    }
 }
 
 extension Tucker {

@@ -19,9 +19,19 @@ public struct Linear: Sendable {
     {
         let weight = substitute ?? weight
         if let dense = weight as? Dense { return try x.linear(dense.weight, bias: bias) }
+        if Self.isDenseCheaper(weight, rows: x.count / max(weight.inputs, 1)) {
+            return try x.linear(weight.reconstruct().to(dtype: x.dtype), bias: bias)
+        }
         let y = try weight.forward(x)
         guard let bias else { return y }
         return try y + bias
+    }
+
+    /// Whether multiplying a weight out and then by `rows` rows takes less arithmetic than its own
+    /// contraction, as for a tensor train whose input is split.
+    private static func isDenseCheaper(_ weight: any LinearWeight, rows: Int) -> Bool {
+        // The number of rows at which forming the matrix costs little beside its product.
+        rows >= 256 && weight.multiplyAdds > weight.outputs * weight.inputs
     }
 }
 

@@ -62,9 +62,7 @@ struct MoE {
             let tokens = try routes.tokens.narrow(0, range)
             let input = try rows.selecting(0, tokens).unsqueeze(0)
             let projected = try context.apply(expert.gateUp, input)
-            let gated = try projected[0].silu()
-            try gated.multiplyInPlace(projected[1])
-            let output = try context.apply(expert.down, gated)[0].squeeze(0)
+            let output = try context.apply(expert.down, SwiGLU.gated(projected))[0].squeeze(0)
             let weighted = try output * routes.weights.narrow(0, range).unsqueeze(1)
             _ = try Ops.indexAdd(.tensor(sum), .int(0), .tensor(tokens), .tensor(weighted))
         }

@@ -21,9 +21,16 @@ struct SwiGLU {
         -> Tensor
     {
         let projected = try context.apply(gateUp, x)
-        let gated = try projected[0].silu()
-        try gated.multiplyInPlace(projected[1])
-        return try context.apply(down, gated, addingTo: stream)
+        return try context.apply(down, Self.gated(projected), addingTo: stream)
+    }
+
+    /// silu(gate)·up of the outputs of ``gateUp``.
+    static func gated(_ projected: [Tensor]) throws(TensorError) -> Tensor {
+        let gate = try projected[0].silu()
+        // In place, a recorded product would keep a copy of what it overwrites.
+        if gate.requiresGrad || projected[1].requiresGrad { return try gate * projected[1] }
+        try gate.multiplyInPlace(projected[1])
+        return gate
     }
 
     /// Gate and up, then down; the FFN's neurons in blocks.

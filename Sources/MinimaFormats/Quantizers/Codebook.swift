@@ -15,10 +15,19 @@ struct Codebook: Sendable {
     /// Bits that a code may have.
     static let allowedBits = [2, 3, 4, 5, 6, 8]
 
+    /// The share of a cell's half that ``cells(_:)`` leaves out at its edge: latents right at an edge
+    /// are across after one step. From 0.5 or 0.75 training ends best, a little short of where it ends
+    /// from the levels, and at half the learning rate (`StraightThrough`'s experiment).
+    static let margin = 0.5
+
     /// Levels `[2^bits]`, ascending, float32.
     let levels: Tensor
     /// Midpoints of neighbouring levels `[2^bits - 1]`, float32.
     let bounds: Tensor
+
+    /// How far from 0 the cells of the outermost levels reach when they are as wide outwards as
+    /// inwards.
+    let reach: Double
 
     /// The levels of `bits` on `device`.
     init(bits: Int, device: Device) throws(TensorError) {
@@ -26,6 +35,7 @@ struct Codebook: Sendable {
         let middles = zip(values, values.dropFirst()).map { ($0 + $1) / 2 }
         levels = try Tensor(values).to(device)
         bounds = try Tensor(middles).to(device)
+        reach = 2 - Double(middles.last ?? 1)
     }
 
     /// The codes of the levels nearest to `values`; int64 of the same shape, any code for NaN.
@@ -36,6 +46,19 @@ struct Codebook: Sendable {
     /// The levels of int64 `codes`; float32 of the same shape.
     func values(_ codes: Tensor) throws(TensorError) -> Tensor {
         try takeOperator(.tensor(levels), .tensor(codes))
+    }
+
+    /// What is nearest to the levels of int64 `codes` among all levels, less a margin: from `lower` to
+    /// `upper`, float32 of the same shape.
+    func cells(_ codes: Tensor) throws(TensorError) -> (lower: Tensor, upper: Tensor) {
+        let edges = try [
+            Tensor.cat([levels.narrow(0, 0..<1) * reach, bounds]),
+            Tensor.cat([bounds, levels.narrow(0, bounds.count..<levels.count) * reach]),
+        ].map { (edges) throws(TensorError) in
+            try takeOperator(
+                .tensor(levels + (edges - levels) * (1 - Self.margin)), .tensor(codes))
+        }
+        return (edges[0], edges[1])
     }
 
     /// `values` with each replaced by the nearest multiple of its scale that a code stands for.

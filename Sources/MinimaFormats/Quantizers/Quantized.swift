@@ -12,7 +12,8 @@ import MinimaTensor
 /// A tensor with more than two dimensions is a matrix whose columns are its last dimensions, as many
 /// as it takes to fill a group, but never the first.
 ///
-/// Codes and scales are bytes, so gradients flow to `base`, to vectors and to inputs only.
+/// Codes and scales are bytes, so gradients flow to `base`, to vectors and to inputs only; while it
+/// trains, ``StraightThrough`` matrices stand in place of them.
 public struct Quantized: LinearWeight {
     /// `quantized`.
     public static let name = "quantized"
@@ -28,26 +29,47 @@ public struct Quantized: LinearWeight {
     /// Numbers that the part consists of.
     public let parameterCount: Int
     /// The part's.
-    public let multiplyAdds: Int
+    public var multiplyAdds: Int { template.multiplyAdds }
 
-    private let inside: any LinearWeight.Type
-    private let pieces: [Piece]
+    /// The part, with numbers of no meaning.
+    private let template: any LinearWeight
+    /// The part's tensors, in the order of its layout.
+    let pieces: [Piece]
 
-    /// A tensor of the part as it is stored.
+    /// A tensor of the part as it is stored, or as it trains.
     enum Piece: Sendable {
         case matrix(QuantizedMatrix, shape: [Int])
+        case trained(StraightThrough, shape: [Int])
         case plain(Tensor, isFloating: Bool)
+
+        /// The piece in `dtype`, or in the type that it always has.
+        func values(_ dtype: DType) throws(TensorError) -> Tensor {
+            switch self {
+            case .matrix(let matrix, let shape):
+                try matrix.dense(dtype: dtype).reshape(shape)
+            case .trained(let matrix, let shape):
+                try matrix.dense(dtype: dtype).reshape(shape)
+            case .plain(let tensor, let isFloating):
+                isFloating ? try tensor.to(dtype: dtype) : tensor
+            }
+        }
 
         /// A tensor of the piece's shape; a matrix in the memory of one number.
         func placeholder() throws(FormatError) -> Tensor {
             switch self {
             case .plain(let tensor, _): return tensor
-            case .matrix(let matrix, let shape):
-                do throws(TensorError) {
-                    return try matrix.base.detach().reshape([]).expand(shape)
-                } catch {
-                    throw .tooLarge(format: Quantized.name)
-                }
+            case .matrix(let matrix, let shape): return try placeholder(matrix, shape)
+            case .trained(let matrix, let shape): return try placeholder(matrix.start, shape)
+            }
+        }
+
+        private func placeholder(_ matrix: QuantizedMatrix, _ shape: [Int]) throws(FormatError)
+            -> Tensor
+        {
+            do throws(TensorError) {
+                return try matrix.base.detach().reshape([]).expand(shape)
+            } catch {
+                throw .tooLarge(format: Quantized.name)
             }
         }
     }
@@ -94,6 +116,7 @@ public struct Quantized: LinearWeight {
         for core in cores {
             switch core {
             case .matrix(let matrix, _): tensors += matrix.tensors
+            case .trained(let matrix, _): tensors += matrix.start.tensors
             case .plain(let tensor, let isFloating):
                 tensors.append(isFloating ? try tensor.stored(like: weight) : tensor)
             }
@@ -127,13 +150,20 @@ public struct Quantized: LinearWeight {
         self.inputs = inputs
         self.tensors = zip(layout, tensors).map { ($0.name, $1) }
         self.pieces = pieces
-        inside = try FormatRegistry.format(spec.parts[0].format)
+        let inside = try FormatRegistry.format(spec.parts[0].format)
         parameterCount = try inside.parameterCount(
             spec.parts[0], outputs: outputs, inputs: inputs)
-        multiplyAdds = try inside.init(
+        template = try inside.init(
             spec: spec.parts[0], outputs: outputs, inputs: inputs,
-            tensors: pieces.map { (piece) throws(FormatError) in try piece.placeholder() }
-        ).multiplyAdds
+            tensors: pieces.map { (piece) throws(FormatError) in try piece.placeholder() })
+    }
+
+    /// `other` with `pieces` in place of its own.
+    init(_ other: Quantized, pieces: [Piece]) {
+        (spec, outputs, inputs) = (other.spec, other.outputs, other.inputs)
+        (tensors, template) = (other.tensors, other.template)
+        parameterCount = other.parameterCount
+        self.pieces = pieces
     }
 
     /// The part's forward, its tensors in the type of `x` for the length of the call.
@@ -149,17 +179,9 @@ public struct Quantized: LinearWeight {
     /// The part with its values in `dtype`.
     func part(dtype: DType) throws(TensorError) -> any LinearWeight {
         var values: [Tensor] = []
-        for piece in pieces {
-            switch piece {
-            case .matrix(let matrix, let shape):
-                values.append(try matrix.dense(dtype: dtype).reshape(shape))
-            case .plain(let tensor, let isFloating):
-                values.append(isFloating ? try tensor.to(dtype: dtype) : tensor)
-            }
-        }
+        for piece in pieces { values.append(try piece.values(dtype)) }
         do throws(FormatError) {
-            return try inside.init(
-                spec: spec.parts[0], outputs: outputs, inputs: inputs, tensors: values)
+            return try template.replacing(values)
         } catch {
             throw .invalidArgument(function: Self.name, reason: error.description)
         }

@@ -43,6 +43,12 @@ struct QuantizedMatrix: Sendable {
         base = tensors[tensors.startIndex + 2]
     }
 
+    /// `other` with other codes and scales.
+    init(_ other: QuantizedMatrix, codes: Tensor, scales: Tensor) {
+        (bits, groupSize, columns) = (other.bits, other.groupSize, other.columns)
+        (self.codes, self.scales, base) = (codes, scales, other.base)
+    }
+
     /// Packs what `quantizer` has made.
     init(_ quantized: GPTQ.Columns, by quantizer: GPTQ, bits: Int) throws(TensorError) {
         self.bits = bits
@@ -59,17 +65,31 @@ struct QuantizedMatrix: Sendable {
 
     /// The matrix in `dtype`, computed in float32.
     func dense(dtype: DType) throws(TensorError) -> Tensor {
-        let (rows, groups) = (codes.shape[0], scales.shape[1])
         let codebook = try Codebook(bits: bits, device: codes.device)
-        let plain = try BitPlanes.unpack(codes, bits: bits, columns: columns)
-        let levels = try codebook.values(plain.to(dtype: .int64))
+        let levels = try codebook.values(plainCodes())
         let factors = try ScaleGrid(base: base).values(scales.to(dtype: .int64))
-        guard columns % groupSize != 0 else {
-            return try (levels.reshape([rows, groups, groupSize]) * factors.unsqueeze(2))
-                .reshape([rows, columns]).to(dtype: dtype)
-        }
-        let spread = try factors.unsqueeze(2).expand([-1, -1, min(groupSize, columns)])
+        return try (levels.reshape(grouped) * spread(factors)).reshape([rows, columns])
+            .to(dtype: dtype)
+    }
+
+    /// int64 codes `[rows, columns]`.
+    func plainCodes() throws(TensorError) -> Tensor {
+        try BitPlanes.unpack(codes, bits: bits, columns: columns).to(dtype: .int64)
+    }
+
+    /// Rows.
+    var rows: Int { codes.shape[0] }
+
+    /// A shape of the matrix that multiplies with what ``spread(_:)`` gives:
+    /// `[rows, groups, groupSize]`, or `[rows, columns]` where the last group is shorter.
+    var grouped: [Int] {
+        columns % groupSize == 0 ? [rows, scales.shape[1], groupSize] : [rows, columns]
+    }
+
+    /// `factors` `[rows, groups]` for every column: a shape that broadcasts to ``grouped``.
+    func spread(_ factors: Tensor) throws(TensorError) -> Tensor {
+        guard columns % groupSize != 0 else { return try factors.unsqueeze(2) }
+        return try factors.unsqueeze(2).expand([-1, -1, min(groupSize, columns)])
             .reshape([rows, -1]).narrow(1, 0..<columns)
-        return try (levels * spread).to(dtype: dtype)
     }
 }

@@ -17,6 +17,8 @@ private let whereOperator = Operator("aten::where", "self")
 struct ScaleGrid: Sendable {
     /// The code of the scale 0.
     static let zero = 255
+    /// Scales from one to its double.
+    static let perOctave = 16.0
     /// Room above the largest weight, for targets that the feedback of errors has moved.
     static let headroom = 2.0
     /// The codes tried around the one of a group's largest magnitude: 2^(5/16) to 2^(-12/16) of it.
@@ -29,7 +31,7 @@ struct ScaleGrid: Sendable {
 
     /// The grid below `base` `[1]`.
     init(base: Tensor) throws(TensorError) {
-        let unit = (0..<Self.zero).map { Float(exp2(-Double($0) / 16)) } + [0]
+        let unit = (0..<Self.zero).map { Float(exp2(-Double($0) / Self.perOctave)) } + [0]
         self.base = base
         self.scales = try Tensor(unit).to(base.device) * base
     }
@@ -57,7 +59,7 @@ struct ScaleGrid: Sendable {
     {
         let along = group.shape.count - 2
         let peaks = try group.abs().max([along])
-        let steps = try log2Operator(.tensor((peaks / base).to(dtype: .float64))) * -16
+        let steps = try log2Operator(.tensor((peaks / base).to(dtype: .float64))) * -Self.perOctave
         let start = try clamped(floorOperator(.tensor(steps))).to(dtype: .int64)
         var (best, error): (Tensor, Tensor?) = (start, nil)
         for step in Swift.stride(
