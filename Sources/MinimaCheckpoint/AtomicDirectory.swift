@@ -25,6 +25,13 @@ public final class AtomicDirectory {
     private let existing: Existing
     private var lock: Int32
 
+    /// What ``destination`` will be for an output path; nothing is created.
+    ///
+    /// - Throws: `CheckpointError.destination` when the place has no parent directory.
+    public static func place(of destination: String) throws(CheckpointError) -> String {
+        try OutputPlace(destination).path
+    }
+
     /// Creates the hidden sibling, after removing those that killed runs left.
     ///
     /// - Throws: `CheckpointError.destination` when the place is taken or has no parent directory.

@@ -46,19 +46,22 @@ public struct HealingResult: StageResult, Hashable {
         public var loss: Double?
         /// Held-out measure: KL in nats per token, or a block's relative output error.
         public var heldOut: Double?
+        /// Held-out perplexity; `nil` for blocks.
+        public var perplexity: Double?
         /// The step size.
         public var learningRate: Double
 
         /// A point.
         public init(
             step: Int, tokens: Int, seconds: Double, loss: Double?, heldOut: Double?,
-            learningRate: Double
+            perplexity: Double? = nil, learningRate: Double
         ) {
             self.step = step
             self.tokens = tokens
             self.seconds = seconds
             self.loss = loss
             self.heldOut = heldOut
+            self.perplexity = perplexity
             self.learningRate = learningRate
         }
     }
@@ -138,6 +141,12 @@ public struct HealingResult: StageResult, Hashable {
     public var before: Measurement
     /// After healing.
     public var after: Measurement
+    /// The teacher's perplexity on them.
+    public var teacherPerplexity: Double
+    /// Numbers that the healed model consists of.
+    public var parameters: Int
+    /// Bytes of its weights as stored.
+    public var bytes: Int
     /// Wall-clock seconds of all runs that led to this model.
     public var seconds: Double
     /// What was done, in order.
@@ -151,7 +160,8 @@ public struct HealingResult: StageResult, Hashable {
         modelHashes: [String: String], teacher: String, teacherHashes: [String: String],
         texts: [Text], settings: [String: String], device: String, dtype: String, torch: String,
         processes: Int, heldOutTokens: Int, before: Measurement, after: Measurement,
-        seconds: Double, phases: [Phase], compression: CompressionResult?
+        teacherPerplexity: Double, parameters: Int, bytes: Int, seconds: Double, phases: [Phase],
+        compression: CompressionResult?
     ) {
         self.version = version
         self.schema = schema
@@ -168,6 +178,9 @@ public struct HealingResult: StageResult, Hashable {
         self.heldOutTokens = heldOutTokens
         self.before = before
         self.after = after
+        self.teacherPerplexity = teacherPerplexity
+        self.parameters = parameters
+        self.bytes = bytes
         self.seconds = seconds
         self.phases = phases
         self.compression = compression

@@ -56,6 +56,30 @@ import Testing
         promptTokens: 2, tokens: 2, finishReason: "stop", tokensPerSecond: 50, temperature: 0.8,
         seed: 1 << 63 + 1)
 
+    private var healing: HealingResult {
+        HealingResult(
+            version: "0.1.0", model: "small", modelHashes: ["model.safetensors": "ab12"],
+            teacher: "dense", teacherHashes: ["Some_Name": "cd34"],
+            texts: [.init(name: "a.txt.xz", documents: 7, tokens: 9_000)],
+            settings: ["learning-rate": "0.001", "someKey": "1"], device: "cuda:0",
+            dtype: "bfloat16", torch: "2.11.0", processes: 2, heldOutTokens: 1_024,
+            before: .init(kl: 0.5, perplexity: 30), after: .init(kl: 0.25, perplexity: 25),
+            teacherPerplexity: 20.5, parameters: 85, bytes: 170, seconds: 60.5,
+            phases: [
+                .init(
+                    name: "end to end", parameters: 65, steps: 10, tokens: 80, seconds: 50,
+                    tokensPerSecond: 2, peakDeviceBytes: 1 << 40, stepBacks: 1, ending: "held-out",
+                    points: [
+                        .init(
+                            step: 0, tokens: 0, seconds: 0, loss: nil, heldOut: 0.5,
+                            learningRate: 0),
+                        .init(
+                            step: 10, tokens: 80, seconds: 49, loss: 0.75, heldOut: 0.25,
+                            perplexity: 25, learningRate: 1e-4),
+                    ])
+            ], compression: compression)
+    }
+
     private func expectRoundTrip<Result: StageResult & Equatable>(_ result: Result) throws {
         let text = try result.json()
         #expect(try Result(json: text) == result)
@@ -67,6 +91,24 @@ import Testing
         try expectRoundTrip(evaluation)
         try expectRoundTrip(compression)
         try expectRoundTrip(generation)
+        try expectRoundTrip(healing)
+    }
+
+    @Test func aHealingCarriesTheCompressionThatItHealed() throws {
+        let document = try JSON(parsing: healing.json())
+        #expect(document["kind"]?.string == "healing")
+        #expect(document["compression"]?["totals"]?["parameters_after"]?.int == 85)
+        #expect(document["settings"]?["learning-rate"]?.string == "0.001")
+        #expect(document["settings"]?["someKey"]?.string == "1")
+        let first = document["phases"]?.array?.first?["points"]?.array?.first
+        #expect(first?["held_out"]?.double == 0.5 && first?["loss"] == nil)
+        #expect(first?["perplexity"] == nil)
+        #expect(document["teacher_perplexity"]?.double == 20.5)
+        var alone = healing
+        alone.compression = nil
+        alone.phases[0].peakDeviceBytes = nil
+        try expectRoundTrip(alone)
+        #expect(try JSON(parsing: alone.json())["compression"] == nil)
     }
 
     @Test func absentValuesStayAbsent() throws {
@@ -84,6 +126,15 @@ import Testing
         try expectRoundTrip(diverged)
         diverged.kl = .nan
         #expect(try EvaluationResult(json: diverged.json()).kl?.isNaN == true)
+        var unhealed = healing
+        unhealed.after = .init(kl: .infinity, perplexity: -.infinity)
+        try expectRoundTrip(unhealed)
+        unhealed.teacherPerplexity = .infinity
+        unhealed.phases[0].points[1].perplexity = .infinity
+        try expectRoundTrip(unhealed)
+        unhealed.phases[0].points[1].loss = .nan
+        #expect(
+            try HealingResult(json: unhealed.json()).phases[0].points[1].loss?.isNaN == true)
     }
 
     @Test func keysAreSnakeCaseAndKeysOfDictionariesAreNot() throws {

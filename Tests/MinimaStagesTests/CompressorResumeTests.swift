@@ -103,7 +103,7 @@ struct CompressorResumeTests {
             do {
                 _ = try Compressor(parent, request).run(output: output)
                 Issue.record("foreign progress was used")
-            } catch CompressionError.foreignWork(let path) {
+            } catch WorkDirectoryError.foreign(let path) {
                 #expect(path.hasSuffix("x.minima-work"))
             }
         }
@@ -111,7 +111,7 @@ struct CompressorResumeTests {
         // Something else of that name is left alone, too.
         try FileManager.default.createDirectory(
             atPath: "\(scratch.path)/y.minima-work/precious", withIntermediateDirectories: true)
-        #expect(throws: CompressionError.self) {
+        #expect(throws: WorkDirectoryError.self) {
             try Compressor(parent, first).run(output: "\(scratch.path)/y")
         }
         #expect(scratch.entries == ["x.minima-work", "y.minima-work"])
@@ -121,7 +121,7 @@ struct CompressorResumeTests {
         let scratch = try Scratch()
         let path = "\(scratch.path)/work"
         let first = try WorkDirectory(path, key: "a")
-        #expect(throws: CompressionError.workInUse(path: path)) {
+        #expect(throws: WorkDirectoryError.inUse(path: path)) {
             try WorkDirectory(path, key: "a")
         }
         withExtendedLifetime(first) {}

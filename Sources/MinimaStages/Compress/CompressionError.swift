@@ -8,9 +8,6 @@ public enum CompressionError: Error, Hashable, CustomStringConvertible {
     case nothingToDo
     case notBudgeted(format: String, known: [String])
     case badCompensation(String)
-    case foreignWork(path: String)
-    case workInUse(path: String)
-    case system(operation: String, path: String, reason: String)
     case singular(site: String)
 
     /// What was asked, what was found, what to do.
@@ -43,15 +40,6 @@ public enum CompressionError: Error, Hashable, CustomStringConvertible {
             """
         case .badCompensation(let text):
             "\"\(text)\" is no compensation; it is off, auto, or a number from 0 to less than 1"
-        case .foreignWork(let path):
-            """
-            \(path) holds the progress of another compression (another plan, model, calibration or \
-            option); remove it, or choose another output path
-            """
-        case .workInUse(let path):
-            "another run is working in \(path); wait for it, or choose another output path"
-        case .system(let operation, let path, let reason):
-            "cannot \(operation) \(path): \(reason)"
         case .singular(let site):
             """
             the inputs of \(site) cannot be inverted even when they are damped; use more \

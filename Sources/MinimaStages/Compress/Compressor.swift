@@ -106,16 +106,17 @@ public struct Compressor {
         let workPath = directory.destination + ".minima-work"
         try requirements.check(on: request.device, disk: directory.path, work: workPath)
         let work = try WorkDirectory(workPath, key: key(fingerprints))
+        let parts = WorkParts<LayerRecord>(in: work)
         let records: [LayerRecord]
         do {
-            records = try compress(into: work, progress)
+            records = try compress(into: parts, progress)
         } catch {
             // Nothing is worth keeping before the first layer is done.
-            if let done = try? work.records(), done.isEmpty { try? work.remove() }
+            if let done = try? parts.records(), done.isEmpty { try? work.remove() }
             throw error
         }
         let writing = clock.now
-        try writeWeights(from: work, to: directory, progress)
+        try writeWeights(from: parts, to: directory, progress)
         try writeConfiguration(to: directory)
         var result = account(fingerprints, records)
         result.phases["hash"] = hashing
@@ -129,38 +130,41 @@ public struct Compressor {
 
     // MARK: Layers
 
-    private func compress(into work: WorkDirectory, _ progress: ProgressHandler) throws
+    private func compress(into parts: WorkParts<LayerRecord>, _ progress: ProgressHandler) throws
         -> [LayerRecord]
     {
-        var records = try work.records()
+        var records = try parts.records()
         let total = planned.modules.count
         return try withoutActuallyEscaping(progress) { progress in
-            let done = Counter(records.reduce(0) { $0 + $1.modules.count })
+            let resumed = records.reduce(0) { $0 + $1.modules.count }
+            let done = Counter(resumed)
             func report(_ note: String) throws {
                 try progress(
                     StageProgress(
-                        stage: "decompose", done: done.value, total: total, unit: "layers",
-                        note: note))
+                        stage: "decompose", done: done.value, total: total, resumed: resumed,
+                        unit: "layers", note: note))
             }
             var compressor = try LayerCompressor(planned, request, dtype: dtype) { note in
                 try report(note)
             }
             try compressor.resume(
-                dense: work.chain("dense", layers: records.count, batches: compressor.batches),
-                compressed: work.chain(
-                    "compressed", layers: records.count, batches: compressor.batches))
+                dense: parts.chain(
+                    "dense", boundary: records.count, batches: compressor.batches),
+                compressed: parts.chain(
+                    "compressed", boundary: records.count, batches: compressor.batches))
             for layer in records.count..<planned.layers.count {
                 var result = try compressor.compress(layer) { done.value += $0 }
                 try report("writing layer \(layer)")
                 let clock = ContinuousClock()
                 let start = clock.now
-                try writePart(layer, result.tensors, to: work)
+                try writePart(layer, result.tensors, to: parts)
                 result.record.phases["write"] = (clock.now - start).totalSeconds
-                try work.finish(
-                    layer, result.record,
-                    chains: [
-                        ("dense", compressor.dense), ("compressed", compressor.compressed),
-                    ])
+                let chains = [
+                    ("dense", compressor.dense), ("compressed", compressor.compressed),
+                ].compactMap { name, chain in chain.map { (name: name, chain: $0) } }
+                try parts.save(chains)
+                try parts.finish(layer, result.record)
+                parts.forget(before: chains)
                 records.append(result.record)
                 try report("layer \(layer) done")
             }
@@ -176,11 +180,12 @@ public struct Compressor {
 
     /// Writes part `index` of the output: compressed modules from `tensors`, the rest bit by bit.
     private func writePart(
-        _ index: Int, _ tensors: [(name: String, tensor: Tensor)], to work: WorkDirectory
+        _ index: Int, _ tensors: [(name: String, tensor: Tensor)],
+        to parts: WorkParts<LayerRecord>
     ) throws {
         let compressed = Dictionary(
             tensors.map { (JSON.Name($0.name), $0.tensor) }, uniquingKeysWith: { $1 })
-        try work.writeTensors(index, planned.parts[index]) { writer in
+        try parts.writeTensors(index, planned.parts[index]) { writer in
             for item in planned.parts[index] {
                 let tensor =
                     try compressed[JSON.Name(item.name)]
@@ -195,7 +200,8 @@ public struct Compressor {
     // MARK: Output
 
     private func writeWeights(
-        from work: WorkDirectory, to directory: AtomicDirectory, _ progress: ProgressHandler
+        from parts: WorkParts<LayerRecord>, to directory: AtomicDirectory,
+        _ progress: ProgressHandler
     ) throws {
         let count = planned.parts.count
         func report(_ done: Int) throws {
@@ -203,13 +209,13 @@ public struct Compressor {
         }
         try report(0)
         // What stands around the layers; layers are there already.
-        try writePart(count - 1, [], to: work)
+        try writePart(count - 1, [], to: parts)
         let size = StoredModel.size(planned.parts.joined())
         guard size.bytes > request.largestFile else {
             let writer = try SafetensorsWriter(
                 in: directory, tensors: Array(planned.parts.joined()), maxShardBytes: .max)
             for index in planned.parts.indices {
-                let file = try SafetensorsFile(path: work.tensorsPath(index))
+                let file = try SafetensorsFile(path: parts.tensorsPath(index))
                 for tensor in file.tensors {
                     try file.withUnsafeBytes(of: tensor.name) { bytes in
                         try writer.write(bytes, to: tensor.name)
@@ -222,7 +228,7 @@ public struct Compressor {
         var places: [(JSON.Name, JSON)] = []
         for index in planned.parts.indices {
             let name = SafetensorsWriter.fileName(shard: index, of: count)
-            try work.link(work.tensorsPath(index), into: directory, as: name)
+            try parts.directory.link(parts.tensorsPath(index), into: directory, as: name)
             places += planned.parts[index].map { (JSON.Name($0.name), .string(name)) }
             try report(index + 1)
         }

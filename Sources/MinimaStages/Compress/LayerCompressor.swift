@@ -3,6 +3,18 @@ import MinimaFormats
 import MinimaModels
 import MinimaTensor
 
+/// What was found out while one decoder layer was compressed.
+struct LayerRecord: StageResult {
+    static let kind = "compressed-layer"
+
+    /// Its compressed modules in forward order.
+    var modules: [CompressionResult.Module] = []
+    /// Seconds by phase.
+    var phases: [String: Double] = [:]
+    /// Most bytes in live tensors on the device so far.
+    var peakDeviceBytes: Int?
+}
+
 /// Compresses one decoder layer after the other and keeps what the next one needs: the activations
 /// of the dense model and of the compressed one at the layer boundary.
 struct LayerCompressor {

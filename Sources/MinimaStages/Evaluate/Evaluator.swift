@@ -14,6 +14,9 @@ public struct Evaluator {
         /// KL(dense ‖ model) over those tokens, in nats; `nil` without a dense model.
         public var divergence: Double?
 
+        /// The dense model's negative log-likelihood of the tokens, in nats; `nil` without one.
+        public var denseNegativeLogLikelihood: Double?
+
         /// exp of the mean negative log-likelihood.
         public var perplexity: Double {
             exp(negativeLogLikelihood / Double(max(tokens, 1)))
@@ -31,7 +34,9 @@ public struct Evaluator {
     /// Logits that exist at one time, over all rows: 16 MiB in float32 on the CPU, 512 MiB on a GPU.
     ///
     /// 16 MiB is below the 32 MiB from which malloc returns memory to the kernel at once.
-    private var logitsPerChunk: Int { model.device == .cpu ? 1 << 22 : 1 << 27 }
+    private static func logitsPerChunk(_ device: Device) -> Int {
+        device == .cpu ? 1 << 22 : 1 << 27
+    }
 
     /// An evaluator of `model`, against `dense` where given.
     ///
@@ -65,7 +70,7 @@ public struct Evaluator {
         }
         try model.requireTokens(windows.joined())
         var sum = Measurement()
-        if dense != nil { sum.divergence = 0 }
+        if dense != nil { (sum.divergence, sum.denseNegativeLogLikelihood) = (0, 0) }
         for batch in TokenWindows.batches(windows, tokens: tokensPerPass) {
             try withoutGradients { try add(batch, to: &sum) }
             try progress(
@@ -84,21 +89,35 @@ public struct Evaluator {
         let predicted = batch[0].count - 1
         let targets = try ids.narrow(1, 1..<predicted + 1).reshape([-1])
         let hidden = try rows(model, ids, predicted)
-        let reference = try dense.map { try rows($0, ids, predicted) }
-        let count = batch.count * predicted
-        let step = max(logitsPerChunk / model.dimensions.vocabulary, 1)
+        let reference = try dense.map { (try rows($0, ids, predicted), $0) }
+        try Self.add(hidden, of: model, targets, against: reference, to: &sum)
+    }
+
+    /// Adds what some rows say.
+    ///
+    /// - Parameters:
+    ///   - hidden: Normalised hidden states `[row, hidden]`.
+    ///   - targets: The token after each row, int64 `[row]`.
+    ///   - reference: The dense model's hidden states at the same tokens, and that model.
+    static func add(
+        _ hidden: Tensor, of model: any LanguageModel, _ targets: Tensor,
+        against reference: (hidden: Tensor, model: any LanguageModel)?, to sum: inout Measurement
+    ) throws {
+        let count = hidden.shape[0]
+        let step = max(logitsPerChunk(model.device) / model.dimensions.vocabulary, 1)
         var likelihood = try Tensor.zeros([], dtype: .float64, device: model.device)
-        var divergence = likelihood
+        var (divergence, denseLikelihood) = (likelihood, likelihood)
         for start in stride(from: 0, to: count, by: step) {
             let range = start..<min(start + step, count)
             let logits = try model.logits(hidden.narrow(0, range)).to(dtype: .float32)
             let target = try targets.narrow(0, range)
-            if let dense, let reference {
+            if let reference {
                 let q = try logits.logSoftmax()
-                let p = try dense.logits(reference.narrow(0, range)).to(dtype: .float32)
-                    .logSoftmax()
-                let chosen = try q.gather(1, target.unsqueeze(1))
-                likelihood = try likelihood - chosen.sum(dtype: .float64)
+                let p = try reference.model.logits(reference.hidden.narrow(0, range))
+                    .to(dtype: .float32).logSoftmax()
+                let chosen = try target.unsqueeze(1)
+                likelihood = try likelihood - q.gather(1, chosen).sum(dtype: .float64)
+                denseLikelihood = try denseLikelihood - p.gather(1, chosen).sum(dtype: .float64)
                 divergence = try divergence + (p.exp() * (p - q)).sum(dtype: .float64)
             } else {
                 likelihood = try likelihood + logits.crossEntropy(target).sum(dtype: .float64)
@@ -106,7 +125,10 @@ public struct Evaluator {
         }
         sum.tokens += count
         sum.negativeLogLikelihood += try likelihood.item()
-        if let before = sum.divergence { sum.divergence = try before + divergence.item() }
+        guard reference != nil else { return }
+        sum.divergence = try (sum.divergence ?? 0) + divergence.item()
+        sum.denseNegativeLogLikelihood =
+            try (sum.denseNegativeLogLikelihood ?? 0) + denseLikelihood.item()
     }
 
     /// Hidden states `[windows · predicted, hidden]` of all positions that predict a token.
