@@ -44,8 +44,11 @@ enum Figure {
     }
 
     /// `0.15`, `2`: a round number in as few digits as it has, at most two significant ones.
-    static func round(_ value: Double) -> String {
-        let digits = significant(value, 2)
+    static func round(_ value: Double) -> String { round(value, digits: 2) }
+
+    /// The same with at most `digits` significant digits.
+    static func round(_ value: Double, digits: Int) -> String {
+        let digits = significant(value, digits)
         guard digits.contains("."), !digits.contains("e") else { return digits }
         let trimmed = digits.reversed().drop { $0 == "0" }.drop { $0 == "." }
         return String(trimmed.reversed())

@@ -15,11 +15,15 @@ struct Lineage: Sendable {
     /// The dense model behind each model that is not dense itself.
     private(set) var dense: [ModelPath: ModelPath] = [:]
     /// Parameters and stored bytes, as far as known.
-    private(set) var sizes: [ModelPath: Size] = [:]
+    var sizes: [ModelPath: Size] = [:]
     /// The model that each compression wrote.
     private(set) var outputs: [ModelPath] = []
+    /// The model that each healing started from, and the one it wrote.
+    var healed: [(source: ModelPath, output: ModelPath)] = []
     /// Bits stored per weight of the linear layers, as far as known.
-    private(set) var bitsPerWeight: [ModelPath: Double] = [:]
+    var bitsPerWeight: [ModelPath: Double] = [:]
+    /// What each model was made of, one step back.
+    var parents: [ModelPath: ModelPath] = [:]
     private var series: [ModelPath: Series] = [:]
 
     /// How much a model stores.
@@ -31,9 +35,9 @@ struct Lineage: Sendable {
     init(
         inspections: [InspectionResult], evaluations: [EvaluationResult],
         compressions: [(result: CompressionResult, directory: String?)],
+        healings: [(result: HealingResult, directory: String?)],
         generations: [GenerationResult], analyses: [Analysis], others: [String]
     ) {
-        var parents: [ModelPath: ModelPath] = [:]
         for result in evaluations {
             let model = ModelPath(result.model)
             if let against = result.against.map(ModelPath.init) {
@@ -58,6 +62,7 @@ struct Lineage: Sendable {
             }
         }
         for model in others { add(ModelPath(model)) }
+        let healedModels = Set(healings.compactMap { $0.directory.map(ModelPath.init) })
         for (result, directory) in compressions {
             let parent = ModelPath(result.parent)
             add(parent)
@@ -66,7 +71,9 @@ struct Lineage: Sendable {
                     parameters: result.totals.parametersBefore, bytes: result.totals.bytesBefore)
             }
             let output =
-                output(of: result, in: directory.map(ModelPath.init), parents, inspections)
+                output(
+                    of: result, in: directory.map(ModelPath.init), inspections,
+                    besides: healedModels)
                 ?? description(of: result)
             outputs.append(output)
             setBits(parent, result.totals.linearBytesBefore, result)
@@ -79,13 +86,21 @@ struct Lineage: Sendable {
                     parameters: result.totals.parametersAfter, bytes: result.totals.bytesAfter)
             }
         }
-        resolve(parents)
+        add(healings, compressions.map(\.result))
+        resolve()
         name()
     }
 
     /// Whether other models of the report were made of this one.
     func isDense(_ model: ModelPath) -> Bool {
         dense[model] == nil && dense.values.contains(model)
+    }
+
+    /// What a reader should know of a model and its name does not say: that it is dense, or healed.
+    func mark(_ model: ModelPath) -> String? {
+        if isDense(model) { return "dense" }
+        let isHealed = healed.contains { $0.output == model }
+        return isHealed && !label(model).contains("healed") ? "healed" : nil
     }
 
     /// A model's short name.
@@ -106,8 +121,9 @@ struct Lineage: Sendable {
     /// A title that says which dense model this is about.
     var title: String {
         let names = models.filter(isDense).map(label)
+        let kinds = healed.isEmpty ? "dense and compressed" : "dense, compressed and healed"
         return names.isEmpty
-            ? "Minima report" : "\(names.joined(separator: ", ")): dense and compressed"
+            ? "Minima report" : "\(names.joined(separator: ", ")): \(kinds)"
     }
 
     private mutating func setBits(_ model: ModelPath, _ bytes: Int, _ result: CompressionResult) {
@@ -115,19 +131,20 @@ struct Lineage: Sendable {
         if let quotient, quotient >= 0 { bitsPerWeight[model] = 8 * quotient }
     }
 
-    private mutating func add(_ model: ModelPath) {
+    mutating func add(_ model: ModelPath) {
         if !models.contains(model) { models.append(model) }
     }
 
     /// A compression does not say where it wrote: the directory its account was found in does, or
     /// the one model that has its size and, where it was inspected, its formats.
     private func output(
-        of result: CompressionResult, in directory: ModelPath?, _ parents: [ModelPath: ModelPath],
-        _ inspections: [InspectionResult]
+        of result: CompressionResult, in directory: ModelPath?,
+        _ inspections: [InspectionResult], besides others: Set<ModelPath>
     ) -> ModelPath? {
         let parent = ModelPath(result.parent)
         let candidates = models.filter {
-            $0 != parent && sizes[$0]?.parameters == result.totals.parametersAfter
+            $0 != parent && !others.contains($0)
+                && sizes[$0]?.parameters == result.totals.parametersAfter
                 && (parents[$0] ?? parent) == parent && !outputs.contains($0)
         }.filter { candidate in
             inspections.filter { ModelPath($0.model) == candidate }.allSatisfy { inspection in
@@ -148,13 +165,20 @@ struct Lineage: Sendable {
     /// A name for the unnamed: what was done to the parent.
     private func description(of result: CompressionResult) -> ModelPath {
         let parent = ModelPath(result.parent).suffix(1).text
-        let name = "\(parent), \(result.formats.joined(separator: " + ")), \(result.plan.target)"
-        let isTaken = models.contains(ModelPath(name))
-        return ModelPath(isTaken ? "\(name), \(outputs.count + 1)" : name)
+        return unused(
+            "\(parent), \(result.formats.joined(separator: " + ")), \(result.plan.target)")
+    }
+
+    /// A name that no model has: this one, or this one and a number.
+    func unused(_ name: String) -> ModelPath {
+        guard models.contains(ModelPath(name)) else { return ModelPath(name) }
+        var number = 2
+        while models.contains(ModelPath("\(name), \(number)")) { number += 1 }
+        return ModelPath("\(name), \(number)")
     }
 
     /// Follows parents up to the dense models and brings the models into order.
-    private mutating func resolve(_ parents: [ModelPath: ModelPath]) {
+    private mutating func resolve() {
         for model in models {
             var visited: Set = [model]
             var current = model
@@ -164,8 +188,14 @@ struct Lineage: Sendable {
             // A circle of parents has no dense model.
             if current != model, parents[current] == nil { dense[model] = current }
         }
-        let roots = models.filter { dense[$0] == nil }
-        models = roots.flatMap { root in [root] + models.filter { dense[$0] == root } }
+        // Each model before what was made of it.
+        var next = Array(models.filter { dense[$0] == nil }.reversed())
+        var order: [ModelPath] = []
+        while let model = next.popLast() {
+            order.append(model)
+            next += models.filter { dense[$0] != nil && parents[$0] == model }.reversed()
+        }
+        models = order
     }
 
     private mutating func name() {

@@ -33,7 +33,7 @@ extension Page {
         let legend = inspections.map { inspection -> Markup in
             let model = ModelPath(inspection.model)
             let mark: Markup =
-                report.lineage.isDense(model) ? " <span class=\"note\">dense</span>" : ""
+                report.lineage.mark(model).map { " <span class=\"note\">\($0)</span>" } ?? ""
             return "<li>\(named(report.lineage.series(model)))\(mark)</li>"
         }
         let columns: [Markup] = [

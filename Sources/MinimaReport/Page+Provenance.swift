@@ -5,7 +5,8 @@ extension Page {
     func provenanceSections(_ report: Report) -> [Markup] {
         let parts =
             analysisRecords(report) + planRecords(report) + compressionRecords(report)
-            + ablationRecords(report) + evaluationRecords(report) + architectures(report)
+            + healingRecords(report) + ablationRecords(report) + evaluationRecords(report)
+            + architectures(report)
         return parts.isEmpty ? [] : [section("provenance", "Provenance", "\(parts)")]
     }
 

@@ -44,33 +44,41 @@ extension Page {
         }
         var costs: Markup = ""
         for (comparison, row) in rows {
-            guard let evaluation = row.evaluation else { continue }
-            let isRepeated = rows.count { $0.0.name == comparison.name } > 1
+            guard let name = comparison.name, let measurement = row.measurement else { continue }
+            let isRepeated = rows.count { $0.0.name == name } > 1
+            let windows = comparison.context.map { ", windows of \($0)" } ?? ""
             let place =
-                isRepeated
-                ? "\(comparison.name), windows of \(evaluation.context), \(evaluation.device) "
-                    + evaluation.dtype
-                : comparison.name
-            let before = Figure.significant(row.dense?.perplexity, 5)
-            let after = Figure.significant(evaluation.perplexity, 5)
+                isRepeated ? "\(name)\(windows), \(measurement.device) \(measurement.dtype)" : name
+            // Of the dense model, of the compressed one where this was made by healing it, of this.
+            var steps = [row.dense?.perplexity, measurement.perplexity]
+            if let source = row.source { steps.insert(source.perplexity, at: 1) }
+            let figures = steps.map { Figure.significant($0, 5) }
             costs += tile(
                 "Perplexity on \(place)",
-                row.perplexityRatio == nil ? after : Figure.change(row.perplexityRatio),
-                "\(before) → \(after)")
-            if evaluation.kl != nil {
+                row.perplexityRatio == nil
+                    ? Figure.significant(measurement.perplexity, 5)
+                    : Figure.change(row.perplexityRatio),
+                figures.joined(separator: " → "))
+            if measurement.kl != nil {
+                let before = row.source?.kl.map { "\(Figure.significant($0, 4)) before healing" }
+                let expected = predicted.map { "predicted \(Figure.significant($0, 3))" }
                 costs += tile(
-                    "KL on \(place)", Figure.significant(evaluation.kl, 4),
-                    predicted.map { "predicted \(Figure.significant($0, 3))" } ?? "nats per token")
+                    "KL on \(place)", Figure.significant(measurement.kl, 4),
+                    before ?? expected ?? "nats per token")
             }
         }
         let cost: Markup =
-            rows.contains { $0.1.evaluation != nil }
+            rows.contains { $0.1.measurement != nil }
             ? "<dl>\(costs)</dl>" : "<p class=\"note\">Its effect on text was not measured.</p>"
         let dense = lineage.dense[model].map { lineage.label($0) } ?? Figure.absent
+        let source: Markup =
+            lineage.healed.last { $0.output == model }.map {
+                ", healed from \(isolated(lineage.label($0.source)))"
+            } ?? ""
         return """
             <article class="card \(colorClass(lineage.series(model)))">
             <h3>\(isolated(lineage.label(model)))</h3>
-            <p class="note">against \(isolated(dense))</p>
+            <p class="note">against \(isolated(dense))\(source)</p>
             <div class="ledger">
             <div><h4>Saved</h4><dl>\(saved)</dl></div>
             <div><h4>Cost</h4>\(cost)</div>
@@ -110,7 +118,7 @@ extension Page {
     }
 
     private func comparisonTable(_ comparison: Comparison, _ lineage: Lineage) -> Markup {
-        let isEvaluated = comparison.context != nil
+        let isEvaluated = comparison.name != nil
         var columns: [Markup] = [
             "<th scope=\"col\">Model</th>",
             "<th scope=\"col\">Parameters</th>", Self.timesHeader,
@@ -127,7 +135,7 @@ extension Page {
         let rows = comparison.rows.map { row -> Markup in
             var series = lineage.series(row.model)
             series.label = row.label
-            let mark: Markup = row.isDense ? " <span class=\"note\">dense</span>" : ""
+            let mark: Markup = row.mark.map { " <span class=\"note\">\($0)</span>" } ?? ""
             var cells: Markup = """
                 <th scope="row">\(named(series))\(mark)</th>\
                 <td>\(Figure.count(row.size?.parameters))</td><td>\(ratio(row.parameterRatio))</td>\
@@ -136,10 +144,10 @@ extension Page {
             if hasBits { cells += "<td>\(Figure.significant(row.bitsPerWeight, 3))</td>" }
             if isEvaluated {
                 cells += """
-                    <td>\(Figure.significant(row.evaluation?.perplexity, 5))</td>\
+                    <td>\(Figure.significant(row.measurement?.perplexity, 5))</td>\
                     <td>\(ratio(row.perplexityRatio))</td>\
-                    <td>\(Figure.significant(row.evaluation?.kl, 4))</td>\
-                    <td>\(Figure.count(row.evaluation?.tokens))</td>
+                    <td>\(Figure.significant(row.measurement?.kl, 4))</td>\
+                    <td>\(Figure.count(row.measurement?.tokens))</td>
                     """
             }
             return "<tr>\(cells)</tr>\n"

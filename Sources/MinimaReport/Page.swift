@@ -14,7 +14,8 @@ struct Page {
         let sections =
             headlineSection(comparisons, contests, report)
             + answersSection(allocations, contests, report)
-            + comparisonSection(comparisons, report) + ablationSection(contests, report)
+            + comparisonSection(comparisons, report) + healingSection(report)
+            + ablationSection(contests, report)
             + sensitivitySection(allocations, report) + partsSection(report)
             + allocationSection(allocations, report) + layerSections(allocations, report)
             + predictorSection(report) + sampleSection(report) + provenanceSections(report)
@@ -47,7 +48,11 @@ struct Page {
     }
 
     private func introduction(isEmpty: Bool) -> Markup {
-        if isEmpty { return "Nothing was inspected, analyzed, compressed, evaluated or generated." }
+        if isEmpty {
+            return """
+                Nothing was inspected, analyzed, compressed, healed, evaluated or generated.
+                """
+        }
         let versions = Set(report.compressions.map(\.version)).sorted()
         let version: Markup =
             versions.isEmpty ? "" : " Compressed by Minima \(versions.joined(separator: ", "))."

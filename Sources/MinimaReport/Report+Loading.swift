@@ -4,7 +4,7 @@ import MinimaCore
 extension Report {
     /// A report on stored results, each as `--json` printed it, in any order.
     ///
-    /// A compressed checkpoint's directory stands for the `minima.json` in it.
+    /// A compressed or healed checkpoint's directory stands for the `minima.json` in it.
     ///
     /// - Throws: `ReportError`, which names the file.
     public static func load(files: [String]) throws -> Report {
@@ -15,6 +15,7 @@ extension Report {
         var analyses: [Analysis] = []
         var plans: [CompressionPlan] = []
         var ablations: [AblationResult] = []
+        var healings: [(result: HealingResult, directory: String?)] = []
         for file in files {
             let (path, text) = try read(file)
             do {
@@ -28,6 +29,8 @@ extension Report {
                 case Analysis.kind: analyses.append(try .init(json: text))
                 case CompressionPlan.kind: plans.append(try .init(json: text))
                 case AblationResult.kind: ablations.append(try .init(json: text))
+                case HealingResult.kind:
+                    healings.append((try .init(json: text), directory(ofRecord: path)))
                 default: throw ReportError.unknownKind(path: path, found: kind)
                 }
             } catch let error as ReportError {
@@ -39,7 +42,7 @@ extension Report {
         return Report(
             title: nil, inspections: inspections, evaluations: evaluations,
             compressions: compressions, generations: generations, analyses: analyses,
-            plans: plans, ablations: ablations)
+            plans: plans, ablations: ablations, healings: healings)
     }
 
     /// The largest file that can be a result; a weight file given by mistake is not read.
@@ -70,7 +73,7 @@ extension Report {
         return (path, text)
     }
 
-    /// The name under which a compressed checkpoint keeps its account.
+    /// The name under which a compressed or healed checkpoint keeps its account.
     private static let record = "minima.json"
 
     private static func directory(ofRecord path: String) -> String? {
@@ -88,7 +91,7 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .unreadable(let path, let reason):
-            "\(path): \(reason); give files that minima wrote with --json, or a compressed model"
+            "\(path): \(reason); give files that minima wrote with --json, or a model that it compressed or healed"
         case .malformed(let path, let reason):
             "\(path): \(reason)"
         case .unknownKind(let path, let found):
@@ -99,6 +102,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
 
     private static let kinds = [
         InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
-        Analysis.kind, CompressionPlan.kind, AblationResult.kind,
+        Analysis.kind, CompressionPlan.kind, AblationResult.kind, HealingResult.kind,
     ]
 }

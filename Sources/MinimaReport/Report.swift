@@ -11,7 +11,7 @@ public struct Report: Sendable {
     public let inspections: [InspectionResult]
     /// Measurements of `minima eval`.
     public let evaluations: [EvaluationResult]
-    /// Accounts of `minima compress`.
+    /// Accounts of `minima compress`, those among them that healed models carry; each once.
     public let compressions: [CompressionResult]
     /// Texts of `minima generate`.
     public let generations: [GenerationResult]
@@ -21,6 +21,8 @@ public struct Report: Sendable {
     public let plans: [CompressionPlan]
     /// Comparisons of `minima ablate`.
     public let ablations: [AblationResult]
+    /// Accounts of `minima heal`.
+    public let healings: [HealingResult]
     /// Who was made of whom.
     let lineage: Lineage
 
@@ -29,21 +31,26 @@ public struct Report: Sendable {
         title: String, inspections: [InspectionResult] = [],
         evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
         generations: [GenerationResult] = [], analyses: [Analysis] = [],
-        plans: [CompressionPlan] = [], ablations: [AblationResult] = []
+        plans: [CompressionPlan] = [], ablations: [AblationResult] = [],
+        healings: [HealingResult] = []
     ) {
         self.init(
             title: title, inspections: inspections, evaluations: evaluations,
             compressions: compressions.map { ($0, nil) }, generations: generations,
-            analyses: analyses, plans: plans, ablations: ablations)
+            analyses: analyses, plans: plans, ablations: ablations,
+            healings: healings.map { ($0, nil) })
     }
 
-    /// A report on these results, where the directories that compressions wrote may be known.
+    /// A report on these results, where the directories that compressions and healings wrote may be
+    /// known.
     init(
         title: String?, inspections: [InspectionResult], evaluations: [EvaluationResult],
         compressions: [(result: CompressionResult, directory: String?)],
         generations: [GenerationResult], analyses: [Analysis], plans: [CompressionPlan],
-        ablations: [AblationResult]
+        ablations: [AblationResult],
+        healings: [(result: HealingResult, directory: String?)] = []
     ) {
+        let compressions = Lineage.compressions(compressions, healings)
         self.inspections = inspections
         self.evaluations = evaluations
         self.compressions = compressions.map(\.result)
@@ -51,9 +58,10 @@ public struct Report: Sendable {
         self.analyses = analyses
         self.plans = plans
         self.ablations = ablations
+        self.healings = healings.map(\.result)
         lineage = Lineage(
             inspections: inspections, evaluations: evaluations, compressions: compressions,
-            generations: generations, analyses: analyses,
+            healings: healings, generations: generations, analyses: analyses,
             others: plans.map(\.model) + ablations.map(\.model))
         self.title = title ?? lineage.title
     }

@@ -9,21 +9,23 @@ struct TextTable {
         let comparisons = Comparison.all(of: report)
         let contests = Self.contests(Contest.all(of: report), report.lineage)
         let plans = Self.plans(Allocation.all(of: report))
+        let healings = Self.healings(report)
         guard !comparisons.isEmpty || !contests.isEmpty || !plans.isEmpty else {
-            text = "No model was inspected, analyzed, compressed or evaluated.\n"
+            text = "No model was inspected, analyzed, compressed, healed or evaluated.\n"
             return
         }
         var lines: [String] = []
         for comparison in comparisons {
             lines += Self.lines(comparison) + [""]
         }
+        if !healings.isEmpty { lines += healings + [""] }
         for contest in contests { lines += contest + [""] }
         if !plans.isEmpty { lines += plans + [""] }
         let rows = comparisons.flatMap(\.rows)
         if rows.contains(where: { $0.denseSize != nil }) {
             lines.append("×: relative to the dense model.")
         }
-        if !contests.isEmpty || rows.contains(where: { $0.evaluation?.kl != nil }) {
+        if !contests.isEmpty || rows.contains(where: { $0.measurement?.kl != nil }) {
             lines.append("KL: mean KL(dense ‖ model) per predicted token, in nats.")
         }
         if !contests.isEmpty || rows.contains(where: { $0.bitsPerWeight != nil }) {
@@ -45,7 +47,7 @@ struct TextTable {
     }
 
     private static func lines(_ comparison: Comparison) -> [String] {
-        let isEvaluated = comparison.context != nil
+        let isEvaluated = comparison.name != nil
         let hasBits = comparison.rows.contains { $0.bitsPerWeight != nil }
         let headers =
             ["parameters", "bytes"] + (hasBits ? ["bits"] : [])
@@ -60,9 +62,9 @@ struct TextTable {
             guard isEvaluated else { return sizes }
             return sizes + [
                 Cell(
-                    value: Figure.significant(row.evaluation?.perplexity, 5),
+                    value: Figure.significant(row.measurement?.perplexity, 5),
                     ratio: ratio(row.perplexityRatio)),
-                Cell(value: Figure.significant(row.evaluation?.kl, 4)),
+                Cell(value: Figure.significant(row.measurement?.kl, 4)),
             ]
         }
         let columns = headers.indices.map { index in
@@ -70,7 +72,7 @@ struct TextTable {
         }
         let figures = columns.reduce(0) { $0 + $1.width + 2 }
         let labels = comparison.rows.map { row in
-            VisibleText(row.isDense ? "\(row.label) (dense)" : row.label).line
+            VisibleText(row.mark.map { "\(row.label) (\($0))" } ?? row.label).line
         }
         let longest = labels.map { VisibleText.columns($0) }.max() ?? 0
         let labelWidth = Swift.max(0, Swift.min(longest, width - figures))

@@ -14,7 +14,7 @@ struct Minima: ParsableCommand {
             "Makes large language models smaller with tensor networks, and says what it cost.",
         version: versionNumber,
         subcommands: [
-            Inspect.self, Analyze.self, Plan.self, Compress.self, Ablate.self, Eval.self,
+            Inspect.self, Analyze.self, Plan.self, Compress.self, Heal.self, Ablate.self, Eval.self,
             Generate.self, Tokenize.self,
             ReportCommand.self,
         ])

@@ -10,7 +10,10 @@ struct ReportCommand: ParsableCommand {
         abstract: "Turns results into a table and one HTML file that opens offline.")
 
     @Argument(
-        help: "JSON files that other subcommands wrote: analysis.json, plans, minima.json, ….")
+        help: """
+            JSON files that other subcommands wrote: analysis.json, plans, minima.json, …; or the \
+            directories of compressed and healed models.
+            """)
     var results: [String]
 
     @Option(help: "HTML file to write.", completion: .file())
@@ -34,6 +37,7 @@ struct ReportCommand: ParsableCommand {
             "plans": .integer(Int64(report.plans.count)),
             "ablations": .integer(Int64(report.ablations.count)),
             "compressions": .integer(Int64(report.compressions.count)),
+            "healings": .integer(Int64(report.healings.count)),
             "generations": .integer(Int64(report.generations.count)),
         ]
         try Terminal.output(document.text())

@@ -91,6 +91,7 @@ func checkInterrupt() throws {
 /// Shows progress: one line that is redrawn on a terminal, a plain line now and then in a pipe.
 final class ProgressLine {
     private let isTerminal = isatty(STDERR_FILENO) == 1
+    private let isSilent: Bool
     private let clock = ContinuousClock()
     /// Columns of the terminal; a longer line would wrap and could not be redrawn.
     private let width: Int
@@ -98,7 +99,9 @@ final class ProgressLine {
     private var started: ContinuousClock.Instant
     private var shown: ContinuousClock.Instant?
 
-    init() {
+    /// - Parameter isSilent: Whether nothing is shown, as another process shows it.
+    init(isSilent: Bool = false) {
+        self.isSilent = isSilent
         started = clock.now
         var size = winsize()
         let known = ioctl(STDERR_FILENO, UInt(TIOCGWINSZ), &size) == 0 && size.ws_col > 0
@@ -110,6 +113,7 @@ final class ProgressLine {
     /// - Throws: ``Interrupted`` when Ctrl-C was pressed.
     func show(_ progress: StageProgress) throws {
         try checkInterrupt()
+        if isSilent { return }
         let now = clock.now
         if progress.stage != stage {
             // The work of a stage began when the one before was last heard of.

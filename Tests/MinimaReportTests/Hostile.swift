@@ -77,6 +77,32 @@ enum Hostile {
             ])
     }
 
+    static func healing(_ text: String) -> HealingResult {
+        let point = HealingResult.Point(
+            step: .min, tokens: .min, seconds: .nan, loss: -.infinity, heldOut: .nan,
+            learningRate: .nan)
+        let phases = [text, "layer 3", "layers 3-1000000", "layer 0"].map { name in
+            HealingResult.Phase(
+                name: name, parameters: .max, steps: .max, tokens: .max, seconds: .infinity,
+                tokensPerSecond: -.infinity, peakDeviceBytes: .min, stepBacks: .min, ending: text,
+                points: [
+                    point,
+                    .init(
+                        step: .max, tokens: .max, seconds: 1, loss: .leastNonzeroMagnitude,
+                        heldOut: 1e308, perplexity: .infinity, learningRate: 1),
+                ])
+        }
+        return HealingResult(
+            version: text, model: "\(text)-small", modelHashes: [text: text], teacher: text,
+            teacherHashes: [text: text],
+            texts: [.init(name: text, documents: .min, tokens: .max)], settings: [text: text],
+            device: text, dtype: text, torch: text, processes: .max, heldOutTokens: .max,
+            before: .init(kl: .nan, perplexity: .infinity),
+            after: .init(kl: -.infinity, perplexity: .nan), teacherPerplexity: -.infinity,
+            parameters: .min, bytes: .max, seconds: -1, phases: phases,
+            compression: compression(text))
+    }
+
     static func analysis(_ text: String) -> Analysis {
         let patches = [Double.nan, .infinity, -.infinity, 5, -5, 1e308, 5e-310].enumerated().map {
             index, value in

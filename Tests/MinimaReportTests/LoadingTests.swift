@@ -28,6 +28,7 @@ import Testing
                 try Sample.compression.json(), try inspection.json(),
                 try Sample.evaluations[1].json(), try Sample.ablation.json(),
                 try Sample.analysis().json(), try Sample.planned().plan.json(),
+                try Sample.healing().json(),
             ]
             let files = texts.indices.map { "\(directory)/\($0).json" }
             for (file, text) in zip(files, texts) { try write(text, to: file) }
@@ -39,7 +40,8 @@ import Testing
             #expect(report.analyses == [Sample.analysis()])
             #expect(report.plans == [Sample.planned().plan])
             #expect(report.ablations == [Sample.ablation])
-            #expect(report.title == "tiny: dense and compressed")
+            #expect(report.healings == [Sample.healing()])
+            #expect(report.title == "tiny: dense, compressed and healed")
         }
     }
 
@@ -53,6 +55,18 @@ import Testing
                 #expect(report.compressions == [Sample.compression])
                 #expect(report.table().contains("\ntiny-35 "))
             }
+        }
+    }
+
+    @Test func aHealedModelStandsForItsAccount() throws {
+        try withDirectory { directory in
+            try FileManager.default.createDirectory(
+                atPath: "\(directory)/tiny-healed", withIntermediateDirectories: true)
+            try write(try Sample.healing().json(), to: "\(directory)/tiny-healed/minima.json")
+            let report = try Report.load(files: ["\(directory)/tiny-healed"])
+            #expect(report.healings == [Sample.healing()])
+            #expect(report.compressions == [Sample.compression])
+            #expect(report.table().contains("\ntiny-healed "))
         }
     }
 

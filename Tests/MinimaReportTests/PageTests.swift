@@ -116,7 +116,8 @@ import Testing
                     tokens: .min, finishReason: hostile, tokensPerSecond: .nan,
                     temperature: .nan, seed: .max)
             ], analyses: [Hostile.analysis(hostile)], plans: [Hostile.plan(hostile)],
-            ablations: [Hostile.ablation(hostile)])
+            ablations: [Hostile.ablation(hostile)],
+            healings: [Hostile.healing(hostile), Hostile.healing(hostile)])
         let page = checkedPage(report)
         #expect(!page.elements.contains("img"))
         #expect(page.text.contains("<script>alert(1)</script>"))
