@@ -78,14 +78,14 @@ struct HealingScopeOptions: ParsableArguments {
         _ device: Device
     ) throws -> EndToEndSettings? {
         guard hasEndToEnd else { return nil }
+        let hidden = try student.config.int("hidden_size")
         let usual = (device == .cpu ? 4096 : 16_384) / text.settings.context
         var settings = EndToEndSettings(
             tokens: training.tokens ?? text.count * text.settings.context,
             batch: training.batch ?? max(usual, 1),
-            learningRate: try training.learningRate
-                ?? EndToEndSettings.learningRate(hidden: student.config.int("hidden_size")))
+            learningRate: training.learningRate ?? EndToEndSettings.learningRate(hidden: hidden))
         settings.patience = training.patience
-        settings.optimiser = training.optimiser
+        settings.optimiser = training.optimiser ?? EndToEndSettings.optimiser(hidden: hidden)
         settings.checkpointInterval = training.checkpointMinutes * 60
         settings.checkpointing = training.recompute
         return settings
@@ -106,12 +106,16 @@ struct HealingTrainingOptions: ParsableArguments {
 
     @Option(
         help: """
-            Largest step size, as a share of each tensor's root mean square. Default: 0.16/√hidden.
+            Largest step size, as a share of each tensor's root mean square. Default: 0.08/√hidden.
             """)
     var learningRate: Double?
 
-    @Option(help: "What takes the steps: adamw, or muon for matrices and adamw for the rest.")
-    var optimiser = TrainingSettings.Optimiser.adamW
+    @Option(
+        help: """
+            What takes the steps: adamw, or muon for matrices and adamw for the rest. Default: muon up \
+            to a hidden size of 2048.
+            """)
+    var optimiser: TrainingSettings.Optimiser?
 
     @Option(help: "Measurements without a new best after which training ends.")
     var patience = 10

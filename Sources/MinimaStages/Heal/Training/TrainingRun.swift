@@ -379,7 +379,13 @@ extension TrainedTensor {
             size = 0.03
         default:
             let square = try tensor.detach().to(dtype: .float32).square().mean().item()
-            let share = role == .norm || role == .bias ? 0.1 : 1
+            let share =
+                switch role {
+                case .norm, .bias: 0.1
+                // Codes that GPTQ has chosen together are worse for flipping one by one.
+                case .quantised: 0.25
+                default: 1.0
+                }
             // Shazeer & Stern 2018: what begins at zero has to get away from there.
             size = share * max(square.squareRoot(), 1e-3)
         }
