@@ -79,11 +79,12 @@ struct HealingScopeOptions: ParsableArguments {
     ) throws -> EndToEndSettings? {
         guard hasEndToEnd else { return nil }
         let hidden = try student.config.int("hidden_size")
-        let usual = (device == .cpu ? 4096 : 16_384) / text.settings.context
+        let context = text.settings.context
+        let batch = training.batch ?? max((device == .cpu ? 4096 : 49_152) / context, 1)
         var settings = EndToEndSettings(
-            tokens: training.tokens ?? text.count * text.settings.context,
-            batch: training.batch ?? max(usual, 1),
-            learningRate: training.learningRate ?? EndToEndSettings.learningRate(hidden: hidden))
+            tokens: training.tokens ?? text.count * context, batch: batch,
+            learningRate: training.learningRate
+                ?? EndToEndSettings.learningRate(hidden: hidden, tokensPerStep: batch * context))
         settings.patience = training.patience
         settings.optimiser = training.optimiser ?? EndToEndSettings.optimiser(hidden: hidden)
         settings.checkpointInterval = training.checkpointMinutes * 60
@@ -101,12 +102,13 @@ struct HealingTrainingOptions: ParsableArguments {
     var tokens: Int?
 
     @Option(
-        help: "Windows per step of the optimiser. Default: 16384 tokens, on the CPU 4096.")
+        help: "Windows per step of the optimiser. Default: 49152 tokens, on the CPU 4096.")
     var batch: Int?
 
     @Option(
         help: """
-            Largest step size, as a share of each tensor's root mean square. Default: 0.08/√hidden.
+            Largest step size, as a share of each tensor's root mean square. Default: 0.08/√hidden, less for \
+            steps of fewer than 49152 tokens.
             """)
     var learningRate: Double?
 
@@ -117,8 +119,8 @@ struct HealingTrainingOptions: ParsableArguments {
             """)
     var optimiser: TrainingSettings.Optimiser?
 
-    @Option(help: "Measurements without a new best after which training ends.")
-    var patience = 10
+    @Option(help: "Measurements without a new best, in its second half, after which training ends.")
+    var patience = 6
 
     @Option(help: "Share of the windows that come from prompts with completions.")
     var taskShare: Double?

@@ -31,7 +31,7 @@ public struct EndToEndSettings: Sendable, Hashable {
     /// The largest step size, in units of the root mean square of each tensor.
     public var learningRate: Double
     /// Held-out measurements without a new best after which training ends.
-    public var patience = 10
+    public var patience = 6
     /// Seconds from one checkpoint to the next, about.
     public var checkpointInterval = 300.0
     /// What takes the steps.
@@ -46,10 +46,12 @@ public struct EndToEndSettings: Sendable, Hashable {
         self.learningRate = learningRate
     }
 
-    /// A step size that suits models of a hidden size: 0.4% of each tensor per step at 384 (measured,
-    /// twice as much harms), 0.11% at 5120.
-    public static func learningRate(hidden: Int) -> Double {
-        0.08 / Double(max(hidden, 1)).squareRoot()
+    /// A step size that suits a model's hidden size and a step's tokens: at 384 and 49,152 tokens 0.4%
+    /// of each tensor per step (measured; twice as much harms), at 5120 0.11%; of fewer tokens the
+    /// root of their share of that, as noise goes.
+    public static func learningRate(hidden: Int, tokensPerStep: Int) -> Double {
+        let share = min(Double(tokensPerStep) / 49_152, 1)
+        return 0.08 * (share / Double(max(hidden, 1))).squareRoot()
     }
 
     /// Muon for models whose matrices are small enough that orthogonalising them costs little beside

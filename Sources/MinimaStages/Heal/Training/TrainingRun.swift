@@ -227,7 +227,7 @@ final class TrainingRun {
         if value < record.best {
             (record.best, record.bestStep, record.misses) = (value, record.step, 0)
             try copy(optimiser.state.filter { Self.isMaster($0.name) }, to: &best)
-        } else {
+        } else if settings.countsMisses(after: record.step) {
             record.misses += 1
         }
     }

@@ -35,7 +35,9 @@ public struct TrainingSettings: Sendable, Hashable, Codable {
     public var maximumNorm: Double?
     /// Steps from one held-out measurement to the next.
     public var validationInterval: Int
-    /// Ends after so many held-out measurements in a row without a new best; `nil` for never.
+    /// Ends after so many held-out measurements in a row without a new best, those before the step
+    /// size has fallen to half not counted: large steps may harm at first and pay in the end. `nil`
+    /// for never.
     public var patience: Int?
     /// Ends after so many seconds, those of earlier runs counted; `nil` for never.
     public var timeLimit: Double?
@@ -68,6 +70,12 @@ public struct TrainingSettings: Sendable, Hashable, Codable {
         LearningRateSchedule(
             peak: learningRate, warmup: Int((Double(steps) * warmUpShare).rounded()), total: steps,
             decay: decay, floor: floor)
+    }
+
+    /// Whether a held-out measurement after `step` steps that is no new best counts as a miss.
+    func countsMisses(after step: Int) -> Bool {
+        if case .constant = decay { return true }
+        return step > schedule.warmup && schedule.value(at: step) <= learningRate / 2
     }
 
     /// These settings without what may change when a training goes on.
