@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole road on the example model: analyze, plan, compress, measure before and after, let all
-# write, and a report. Needs no network and no data; everything lands in demo/.
+# The whole road on the example model: analyze, plan, compress, heal, measure before and after, let
+# all write, and a report. Needs no network and no data; everything lands in demo/.
 #
 # usage: Scripts/demo.sh [RATIO]        share of the linear layers' parameters to remove (0.35)
 set -euo pipefail
@@ -54,15 +54,19 @@ for name in "${plans[@]}"; do
         --analysis "$demo/analysis" "${calibration[@]}"
 done
 
+step "heal the tensor networks; the dense model writes the text they train on"
+run heal "$demo/tensor-networks" --teacher "$model" --out "$demo/healed" --text self \
+    --self-windows 256 --context 256 --block-windows 192 --block-epochs 3 --tokens 98304
+
 step "measure on a text that none has seen"
-for name in dense uniform "${plans[@]}"; do
+for name in dense uniform "${plans[@]}" healed; do
     [ "$name" = dense ] && each=$model || each=$demo/$name
     printf '$ minima eval %s --text %s --against %s\n' "$each" "$words" "$model"
     "$minima" eval "$each" --text "$words" --against "$model" --json >"$demo/eval-$name.json"
 done
 
 step "let them write"
-for name in dense "${plans[@]}"; do
+for name in dense "${plans[@]}" healed; do
     [ "$name" = dense ] && each=$model || each=$demo/$name
     "$minima" generate "$each" --prompt "$prompt" --max-tokens 60 --temperature 0.7 --top-p 0.9 \
         --seed 1 --json >"$demo/sample-$name.json"
@@ -72,6 +76,6 @@ done
 step "before and after"
 reports=("$demo"/inspect-*.json "$demo/analysis/analysis.json" "$demo"/eval-*.json
     "$demo"/sample-*.json)
-for name in uniform "${plans[@]}"; do reports+=("$demo/$name/minima.json"); done
+for name in uniform "${plans[@]}" healed; do reports+=("$demo/$name/minima.json"); done
 "$minima" report "${reports[@]}" --out "$demo/report.html" | tee "$demo/table.txt"
 printf '\nThe report: %s (opens in any browser, offline)\n' "$demo/report.html"

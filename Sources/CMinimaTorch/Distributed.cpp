@@ -6,9 +6,12 @@
 #include <dlfcn.h>
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <c10/core/DeviceGuard.h>
@@ -48,6 +51,9 @@ private:
     // In place of its own fields: libtorch 2.11.0's class has 488 bytes.
     std::byte fields[488 - sizeof(Backend)];
 };
+
+// Its own destructor frees as much as it was allocated with.
+static_assert(sizeof(ProcessGroupGloo) == 488 && alignof(ProcessGroupGloo) == alignof(Backend));
 
 }  // namespace c10d
 
@@ -144,9 +150,10 @@ public:
         try {
             const c10::DeviceGuard current(device);
             wait();
-            if (communicator) nccl.destroy(communicator);
+            nccl.destroy(communicator);
         } catch (...) {
-            // A peer is gone: `wait` has given the communicator up.
+            // A peer is gone, and `wait` has given the communicator up; or the device has failed,
+            // and the communicator with it.
         }
         if (event) implementation().destroyEvent(event, device.index());
     }
@@ -154,7 +161,7 @@ public:
     // Queues `each(tensor's address, elements, type, stream)` for all tensors as one launch.
     template <typename Each>
     void queue(const std::vector<at::Tensor>& tensors, Each&& each) {
-        TORCH_CHECK(communicator, "the group was given up after an earlier error");
+        check_connection();
         for (const auto& tensor : tensors) {
             TORCH_CHECK(tensor.device() == device, "a tensor is on ", tensor.device(),
                         ", this process exchanges those on ", device);
@@ -176,8 +183,9 @@ public:
     }
 
     void wait() {
+        check_connection();
         const auto start = Clock::now();
-        while (communicator && event && !implementation().queryEvent(event)) {
+        while (event && !implementation().queryEvent(event)) {
             int state = 0;
             const int asked = nccl.state(communicator, &state);
             if (state == NCCL::in_progress) state = 0;
@@ -198,6 +206,10 @@ public:
     NCCL::Communicator communicator = nullptr;
 
 private:
+    void check_connection() const {
+        TORCH_CHECK(communicator, "the group was given up after an earlier error");
+    }
+
     c10::impl::VirtualGuardImpl implementation() const {
         return c10::impl::VirtualGuardImpl(c10::kCUDA);
     }

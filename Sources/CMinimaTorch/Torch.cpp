@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -238,8 +239,8 @@ int open_cuda(int32_t* device_count, char** error) {
             TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
         }
         *device_count = guard(static_cast<int32_t>(c10::kCUDA)).deviceCount();
-        // cuDNN's attention builds a plan for every new key length, 9 ms each (H200): decoding, where
-        // each token brings a new length, ran at a tenth of the speed of flash attention.
+        // cuDNN's attention builds a plan for every new key length, 9 ms each (H200): decoding,
+        // where each token brings a new length, ran at a tenth of the speed of flash attention.
         at::globalContext().setSDPUseCuDNN(false);
         // MAGMA prints warnings to standard output, among results.
         at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver);

@@ -1,7 +1,7 @@
 import MinimaCore
 import MinimaTensor
 
-/// A weight made of others, each of which can be put another in place of.
+/// A weight made of others, any of which can be replaced.
 protocol CompositeWeight: LinearWeight {
     /// What its parts' tensors are called before their numbers.
     static var prefix: String { get }

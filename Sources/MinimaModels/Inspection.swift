@@ -63,7 +63,8 @@ extension InspectionResult {
             bytes: checkpoint.byteCount, parts: parts)
     }
 
-    /// Numbers of the compressed modules, as far as the family and so their shapes are known.
+    /// Numbers of the compressed modules, as far as the family and so their shapes are known, and
+    /// no larger than is believed: sums of many parts may claim anything.
     private static func parameterCounts(_ manifest: CompressionManifest, _ checkpoint: Checkpoint)
         -> [String: Int]
     {
@@ -74,9 +75,12 @@ extension InspectionResult {
                 [(name: site.name, outputs: site.outputs, inputs: site.inputs)]
                 + site.members.map { ($0.name, $0.outputs, $0.inputs) }
             for (name, outputs, inputs) in shapes {
-                guard let spec = manifest.modules[name] else { continue }
-                counts[name] = try? FormatRegistry.format(spec.format)
-                    .parameterCount(spec, outputs: outputs, inputs: inputs)
+                guard let spec = manifest.modules[name],
+                    let count = try? FormatRegistry.format(spec.format)
+                        .parameterCount(spec, outputs: outputs, inputs: inputs),
+                    count <= ModelConfig.largestMatrix
+                else { continue }
+                counts[name] = count
             }
         }
         return counts

@@ -8,8 +8,8 @@ public struct Linear: Sendable {
     public let name: String
     /// W `[outputs, inputs]` in its format.
     public let weight: any LinearWeight
-    /// b `[outputs]`.
-    public let bias: Tensor?
+    /// b in parts that follow each other along the outputs; none for a layer without it.
+    let biases: [Tensor]
 
     /// `x` `[…, inputs]` to `[…, outputs]`.
     ///
@@ -18,6 +18,7 @@ public struct Linear: Sendable {
         throws(TensorError) -> Tensor
     {
         let weight = substitute ?? weight
+        let bias = try biases.count > 1 ? Tensor.cat(biases) : biases.first
         if let dense = weight as? Dense { return try x.linear(dense.weight, bias: bias) }
         if Self.isDenseCheaper(weight, rows: x.count / max(weight.inputs, 1)) {
             return try x.linear(weight.reconstruct().to(dtype: x.dtype), bias: bias)
@@ -29,9 +30,14 @@ public struct Linear: Sendable {
 
     /// Whether multiplying a weight out and then by `rows` rows takes less arithmetic than its own
     /// contraction, as for a tensor train whose input is split.
-    private static func isDenseCheaper(_ weight: any LinearWeight, rows: Int) -> Bool {
+    ///
+    /// Where gradients are recorded, the matrix takes three products per row: the output, and the
+    /// gradients of the input and of the matrix. A frozen dense weight with an adapter beside it takes
+    /// two, so less than half as much again is no reason.
+    static func isDenseCheaper(_ weight: any LinearWeight, rows: Int) -> Bool {
         // The number of rows at which forming the matrix costs little beside its product.
-        rows >= 256 && weight.multiplyAdds > weight.outputs * weight.inputs
+        rows >= 256
+            && Double(weight.multiplyAdds) > 1.5 * Double(weight.outputs * weight.inputs)
     }
 }
 
@@ -56,17 +62,13 @@ public struct LinearGroup: Sendable {
         throws(TensorError) -> [Tensor]
     {
         if let substitute {
-            let stacked = Linear(name: name, weight: substitute, bias: try stackedBias())
+            let stacked = Linear(
+                name: name, weight: substitute, biases: layers.flatMap(\.biases))
             return try stacked(x).split(sizes, dim: -1)
         }
         if layers.count == 1, sizes.count > 1 { return try layers[0](x).split(sizes, dim: -1) }
         var results: [Tensor] = []
         for layer in layers { results.append(try layer(x)) }
         return results
-    }
-
-    private func stackedBias() throws(TensorError) -> Tensor? {
-        let biases = layers.compactMap(\.bias)
-        return biases.isEmpty ? nil : try Tensor.cat(biases)
     }
 }

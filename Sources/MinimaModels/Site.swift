@@ -141,7 +141,9 @@ public struct PatchGrid: Sendable, Hashable {
 
 /// Why a weight cannot be cut as asked.
 public enum PatchError: Error, Hashable, CustomStringConvertible {
+    /// The patches of a weight would not be of equal size.
     case indivisible(name: String, grid: PatchGrid, size: Int)
+    /// No linear layer has this role.
     case unknownRole(String, known: [String])
 
     /// What was asked, what was found, what to do.

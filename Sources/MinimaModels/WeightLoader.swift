@@ -58,14 +58,9 @@ public struct WeightLoader {
         unused = Set(manifest.modules.keys)
     }
 
-    /// The tensor called `name`, of exactly `shape`.
-    ///
-    /// - Parameter stored: The type that it must be stored in and keeps; `nil` for values that are
-    ///   converted to the model's type.
-    public mutating func tensor(_ name: String, shape: [Int], storedAs stored: DType? = nil) throws
-        -> Tensor
-    {
-        let tensor = try read(name, shape: shape, storedAs: stored)
+    /// The tensor called `name`, of exactly `shape`, in the model's type.
+    public mutating func tensor(_ name: String, shape: [Int]) throws -> Tensor {
+        let tensor = try read(name, shape: shape)
         guard isRead(name), let adapter else { return tensor }
         return try adapter.adapt(tensor, name: name)
     }
@@ -73,7 +68,9 @@ public struct WeightLoader {
     /// Whether the tensor called `name` is more than a placeholder.
     private func isRead(_ name: String) -> Bool { onTensor != nil && isWanted(name) }
 
-    private mutating func read(_ name: String, shape: [Int], storedAs stored: DType?) throws
+    /// - Parameter stored: The type that it must be stored in and keeps; `nil` for values that are
+    ///   converted to the model's type.
+    private mutating func read(_ name: String, shape: [Int], storedAs stored: DType? = nil) throws
         -> Tensor
     {
         requests.append(TensorRequest(name: name, shape: shape, dtype: stored))
@@ -94,7 +91,7 @@ public struct WeightLoader {
         let name = "lm_head.weight"
         guard tied else { return try tensor(name, shape: embedding.shape) }
         guard source.holds(name) else { return embedding }
-        let head = try read(name, shape: embedding.shape, storedAs: nil)
+        let head = try read(name, shape: embedding.shape)
         let isSame = try !isRead(name) || head.isIdentical(to: embedding)
         if isSame { return embedding }
         return try adapter?.adapt(head, name: name) ?? head
@@ -118,10 +115,10 @@ public struct WeightLoader {
         for member in site.members where bias {
             biases.append(try tensor("\(member.name).bias", shape: [member.outputs]))
         }
-        // While checking, joining placeholders would give them storage.
-        let joined: Tensor? =
-            try biases.isEmpty || onTensor == nil ? biases.first : Tensor.cat(biases)
-        let stacked = Linear(name: site.name, weight: weight, bias: joined)
+        // Joined here, leaves that train would not move, and placeholders would get storage.
+        let isJoined = !biases.isEmpty && onTensor != nil && !biases.contains(where: \.requiresGrad)
+        let stacked = Linear(
+            name: site.name, weight: weight, biases: isJoined ? [try .cat(biases)] : biases)
         return LinearGroup(name: site.name, members: names, layers: [stacked], sizes: sizes)
     }
 
@@ -136,7 +133,7 @@ public struct WeightLoader {
         let spec = manifest.modules[name] ?? FormatSpec(format: Dense.name)
         return Linear(
             name: name, weight: try weight(name, spec, outputs: outputs, inputs: inputs),
-            bias: bias ? try tensor("\(name).bias", shape: [outputs]) : nil)
+            biases: bias ? [try tensor("\(name).bias", shape: [outputs])] : [])
     }
 
     /// The weight of the module called `name`, stored as `spec` says.

@@ -76,7 +76,7 @@ struct Heal: ParsableCommand {
         request.training = scope.options(seed: training.seed)
         request.loss = loss.distillation
         request.hidden = loss.hidden(layers: try student.config.int("num_hidden_layers"))
-        request.blocks = scope.blocks(training, text)
+        request.blocks = scope.blocks(training)
         request.endToEnd = try scope.endToEnd(training, text, student, device)
         request.cache = loss.cache
         request.dtype = compute.dtype

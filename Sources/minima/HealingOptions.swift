@@ -16,8 +16,10 @@ struct HealingScopeOptions: ParsableArguments {
         help: "Heal the whole model towards the dense model's distribution.")
     var hasEndToEnd = true
 
-    @Option(help: "Neighbouring decoder layers of a block.")
-    var layersPerBlock = 1
+    @Option(
+        parsing: .upToNextOption,
+        help: "Neighbouring decoder layers of a block; several numbers are passes in turn.")
+    var layersPerBlock = [1]
 
     @Option(help: "Training windows that blocks see.")
     var blockWindows: Int?
@@ -41,10 +43,11 @@ struct HealingScopeOptions: ParsableArguments {
 
     func validate() throws {
         for (name, value) in [
-            ("--layers-per-block", layersPerBlock), ("--block-windows", blockWindows ?? 1),
+            ("--layers-per-block", layersPerBlock.min() ?? 0),
+            ("--block-windows", blockWindows ?? 1),
             ("--block-epochs", blockEpochs ?? 1), ("--lora", lora ?? 1),
         ] where !(1...1 << 24).contains(value) {
-            throw ValidationError("\(name) must be at least 1, found \(value)")
+            throw ValidationError("\(name) must be between 1 and \(1 << 24), found \(value)")
         }
         guard !keepAdapters || lora != nil else {
             throw ValidationError("--keep-adapters needs --lora")
@@ -63,14 +66,16 @@ struct HealingScopeOptions: ParsableArguments {
             mergesAdapters: !keepAdapters, seed: seed)
     }
 
-    func blocks(_ training: HealingTrainingOptions, _ text: HealingText) -> BlockSettings? {
-        guard hasBlocks else { return nil }
-        var settings = BlockSettings()
-        settings.layersPerBlock = layersPerBlock
-        settings.windows = blockWindows ?? settings.windows
-        settings.epochs = blockEpochs ?? settings.epochs
-        settings.checkpointInterval = training.checkpointMinutes * 60
-        return settings
+    func blocks(_ training: HealingTrainingOptions) -> [BlockSettings] {
+        guard hasBlocks else { return [] }
+        return layersPerBlock.map { size in
+            var settings = BlockSettings()
+            settings.layersPerBlock = size
+            settings.windows = blockWindows ?? settings.windows
+            settings.epochs = blockEpochs ?? settings.epochs
+            settings.checkpointInterval = training.checkpointMinutes * 60
+            return settings
+        }
     }
 
     func endToEnd(
@@ -138,11 +143,13 @@ struct HealingTrainingOptions: ParsableArguments {
     var seed: UInt64 = 0
 
     func validate() throws {
-        for (name, value) in [
-            ("--tokens", tokens ?? 1), ("--batch", batch ?? 1), ("--patience", patience),
-            ("--self-windows", selfWindows),
-        ] where value < 1 {
+        for (name, value) in [("--tokens", tokens ?? 1), ("--patience", patience)]
+        where value < 1 {
             throw ValidationError("\(name) must be at least 1, found \(value)")
+        }
+        for (name, value) in [("--batch", batch ?? 1), ("--self-windows", selfWindows)]
+        where !(1...1 << 24).contains(value) {
+            throw ValidationError("\(name) must be between 1 and \(1 << 24), found \(value)")
         }
         if let context, !(1...1 << 24).contains(context) {
             throw ValidationError("--context must be between 1 and \(1 << 24), found \(context)")

@@ -9,7 +9,7 @@ struct CommandTests {
         #expect(version.output.wholeMatch(of: /\d+\.\d+\.\d+\n/) != nil)
         let help = try minima("--help")
         #expect(help.code == 0 && help.errors.isEmpty)
-        for command in ["inspect", "compress", "eval", "generate", "tokenize", "report"] {
+        for command in ["inspect", "compress", "heal", "eval", "generate", "tokenize", "report"] {
             #expect(help.output.contains(command))
             let own = try minima(command, "--help")
             #expect(own.code == 0 && own.output.contains("USAGE: minima \(command)"))

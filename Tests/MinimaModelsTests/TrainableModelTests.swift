@@ -187,6 +187,28 @@ struct TrainableModelTests {
         #expect(stored.mergeErrors.values.allSatisfy { $0 < 0.2 })
     }
 
+    @Test("the biases of layers whose weights are stacked train one by one")
+    func stackedBiases() throws {
+        let (path, source) = (
+            temporaryPath(), try Checkpoint(path: "\(GoldenModel.folder)/llama-gqa2-bias-v5")
+        )
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let checkpoint = try compressed(source, to: path)
+        let parts = TrainableModelParts(TrainingOptions(roles: [.bias]))
+        let model = try checkpoint.loadModel(adapter: parts)
+        let stacked = try #require(checkpoint.sites().first { $0.members.count > 1 })
+        let names = Set(stacked.members.map { "\($0.name).bias" })
+        #expect(parts.tensors.filter { names.contains($0.name) }.count == names.count)
+        let before = try parts.tensors.map { try $0.tensor.detach().clone() }
+        let losses = try train(model, parts)
+        #expect(losses[2] < losses[1] && losses[1] < losses[0], "\(losses)")
+        for (leaf, old) in zip(parts.tensors, before) {
+            #expect(try !leaf.tensor.detach().isIdentical(to: old), "\(leaf.name)")
+        }
+        let healed = try expectReloads(model, parts, checkpoint, "biases")
+        try? FileManager.default.removeItem(atPath: healed.path)
+    }
+
     @Test func tiedEmbeddingsTrainAsOneTensor() throws {
         let checkpoint = try Checkpoint(path: golden)
         let parts = TrainableModelParts(TrainingOptions(roles: [.embedding]))

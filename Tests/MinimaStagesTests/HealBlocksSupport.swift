@@ -56,15 +56,15 @@ struct BlockCase {
     }
 
     /// Few windows in small steps, as fits small models.
-    static var settings: BlockHealing.Settings {
-        var settings = BlockHealing.Settings()
-        settings.windowsPerStep = 8
+    static var settings: BlockSettings {
+        var settings = BlockSettings()
+        settings.batch = 8
         settings.tokensPerPass = 64
         return settings
     }
 
     func healing(
-        _ settings: BlockHealing.Settings = settings, student: (any WeightSource)? = nil
+        _ settings: BlockSettings = settings, student: (any WeightSource)? = nil
     ) throws -> BlockHealing {
         try BlockHealing(
             student: student ?? self.student, teacher: teacher, settings: settings,

@@ -184,7 +184,7 @@ struct HealBlocksTests {
     @Test func foreignModelsAndMissingTextAreRefused() throws {
         let model = try BlockCase()
         let other = try BlockCase(layers: 3)
-        #expect(throws: BlockHealingError.self) {
+        #expect(throws: HealingError.self) {
             try BlockHealing(
                 student: model.student, teacher: other.teacher, windows: model.windows,
                 heldOut: model.heldOut, device: .cpu)

@@ -67,6 +67,34 @@ struct AutogradTests {
         #expect(try (x * 2).requiresGrad, "grad mode is restored after an error")
     }
 
+    @Test func recordingGoesOnInsideOfNoRecording() throws {
+        let x = try Tensor.ones([2])
+        try x.setRequiresGrad()
+        let (inside, after) = try withoutGradients {
+            (try withGradients { try x * 2 }, try x * 2)
+        }
+        #expect(inside.requiresGrad)
+        #expect(!after.requiresGrad, "grad mode is restored")
+    }
+
+    /// The gradients at a cut of the graph go on to those of the whole.
+    @Test func backPropagationGoesOnFromGivenDirections() throws {
+        let (x, unused) = (try random([3, 4], seed: 1), try Tensor.ones([2], dtype: .float64))
+        let probe = try random([3, 4], seed: 2)
+        for leaf in [x, unused] { try leaf.setRequiresGrad() }
+        let outputs = [try x.silu(), try x.square()]
+        let loss = try (outputs[0] * probe).sum() + outputs[1].sum() * 3
+        let expected = try #require(try loss.gradients([x], retainGraph: true)[0])
+        let directions = [probe, try Tensor.full([3, 4], 3, dtype: .float64)]
+        let found = try Tensor.gradients(of: outputs, along: directions, [x, unused])
+        #expect(try #require(found[0]).isIdentical(to: expected))
+        #expect(found[1] == nil)
+        #expect(throws: TensorError.self) {
+            try Tensor.gradients(of: outputs, along: [probe], [x])
+        }
+        #expect(try Tensor.gradients(of: [], along: [], [x]).map { $0 == nil } == [true])
+    }
+
     @Test func wholeNumbersHaveNoGradient() throws {
         #expect(throws: TensorError.self) { try Tensor.arange(0..<2).setRequiresGrad() }
     }

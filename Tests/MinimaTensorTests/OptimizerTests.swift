@@ -107,6 +107,22 @@ struct OptimizerTests {
         try TrainingRun("muon").checkMuon()
     }
 
+    @Test func muonLeavesWhatIsNotChosenToAdamW() throws {
+        let run = try TrainingRun("float32")
+        let (chosen, left) = (try run.parameters(), try run.parameters())
+        let muon = try Muon(chosen, others: TrainingRun.configuration) { $0.name == "matrix" }
+        let adamW = try AdamW(left, TrainingRun.configuration)
+        for optimiser in [muon, adamW] as [any Optimizer] {
+            try run.take(0..<3, optimiser, maximumNorm: nil)
+        }
+        let names = muon.state.map(\.name).filter { $0.hasSuffix(".momentum") }
+        #expect(names == ["matrix.momentum"])
+        for (one, other) in zip(chosen, left) {
+            let isSame = try one.tensor.detach().isIdentical(to: other.tensor.detach())
+            #expect(isSame == (one.name != "matrix"), "\(one.name)")
+        }
+    }
+
     @Test("AdamW follows PyTorch on a network")
     func network() throws {
         let golden = try TensorGoldens()

@@ -223,6 +223,7 @@ struct GPUProcessGroupTests {
             }
             try group.allReduce([Tensor.ones([1000], device: group.device)])
             return throwsTensorError { try group.wait() }
+                && throwsTensorError { try group.wait() }
                 && throwsTensorError {
                     try group.allReduce([Tensor.ones([1], device: group.device)])
                 }

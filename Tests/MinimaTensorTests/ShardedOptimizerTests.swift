@@ -84,23 +84,22 @@ struct ShardedOptimizerTests {
         }
     }
 
-    @Test func shardsRestoreAnyNumberOfProcesses() throws {
+    @Test(arguments: Kind.allCases) func shardsRestoreAnyNumberOfProcesses(kind: Kind) throws {
         let dtypes = [DType.bfloat16, .float32, .float16]
         let saved = try processes(2) { group in
-            try Self.train(0..<4, dtypes: dtypes, group)
+            try Self.train(0..<4, dtypes: dtypes, group, kind)
         }
         // Each process by its own part, or any number of them by all parts.
         let states = saved.map { Self.merged([$0]) }
         let all = Self.merged(saved)
         let resumed = try processes(2) { group in
-            try Self.train(
-                4..<7, dtypes: dtypes, from: states[group.rank], group)
+            try Self.train(4..<7, dtypes: dtypes, from: states[group.rank], group, kind)
         }
         let three = try processes(3) { group in
-            try Self.train(4..<7, dtypes: dtypes, from: all, group)
+            try Self.train(4..<7, dtypes: dtypes, from: all, group, kind)
         }
-        let one = try Self.train(4..<7, dtypes: dtypes, from: all, nil)
-        let uninterrupted = try Self.train(0..<7, dtypes: dtypes, nil)
+        let one = try Self.train(4..<7, dtypes: dtypes, from: all, nil, kind)
+        let uninterrupted = try Self.train(0..<7, dtypes: dtypes, nil, kind)
         for outcome in resumed + three + [one] {
             #expect(try Self.isSame(outcome.parameters, uninterrupted.parameters))
         }

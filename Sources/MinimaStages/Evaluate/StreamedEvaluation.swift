@@ -23,13 +23,13 @@ struct StreamedEvaluation {
         -> Evaluator.Measurement
     {
         let windows = windows.filter { $0.count >= 2 }
-        let inputs = windows.map { Array($0.dropLast()) }
-        let batches = TokenBatch.batches(
-            [CalibrationSource(name: "", windows: inputs)],
-            tokensPerPass: device == .cpu ? 4096 : 32_768)
-        let targets = TokenBatch.batches(
-            [CalibrationSource(name: "", windows: windows.map { Array($0.dropFirst()) })],
-            tokensPerPass: device == .cpu ? 4096 : 32_768)
+        func cut(_ windows: [[Int32]]) -> [TokenBatch] {
+            TokenBatch.batches(
+                [CalibrationSource(name: "", windows: windows)],
+                tokensPerPass: device == .cpu ? 4096 : 32_768)
+        }
+        let batches = cut(windows.map { Array($0.dropLast()) })
+        let targets = cut(windows.map { Array($0.dropFirst()) })
         let layers = try source.config.int("num_hidden_layers")
         var done = 0
         func report() throws {

@@ -12,6 +12,8 @@ struct HealingRecord: StageResult {
     /// A phase whose tensors are `end-to-end.safetensors` in the work directory.
     struct Part: Codable, Sendable {
         var phase: HealingResult.Phase
+        /// What it depends on.
+        var key: String
         /// Formats of linear modules that have changed.
         var specs: [String: FormatSpec] = [:]
         /// Names of tensors that are no longer there.
@@ -23,10 +25,11 @@ struct HealingRecord: StageResult {
 
         /// Writes a phase's tensors, which appear at once.
         init(
-            _ phase: HealingResult.Phase, _ stored: TrainableModelParts.Stored,
+            _ phase: HealingResult.Phase, _ stored: TrainableModelParts.Stored, key: String,
             in work: WorkDirectory, isWriter: Bool
         ) throws {
             self.phase = phase
+            self.key = key
             specs = stored.specs
             removed = stored.removed
             guard isWriter else { return }
@@ -59,13 +62,13 @@ struct HealingRecord: StageResult {
 
     /// Before healing.
     var before: Measurement?
-    /// After healing.
-    var after: Measurement?
     /// Blocks that were healed.
     var blocks: [HealingResult.Phase] = []
     /// The end-to-end phase.
     var endToEnd: Part?
-    /// Wall-clock seconds of all runs.
+    /// Where the first process has written the healed model, for the others to read it.
+    var written: String?
+    /// Wall-clock seconds of all runs beside the phases, which keep their own.
     var seconds = 0.0
 
     /// The record in `work`; an empty one where there is none.

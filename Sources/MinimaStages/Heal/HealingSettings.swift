@@ -17,9 +17,20 @@ public struct BlockSettings: Sendable, Hashable {
     public var learningRate: Double?
     /// Seconds from one checkpoint to the next, about.
     public var checkpointInterval = 300.0
+    /// Tokens that run through a block at once; `nil`: 2048 on the CPU, 8192 elsewhere.
+    var tokensPerPass: Int?
 
     /// The usual settings.
     public init() {}
+
+    /// What the result depends on.
+    var summary: String {
+        let rate = learningRate.map { "\($0)" } ?? "by the error"
+        return """
+            layers \(layersPerBlock), windows \(windows), epochs \(epochs), batch \(batch), \
+            learning rate \(rate)
+            """
+    }
 }
 
 /// How a model is healed end to end.
@@ -44,6 +55,14 @@ public struct EndToEndSettings: Sendable, Hashable {
         self.tokens = max(tokens, 1)
         self.batch = max(batch, 1)
         self.learningRate = learningRate
+    }
+
+    /// What the result depends on.
+    var summary: String {
+        """
+        tokens \(tokens), batch \(batch), learning rate \(learningRate), \(optimiser.rawValue), \
+        patience \(patience)
+        """
     }
 
     /// A step size that suits a model's hidden size and a step's tokens: at 384 and 49,152 tokens 0.4%
@@ -91,19 +110,28 @@ public struct TeacherCacheSettings: Sendable, Hashable {
 public enum HealingError: Error, Hashable, CustomStringConvertible {
     case notCompressed(path: String)
     case notDense(path: String)
+    case blocksTwice(sizes: [Int])
     case otherFamily(student: String, teacher: String)
+    case otherSize(key: String, student: Int, teacher: Int)
 
     /// What was asked, what was found, what to do.
     public var description: String {
         switch self {
         case .notCompressed(let path):
             "\(path) is a dense model; name the compressed one, or heal nothing"
+        case .blocksTwice(let sizes):
+            "passes with \(sizes) layers per block: two are the same; give each size once"
         case .notDense(let path):
             "\(path) is compressed itself; name the dense model as --teacher"
         case .otherFamily(let student, let teacher):
             """
             the model is of the family \(student), the teacher of \(teacher); name the dense model \
             that the model was compressed from
+            """
+        case .otherSize(let key, let student, let teacher):
+            """
+            the model's \(key) is \(student), the teacher's \(teacher); name the dense model that \
+            the model was compressed from
             """
         }
     }
@@ -118,10 +146,15 @@ public enum HealingError: Error, Hashable, CustomStringConvertible {
         }
         let (own, dense) = (try student.config.modelType, try teacher.config.modelType)
         guard own == dense else { throw HealingError.otherFamily(student: own, teacher: dense) }
+        try checkSizes(student, teacher)
+    }
+
+    /// Throws unless both models have the same residual stream and predict the same tokens.
+    static func checkSizes(_ student: any WeightSource, _ teacher: any WeightSource) throws {
         for key in ["hidden_size", "num_hidden_layers", "vocab_size"] {
             let (own, dense) = (try student.config.int(key), try teacher.config.int(key))
             guard own == dense else {
-                throw BlockHealingError.otherSize(key: key, student: own, teacher: dense)
+                throw HealingError.otherSize(key: key, student: own, teacher: dense)
             }
         }
     }

@@ -77,19 +77,18 @@ extension BlockHealing {
         _ store: TrainingStore, _ learningRate: Double, _ progress: ProgressHandler,
         _ report: Report
     ) throws -> (phase: HealingResult.Phase, stored: TrainableModelParts.Stored) {
-        try device.resetPeakMemory()
-        let trainable = TrainableModelParts(settings.options, originals: originals)
+        let trainable = TrainableModelParts(training, originals: originals)
         let layers = try load(source, block, adapter: trainable, report)
         let objective = try BlockObjective(
             layers, parameters: trainable.tensors, windows: windows, inputs: chains.student,
             targets: chains.teacher, group: group)
         let steps = settings.epochs * windows.steps.count
         // Nothing pulls weights towards zero that are fitted to given outputs.
-        let training = TrainingSettings(
+        let loop = TrainingSettings(
             steps: steps, learningRate: learningRate, isRelative: true, weightDecay: 0,
             validationInterval: max(steps / 8, 1), patience: 3,
             checkpointInterval: settings.checkpointInterval)
-        let phase = try TrainingLoop(name(of: block), training, store: store, group: group)
+        let phase = try TrainingLoop(name(of: block), loop, store: store, group: group)
             .run(objective, progress: progress)
         return (phase, try trainable.stored())
     }

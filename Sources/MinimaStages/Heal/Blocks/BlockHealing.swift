@@ -11,30 +11,11 @@ import MinimaTensor
 /// its optimiser and the activations of a batch; the machine's memory holds the residual stream of all
 /// windows in both models. What is done is kept in ``WorkParts``.
 struct BlockHealing {
-    /// How blocks are healed.
-    struct Settings: Sendable, Hashable {
-        /// Neighbouring layers that train together.
-        var layersPerBlock = 1
-        /// Times that each block sees the training windows.
-        var epochs = 4
-        /// Windows of a step of the optimiser, over all processes.
-        var windowsPerStep = 8
-        /// Adam's step size, in units of the root mean square of each tensor; `nil` chooses it for
-        /// each block.
-        var learningRate: Double?
-        /// What trains.
-        var options = TrainingOptions()
-        /// Seed of the order of the steps.
-        var seed: UInt64 = 0
-        /// Tokens that run through a block at once; `nil`: 2048 on the CPU, 8192 elsewhere.
-        var tokensPerPass: Int?
-        /// Seconds from one checkpoint to the next, about.
-        var checkpointInterval = 300.0
-    }
-
     let student: any WeightSource
     let teacher: any WeightSource
-    let settings: Settings
+    let settings: BlockSettings
+    /// What trains.
+    let training: TrainingOptions
     let windows: BlockWindows
     let device: Device
     let dtype: DType
@@ -51,18 +32,21 @@ struct BlockHealing {
     /// - Parameters:
     ///   - windows: Windows of token ids to train on; each is run from its own beginning.
     ///   - heldOut: Windows of token ids that say how good a block is.
+    ///   - seed: Of the order of the steps.
     ///   - dtype: The type to compute in; `nil` takes `WeightSource.defaultDType(on:)`.
     ///   - originals: The dense weight that a module was quantised from, where it is known.
-    /// - Throws: `BlockHealingError`, `StageError.tooLittleText`, and `CheckpointError` for tensors
+    /// - Throws: `HealingError.otherSize`, `StageError.tooLittleText`, and `CheckpointError` for tensors
     ///   that are not those of the configuration's model.
     init(
-        student: any WeightSource, teacher: any WeightSource, settings: Settings = .init(),
-        windows: [[Int32]], heldOut: [[Int32]], device: Device, dtype: DType? = nil,
+        student: any WeightSource, teacher: any WeightSource, settings: BlockSettings = .init(),
+        training: TrainingOptions = .init(), windows: [[Int32]], heldOut: [[Int32]],
+        seed: UInt64 = 0, device: Device, dtype: DType? = nil,
         group: ProcessGroup? = nil, originals: @escaping (String) throws -> Tensor? = { _ in nil }
     ) throws {
         self.student = student
         self.teacher = teacher
         self.settings = settings
+        self.training = training
         self.device = device
         self.dtype = try dtype ?? student.defaultDType(on: device)
         self.group = group
@@ -71,33 +55,19 @@ struct BlockHealing {
         where windows.allSatisfy(\.isEmpty) {
             throw StageError.tooLittleText(tokens: 0, needed: 1, purpose: "healing: \(purpose)")
         }
-        let layers = try Self.layers(of: student, like: teacher)
+        try student.checkModel()
+        try teacher.checkModel()
+        try HealingError.checkSizes(student, teacher)
+        let layers = try student.config.int("num_hidden_layers")
         let size = max(settings.layersPerBlock, 1)
         blocks = stride(from: 0, to: layers, by: size).map { $0..<min($0 + size, layers) }
         self.windows = BlockWindows(
-            training: windows, heldOut: heldOut, windowsPerStep: settings.windowsPerStep,
+            training: windows, heldOut: heldOut, windowsPerStep: settings.batch,
             tokensPerPass: settings.tokensPerPass ?? (device == .cpu ? 2048 : 8192),
-            seed: settings.seed, rank: group?.rank ?? 0, processes: group?.size ?? 1)
+            seed: seed, rank: group?.rank ?? 0, processes: group?.size ?? 1)
         requirements = try BlockRequirements(
             student: student, teacher: teacher, blocks: blocks, windows: self.windows,
             dtype: self.dtype, processes: group?.size ?? 1)
-    }
-
-    /// The number of decoder layers, the same in both models.
-    private static func layers(of student: any WeightSource, like teacher: any WeightSource) throws
-        -> Int
-    {
-        try student.checkModel()
-        try teacher.checkModel()
-        func size(_ key: String) throws -> Int {
-            let (own, dense) = (try student.config.int(key), try teacher.config.int(key))
-            guard own == dense else {
-                throw BlockHealingError.otherSize(key: key, student: own, teacher: dense)
-            }
-            return own
-        }
-        for key in ["hidden_size", "vocab_size"] { _ = try size(key) }
-        return try size("num_hidden_layers")
     }
 
     /// Heals all blocks, or those that earlier runs have left.
@@ -121,7 +91,9 @@ struct BlockHealing {
                     try progress(
                         StageProgress(
                             stage: "heal blocks", done: block.lowerBound,
-                            total: blocks[blocks.count - 1].upperBound, unit: "layers", note: note))
+                            total: blocks[blocks.count - 1].upperBound,
+                            // A block's training reports in between: there is no clock for a rate.
+                            resumed: block.lowerBound, unit: "layers", note: note))
                 }
                 let source = try healed(parts, records)
                 var inputs =
@@ -163,20 +135,4 @@ struct BlockRecord: StageResult {
     var specs: [String: FormatSpec] = [:]
     /// Names of the compressed model's tensors that the healed one does not have.
     var removed: [String] = []
-}
-
-/// Why a model cannot be healed block by block.
-public enum BlockHealingError: Error, Hashable, CustomStringConvertible {
-    case otherSize(key: String, student: Int, teacher: Int)
-
-    /// What was asked, what was found, what to do.
-    public var description: String {
-        switch self {
-        case .otherSize(let key, let student, let teacher):
-            """
-            the model's \(key) is \(student), the teacher's \(teacher); name the dense model that \
-            the model was compressed from
-            """
-        }
-    }
 }

@@ -7,8 +7,8 @@ import MinimaTensor
 struct BlockRequirements: Sendable, Hashable, CustomStringConvertible {
     /// Bytes on the device: one block with its optimiser, and a batch's activations inside it.
     var deviceBytes: Int
-    /// Bytes of the machine's memory: activations of both models at a layer boundary, and what is
-    /// written of a block.
+    /// Bytes of the machine's memory: activations of both models at a layer boundary, a block's last
+    /// good and best state, and what is written of it.
     var hostBytes: Int
     /// Bytes on the output's disk: healed tensors and what a killed run resumes from.
     var diskBytes: Int
@@ -38,15 +38,17 @@ struct BlockRequirements: Sendable, Hashable, CustomStringConvertible {
         let trained = blocks.map { block in
             Saturating.sum(block.map { max(numbers(stored, $0), numbers(dense, $0)) })
         }
-        // The compressed weights; masters, gradients, two moments, the best state and the last good
-        // one in float32.
-        let weights = trained.map { Saturating.product([$0, dtype.byteCount + 6 * 4]) }
+        // The compressed weights and their gradients; sums of these, masters and two moments in
+        // float32.
+        let weights = trained.map { Saturating.product([$0, 2 * dtype.byteCount + 4 * 4]) }
         let tokens = windows.batches.map(\.tokens).max() ?? 0
         let activations = blocks.map { block in
             Saturating.product([
                 tokens,
                 Saturating.sum(
-                    block.map { Self.bytesPerToken(sites[$0] ?? [], hidden: hidden, dtype: dtype) }),
+                    block.map {
+                        TrainingMemory.bytesPerToken(sites[$0] ?? [], hidden: hidden, dtype: dtype)
+                    }),
             ])
         }
         // Beside the graph, the comparison has the stream a few times in float32.
@@ -56,26 +58,16 @@ struct BlockRequirements: Sendable, Hashable, CustomStringConvertible {
         ])
         let chain = ActivationChain.byteCount(windows.batches, hidden: hidden, dtype: dtype)
         let largest = trained.max() ?? 0
+        // Masters and moments of the last good state, masters of the best one; what is written.
         hostBytes = Saturating.sum([
-            Saturating.product([chain, 2]), Saturating.product([largest, dtype.byteCount]),
+            Saturating.product([chain, 2]),
+            Saturating.product([largest, dtype.byteCount + 4 * 4]),
         ])
         // Two boundaries of both models and two checkpoints of the optimiser exist at a time.
         diskBytes = Saturating.sum([
             Saturating.product([chain, 4, processes]),
             Saturating.product([Saturating.sum(trained), dtype.byteCount]),
             Saturating.product([largest, 2 * 4 * 4]), 16 << 20,
-        ])
-    }
-
-    /// What a decoder layer keeps of a token for its gradient: inputs and outputs of the linear
-    /// layers, the outputs again after activation and rotation, and the stream around its two
-    /// normalisations in float32.
-    private static func bytesPerToken(_ sites: [Site], hidden: Int, dtype: DType) -> Int {
-        let linear = sites.map { site in
-            Int((Double(site.inputs + 3 * site.outputs) * site.tokenShare).rounded(.up))
-        }
-        return Saturating.sum([
-            Saturating.product([Saturating.sum(linear), dtype.byteCount]), 8 * 4 * hidden,
         ])
     }
 

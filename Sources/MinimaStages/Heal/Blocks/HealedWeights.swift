@@ -5,20 +5,20 @@ import MinimaTensor
 
 /// A model some of whose tensors were healed: these come from files of their own, the others from
 /// the model they belong to.
-public struct HealedWeights: WeightSource {
+struct HealedWeights: WeightSource {
     /// The model that was healed.
-    public let parent: any WeightSource
+    let parent: any WeightSource
     /// The parent's configuration, in which modules that are stored otherwise by now are named.
-    public let config: ModelConfig
+    let config: ModelConfig
     /// Names of the parent's tensors that the model no longer has.
-    public let removed: Set<String>
+    let removed: Set<String>
     private let files: [SafetensorsFile]
     /// Which file's tensor counts.
     private let places: [JSON.Name: Int]
     private let hasOtherFormats: Bool
 
     /// The parent's directory.
-    public var path: String { parent.path }
+    var path: String { parent.path }
 
     /// Healed tensors, which take the place of the parent's of the same names.
     ///
@@ -27,7 +27,7 @@ public struct HealedWeights: WeightSource {
     ///   - specs: Formats of linear modules, as far as they may differ from the parent's.
     ///   - removed: Names of the parent's tensors that modules of other formats do not have.
     /// - Throws: `CheckpointError` for files that cannot be read.
-    public init(
+    init(
         _ parent: any WeightSource, files paths: [String], specs: [String: FormatSpec] = [:],
         removed: Set<String> = []
     ) throws {
@@ -52,22 +52,22 @@ public struct HealedWeights: WeightSource {
     }
 
     /// Names of the healed tensors, sorted.
-    public var healed: [String] { places.keys.map(\.text).sorted() }
+    var healed: [String] { places.keys.map(\.text).sorted() }
 
     /// Whether the parent or a file holds it.
-    public func holds(_ name: String) -> Bool {
+    func holds(_ name: String) -> Bool {
         places[JSON.Name(name)] != nil || !removed.contains(name) && parent.holds(name)
     }
 
     /// The parent's claims; `nil` where modules are stored otherwise, so that the parent's names are
     /// not the model's.
-    public func claims() -> TensorClaims? { hasOtherFormats ? nil : parent.claims() }
+    func claims() -> TensorClaims? { hasOtherFormats ? nil : parent.claims() }
 
     /// The healed values of `name`, or the parent's.
     ///
     /// - Throws: `HealedWeightsError` for healed values of another shape and for names that nobody
     ///   knows, and what the parent throws.
-    public func tensor(_ name: String, shape: [Int], on device: Device) throws -> Tensor {
+    func tensor(_ name: String, shape: [Int], on device: Device) throws -> Tensor {
         guard let place = places[JSON.Name(name)], let info = files[place].info(name) else {
             guard holds(name) else { throw HealedWeightsError.missing(name: name, path: path) }
             return try parent.tensor(name, shape: shape, on: device)
@@ -86,7 +86,7 @@ public struct HealedWeights: WeightSource {
     }
 
     /// The parent's, and SHA-256 of each file of healed tensors, by its name.
-    public func fingerprints(onProgress: (_ done: Int, _ total: Int) throws -> Void) throws
+    func fingerprints(onProgress: (_ done: Int, _ total: Int) throws -> Void) throws
         -> [String: String]
     {
         var hashes = try parent.fingerprints(onProgress: onProgress)
@@ -99,12 +99,12 @@ public struct HealedWeights: WeightSource {
 }
 
 /// Why healed tensors do not make a model.
-public enum HealedWeightsError: Error, Hashable, CustomStringConvertible {
+enum HealedWeightsError: Error, Hashable, CustomStringConvertible {
     case missing(name: String, path: String)
     case otherShape(name: String, path: String, found: [Int], wanted: [Int])
 
     /// What was asked, what was found, what to do.
-    public var description: String {
+    var description: String {
         switch self {
         case .missing(let name, let path):
             "neither \(path) nor what was healed of it has a tensor \(name); heal the model again"

@@ -26,7 +26,7 @@ public struct DistillationLoss: Sendable, Hashable {
     public init() {}
 
     /// Where the teacher's distribution comes from.
-    public enum Teacher: Sendable {
+    enum Teacher: Sendable {
         /// A model and its normalised hidden states `[rows, hidden]`.
         case model(any LanguageModel, hidden: Tensor)
         /// Its most probable tokens at this loss's temperature.
@@ -34,18 +34,18 @@ public struct DistillationLoss: Sendable, Hashable {
     }
 
     /// What the rows predict, on the student's device.
-    public struct Targets: Sendable {
+    struct Targets: Sendable {
         /// int64 `[rows]`.
-        public var tokens: Tensor
+        var tokens: Tensor
         /// float32 `[rows]`: 1 where the row counts for cross-entropy, else 0; `nil`: all count.
-        public var mask: Tensor?
+        var mask: Tensor?
         /// What the KL's sum is divided by: predicted tokens over all processes.
-        public var tokenCount: Int
+        var tokenCount: Int
         /// What the cross-entropy's sum is divided by: tokens that count over all processes.
-        public var targetCount: Int
+        var targetCount: Int
 
         /// Targets.
-        public init(tokens: Tensor, mask: Tensor? = nil, tokenCount: Int, targetCount: Int) {
+        init(tokens: Tensor, mask: Tensor? = nil, tokenCount: Int, targetCount: Int) {
             self.tokens = tokens
             self.mask = mask
             self.tokenCount = tokenCount
@@ -54,19 +54,19 @@ public struct DistillationLoss: Sendable, Hashable {
     }
 
     /// Loss and gradients on the student's device; nothing waits for them.
-    public struct Result: Sendable {
+    struct Result: Sendable {
         /// klWeight · T² · ``kl`` / tokenCount + crossEntropyWeight · ``crossEntropy`` / targetCount,
         /// a float32 scalar.
-        public let loss: Tensor
+        let loss: Tensor
         /// Summed KL(teacher ‖ student) at the temperature, in nats, a float32 scalar; 0 without a
         /// teacher.
-        public let kl: Tensor
+        let kl: Tensor
         /// Summed negative log-likelihood of the targets that count, in nats, a float32 scalar.
-        public let crossEntropy: Tensor
+        let crossEntropy: Tensor
         /// Gradient of ``loss`` at the hidden states: `[rows, hidden]`, their dtype.
-        public let hidden: Tensor
+        let hidden: Tensor
         /// Gradients of ``loss`` at the leaves, float32; `nil` where the logits do not depend on one.
-        public let leaves: [Tensor?]
+        let leaves: [Tensor?]
     }
 
     /// The loss of a student's rows.
@@ -77,7 +77,7 @@ public struct DistillationLoss: Sendable, Hashable {
     ///   - teacher: `nil` where only the text counts.
     ///   - leaves: Tensors that the logits depend on and that train, such as an output projection.
     /// - Throws: `StageError.vocabulariesDiffer`, `TensorError`.
-    public func evaluate(
+    func evaluate(
         _ student: any LanguageModel, hidden: Tensor, teacher: Teacher?, targets: Targets,
         leaves: [Tensor] = []
     ) throws -> Result {

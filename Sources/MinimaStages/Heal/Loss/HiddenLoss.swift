@@ -32,7 +32,7 @@ public struct HiddenLoss: Sendable, Hashable {
     ///   - tokenCount: Tokens over all processes.
     /// - Returns: A float32 scalar, and its gradient at `student` in its dtype, which is what
     ///   back-propagation goes on with.
-    public func evaluate(student: Tensor, teacher: Tensor, tokenCount: Int) throws(TensorError) -> (
+    func evaluate(student: Tensor, teacher: Tensor, tokenCount: Int) throws(TensorError) -> (
         loss: Tensor, gradient: Tensor
     ) {
         try withoutGradients { () throws(TensorError) in

@@ -3,26 +3,26 @@ import MinimaCore
 
 extension TeacherCache {
     /// What the distributions depend on, and how many numbers are kept of each.
-    public struct Key: Sendable, Hashable {
+    struct Key: Sendable, Hashable {
         /// ``HealingText/hash``.
-        public let text: String
+        let text: String
         /// Training windows.
-        public internal(set) var windows: Int
+        var windows: Int
         /// Tokens per window.
-        public let context: Int
+        let context: Int
         /// SHA-256 of the teacher's fingerprints.
-        public let teacher: String
+        let teacher: String
         /// The teacher's vocabulary.
-        public let vocabulary: Int
+        let vocabulary: Int
         /// What its logits are divided by.
-        public var temperature = 1.0
+        var temperature = 1.0
         /// Most probable tokens that are kept: 1 to the vocabulary.
-        public var count = 64
+        var count = 64
         /// Bytes of a file, which a run that is killed has to compute again.
         var fileBytes = 256 << 20
 
         /// A key for `text` and the teacher with these `WeightSource.fingerprints`.
-        public init(
+        init(
             _ text: HealingText, teacher fingerprints: [String: String], vocabulary: Int
         ) {
             var hash = SHA256()
@@ -44,7 +44,7 @@ extension TeacherCache {
         }
 
         /// Bytes that a cache takes, file headers not counted.
-        public var byteCount: Int { Saturating.product([windows, bytesPerWindow]) }
+        var byteCount: Int { Saturating.product([windows, bytesPerWindow]) }
 
         /// Bytes of a window: float16 log-probabilities, ids and a float32 tail for each token.
         private var bytesPerWindow: Int {

@@ -17,7 +17,7 @@ extension TeacherCache {
     ///   - text: Whose tokens are in the teacher's vocabulary.
     /// - Throws: `TeacherCacheError.foreign` where the directory holds another cache, `.badCount`,
     ///   `CheckpointError.noSpace` where the disk has less room than all files that are missing need.
-    public static func write(
+    static func write(
         _ key: Key, text: HealingText, teacher: any LanguageModel, to directory: String,
         rank: Int = 0, of processes: Int = 1, progress: ProgressHandler = { _ in }
     ) throws {

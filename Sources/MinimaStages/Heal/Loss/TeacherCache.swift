@@ -5,16 +5,16 @@ import MinimaTensor
 
 /// A teacher's distributions at every token of the training windows, cut to the most probable
 /// tokens, in safetensors files `teacher-00000.safetensors`, ….
-public struct TeacherCache: Sendable {
+struct TeacherCache: Sendable {
     /// What the distributions depend on.
-    public let key: Key
+    let key: Key
     private let files: [SafetensorsFile]
 
     /// Opens a cache that is complete.
     ///
     /// - Throws: `TeacherCacheError.incomplete` where a file is missing or cut short, `.foreign` for
     ///   files of another text, teacher or settings, `.badCount`.
-    public init(_ key: Key, directory: String) throws {
+    init(_ key: Key, directory: String) throws {
         try key.check()
         var files: [SafetensorsFile] = []
         var missing: (any Error)?
@@ -36,7 +36,7 @@ public struct TeacherCache: Sendable {
     /// The distributions at all tokens of training windows, `[windows · context]` rows.
     ///
     /// - Throws: `TeacherCacheError.damaged` for values that no teacher gives.
-    public func rows(_ windows: [Int], on device: Device = .cpu) throws -> TeacherRows {
+    func rows(_ windows: [Int], on device: Device = .cpu) throws -> TeacherRows {
         let parts = try windows.map { try stored($0) }
         let logs = try Tensor.cat(parts.map(\.logProbabilities)).to(device)
             .to(dtype: .float32)

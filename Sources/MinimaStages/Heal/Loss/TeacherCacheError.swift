@@ -1,12 +1,12 @@
 /// Why a teacher's distributions on disk cannot be used.
-public enum TeacherCacheError: Error, Hashable, CustomStringConvertible {
+enum TeacherCacheError: Error, Hashable, CustomStringConvertible {
     case foreign(path: String, what: String, found: String, needed: String)
     case incomplete(directory: String, files: Int, of: Int, reason: String)
     case damaged(path: String, reason: String)
     case badCount(Int, vocabulary: Int)
 
     /// What was asked, what was found, what to do.
-    public var description: String {
+    var description: String {
         switch self {
         case .foreign(let path, let what, let found, let needed):
             """

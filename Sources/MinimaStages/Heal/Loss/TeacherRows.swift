@@ -1,23 +1,23 @@
 import MinimaTensor
 
 /// A teacher's distributions over the next token, cut to the most probable tokens.
-public struct TeacherRows: Sendable {
+struct TeacherRows: Sendable {
     /// float32 `[rows, k]`: log-probabilities of the most probable tokens; with ``tail`` they make 1.
-    public let logProbabilities: Tensor
+    let logProbabilities: Tensor
     /// int64 `[rows, k]`: those tokens.
-    public let ids: Tensor
+    let ids: Tensor
     /// float32 `[rows]`: the probability of all other tokens together.
-    public let tail: Tensor
+    let tail: Tensor
 
     /// Distributions from their parts.
-    public init(logProbabilities: Tensor, ids: Tensor, tail: Tensor) {
+    init(logProbabilities: Tensor, ids: Tensor, tail: Tensor) {
         self.logProbabilities = logProbabilities
         self.ids = ids
         self.tail = tail
     }
 
     /// The `count` most probable tokens of each row of `logits` `[rows, vocabulary]`.
-    public init(logits: Tensor, temperature: Double = 1, count: Int) throws(TensorError) {
+    init(logits: Tensor, temperature: Double = 1, count: Int) throws(TensorError) {
         let softened = try logits.to(dtype: .float32) / temperature
         let all = try softened.logSoftmax()
         (logProbabilities, ids) = try all.topK(count)

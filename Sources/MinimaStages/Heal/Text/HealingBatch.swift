@@ -1,14 +1,14 @@
 import MinimaTensor
 
 /// Windows of one step, or of one process's share of it.
-public struct HealingBatch: Sendable {
+struct HealingBatch: Sendable {
     /// The windows' numbers among the training windows.
-    public let windows: [Int]
+    let windows: [Int]
     /// int64 `[window, token]` on the host: what the model reads.
-    public let inputs: Tensor
+    let inputs: Tensor
     /// int64 `[window, token]` on the host: the token after each input.
-    public let targets: Tensor
+    let targets: Tensor
     /// float32 `[window, token]` on the host: 1 where the target counts for cross-entropy, else 0;
     /// `nil` where all count.
-    public let mask: Tensor?
+    let mask: Tensor?
 }

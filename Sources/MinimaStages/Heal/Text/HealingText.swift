@@ -92,7 +92,7 @@ public struct HealingText: Sendable {
     }
 
     /// Throws `ModelError.tokenOutOfRange` where a token is not in `model`'s vocabulary.
-    public func requireTokens(of model: any LanguageModel) throws(ModelError) {
+    func requireTokens(of model: any LanguageModel) throws(ModelError) {
         for source in sources { try model.requireTokens(source.text.tokens) }
         for window in heldOut { try model.requireTokens(window) }
     }
@@ -103,7 +103,7 @@ public struct HealingText: Sendable {
     /// Every training window comes once before any comes again, each time in another order; with a
     /// share of prompts with completions, this holds for each of the two kinds.
     /// - Complexity: O(batch), for any step.
-    public func windows(step: Int, batch: Int, rank: Int = 0, of processes: Int = 1) -> [Int] {
+    func windows(step: Int, batch: Int, rank: Int = 0, of processes: Int = 1) -> [Int] {
         stride(from: rank, to: batch, by: processes).map { place in
             guard let share = settings.taskShare else {
                 return shuffled(step * batch + place, among: count, salt: 0)
@@ -126,11 +126,8 @@ public struct HealingText: Sendable {
         return order(position % count)
     }
 
-    /// How often all windows were trained on before step `step` of `batch` windows, as a fraction.
-    public func epochs(step: Int, batch: Int) -> Double { Double(step * batch) / Double(count) }
-
     /// The tokens of training windows, by their numbers.
-    public func batch(_ windows: [Int]) throws(TensorError) -> HealingBatch {
+    func batch(_ windows: [Int]) throws(TensorError) -> HealingBatch {
         let shape = [windows.count, settings.context]
         var (inputs, targets): ([Int32], [Int32]) = ([], [])
         var mask: [UInt8] = []
@@ -155,7 +152,7 @@ public struct HealingText: Sendable {
 
     /// What the model reads of `count` training windows, spread by the seed over all; of all where
     /// there are fewer.
-    public func inputs(count: Int) -> [[Int32]] {
+    func inputs(count: Int) -> [[Int32]] {
         windows(step: 0, batch: Swift.min(count, self.count)).map { window in
             let (source, index) = place(window)
             return Array(source.tokens(index).dropLast())
@@ -164,7 +161,7 @@ public struct HealingText: Sendable {
 
     /// Tokens that step `step` predicts over all processes, and how many of them count for
     /// cross-entropy: what the loss's sums are divided by.
-    public func counts(step: Int, batch: Int) -> (tokens: Int, targets: Int) {
+    func counts(step: Int, batch: Int) -> (tokens: Int, targets: Int) {
         let tokens = batch * settings.context
         guard taskCount > 0 else { return (tokens, tokens) }
         let targets = windows(step: step, batch: batch).map { window in

@@ -100,6 +100,11 @@ final class EndToEnd: TrainingObjective {
                 windows: (settings.batch + processes - 1) / processes,
                 tokensPerPass: settings.tokensPerPass ?? (device == .cpu ? 4096 : .max)),
             settings.checkpointing, available: available ?? HostMemory.available())
+        if let free = HostMemory.available(), memory.hostBytes > free {
+            throw StageError.notEnoughMemory(
+                purpose: "end-to-end healing (the last good and the best state, on the host)",
+                neededBytes: memory.hostBytes, availableBytes: free)
+        }
     }
 
     /// Gradients of step `step`'s loss on this process's windows.

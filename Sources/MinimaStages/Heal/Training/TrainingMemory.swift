@@ -13,29 +13,29 @@ public enum ActivationCheckpointing: String, Sendable, Hashable, CaseIterable {
 
 /// What an end-to-end training takes on the device at its peak, and how its steps are cut so that it
 /// fits.
-public struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
-    /// Bytes of both models' weights, where they are not on the device already.
-    public let weightBytes: Int
-    /// Bytes of gradients, masters and moments.
-    public let optimiserBytes: Int
+struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
+    /// Bytes of gradients, masters and moments; on the CPU also of the states that are kept.
+    let optimiserBytes: Int
     /// Bytes of the activations of one pass.
-    public let activationBytes: Int
+    let activationBytes: Int
     /// Bytes of the logits that exist at one time.
-    public let logitsBytes: Int
+    let logitsBytes: Int
     /// Windows that run through the models at once; a step takes several passes of them.
-    public let windowsPerPass: Int
+    let windowsPerPass: Int
+    /// Bytes of the machine's memory beside the device's: the last good and the best state.
+    let hostBytes: Int
     /// Whether layers run a second time on the way back.
-    public let recomputes: Bool
+    let recomputes: Bool
 
-    /// All of it.
-    public var deviceBytes: Int {
-        Saturating.sum([weightBytes, optimiserBytes, activationBytes, logitsBytes])
+    /// Bytes on the device, beside the models' weights.
+    var deviceBytes: Int {
+        Saturating.sum([optimiserBytes, activationBytes, logitsBytes])
     }
 
     /// Sizes in MiB.
-    public var description: String {
+    var description: String {
         """
-        \(deviceBytes >> 20) MiB: weights \(weightBytes >> 20), optimiser \(optimiserBytes >> 20), \
+        \(deviceBytes >> 20) MiB beside the weights: optimiser \(optimiserBytes >> 20), \
         activations of \(windowsPerPass) windows \(activationBytes >> 20)\
         \(recomputes ? " (layers run twice)" : ""), logits \(logitsBytes >> 20)
         """
@@ -51,8 +51,6 @@ public struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
         var device: Device
         /// Numbers that train.
         var trained: Int
-        /// Bytes of weights that are still to be loaded.
-        var weightBytes = 0
         /// Processes that share the optimiser's state.
         var processes = 1
         /// Layer boundaries where hidden states are compared.
@@ -117,17 +115,16 @@ public struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
             recomputes ? Saturating.product([stream, layers.count]) : Saturating.sum(layers),
             largest, Saturating.product([stream, sizes.boundaries + 6]),
         ])
-        weightBytes = sizes.weightBytes
         // Sums of gradients in float32 everywhere, and gradients in the model's type until they are
-        // added; masters and two moments in float32 shared among the processes. On the CPU also the
-        // copies of the last good and the best state.
-        let shared = Saturating.product([
-            sizes.trained / max(sizes.processes, 1), 12 + (sizes.device == .cpu ? 16 : 0),
-        ])
+        // added; masters and two moments in float32 shared among the processes. Masters and moments
+        // of the last good state and masters of the best one are on the host.
+        let share = sizes.trained / max(sizes.processes, 1)
+        let kept = Saturating.product([share, 16])
+        hostBytes = sizes.device == .cpu ? 0 : kept
         let gradients = recomputes ? sizes.trained / max(layers.count, 1) : sizes.trained
         optimiserBytes = Saturating.sum([
-            Saturating.product([sizes.trained, 4]), shared,
-            Saturating.product([gradients, width]),
+            Saturating.product([sizes.trained, 4]), Saturating.product([share, 12]),
+            Saturating.product([gradients, width]), sizes.device == .cpu ? kept : 0,
         ])
         activationBytes = Saturating.product([windows, sizes.context, perToken])
         // Both models' logits, their log-probabilities and what the gradient is made of.

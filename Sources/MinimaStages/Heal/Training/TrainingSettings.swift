@@ -101,7 +101,10 @@ enum TrainingError: Error, CustomStringConvertible {
         case .nothingTrains:
             "no tensor of the model trains; name more kinds of tensors that shall"
         case .noHiddenStates:
-            "a cache of the teacher's distributions has no hidden states to compare; let it run"
+            """
+            a cache of the teacher's distributions has no hidden states to compare; leave out the \
+            cache or the comparison
+            """
         case .diverged(let phase, let seen, let stepBacks, let learningRate):
             """
             \(phase): \(seen), after \(stepBacks) returns to an earlier state and with the learning \
