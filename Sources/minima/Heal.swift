@@ -95,10 +95,10 @@ struct Heal: ParsableCommand {
         _ student: Checkpoint, _ teacher: Checkpoint, _ device: Device, _ progress: ProgressLine
     ) throws -> HealingText {
         let limit = try student.config.int("max_position_embeddings")
-        if let context = training.context, context >= limit {
-            throw ModelError.contextExceeded(length: context + 1, context: limit)
+        if let context = training.context, context > limit {
+            throw ModelError.contextExceeded(length: context, context: limit)
         }
-        var settings = HealingText.Settings(context: training.context ?? min(1024, limit - 1))
+        var settings = HealingText.Settings(context: training.context ?? min(1024, limit))
         settings.taskShare = training.taskShare
         settings.seed = training.seed
         let start = try teacher.config.documentStart()

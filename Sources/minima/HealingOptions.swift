@@ -91,6 +91,7 @@ struct HealingScopeOptions: ParsableArguments {
             learningRate: training.learningRate
                 ?? EndToEndSettings.learningRate(hidden: hidden, tokensPerStep: batch * context))
         settings.patience = training.patience
+        settings.timeLimit = training.minutes.map { $0 * 60 }
         settings.optimiser = training.optimiser ?? EndToEndSettings.optimiser(hidden: hidden)
         settings.checkpointInterval = training.checkpointMinutes * 60
         settings.checkpointing = training.recompute
@@ -127,6 +128,9 @@ struct HealingTrainingOptions: ParsableArguments {
     @Option(help: "Measurements without a new best, in its second half, after which training ends.")
     var patience = 6
 
+    @Option(help: "Minutes after which the end-to-end phase ends.")
+    var minutes: Double?
+
     @Option(help: "Share of the windows that come from prompts with completions.")
     var taskShare: Double?
 
@@ -159,6 +163,9 @@ struct HealingTrainingOptions: ParsableArguments {
         }
         if let taskShare, !(0...1).contains(taskShare) {
             throw ValidationError("--task-share must be between 0 and 1, found \(taskShare)")
+        }
+        if let minutes, !(minutes > 0 && minutes <= 1e6) {
+            throw ValidationError("--minutes must be positive, found \(minutes)")
         }
         guard checkpointMinutes > 0, checkpointMinutes <= 1e6 else {
             throw ValidationError(

@@ -32,7 +32,8 @@ extension Interpolative: SandwichedCores {
         let rank = rows.shape[0]
         let unit = try Tensor.identity(rank, dtype: rows.dtype, device: rows.device)
         if index == 0 { return CoreSurroundings(left: try rebuilt(unit, coefficients)) }
-        guard index == 1, let coefficients else { return nil }
+        // The places of the other rows are a matrix here: 4096 of them take 128 MiB.
+        guard index == 1, let coefficients, outputs <= 4096 else { return nil }
         let others = try Tensor.identity(
             outputs - rank, dtype: rows.dtype, device: rows.device)
         // P·[I; X] of X = 0 places R; its other columns are those of the identity that are left.

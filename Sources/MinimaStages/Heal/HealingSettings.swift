@@ -43,6 +43,8 @@ public struct EndToEndSettings: Sendable, Hashable {
     public var learningRate: Double
     /// Held-out measurements without a new best after which training ends.
     public var patience = 6
+    /// Seconds after which it ends; `nil` for never.
+    public var timeLimit: Double?
     /// Seconds from one checkpoint to the next, about.
     public var checkpointInterval = 300.0
     /// What takes the steps.
@@ -88,6 +90,7 @@ public struct EndToEndSettings: Sendable, Hashable {
             warmUpShare: max(0.05, min(20 / Double(steps), 0.2)), patience: patience,
             checkpointInterval: checkpointInterval)
         training.optimiser = optimiser
+        training.timeLimit = timeLimit
         return training
     }
 }
