@@ -21,10 +21,10 @@ struct HealingScopeOptions: ParsableArguments {
         help: "Neighbouring decoder layers of a block; several numbers are passes in turn.")
     var layersPerBlock = [1]
 
-    @Option(help: "Training windows that blocks see.")
+    @Option(help: "Training windows that blocks see. Default: 256.")
     var blockWindows: Int?
 
-    @Option(help: "Times that blocks see them.")
+    @Option(help: "Times that blocks see them. Default: 4.")
     var blockEpochs: Int?
 
     @Option(
