@@ -115,7 +115,7 @@ struct HealTests {
     func processes() throws {
         let one = try Run(arguments("one", "--json")).wait()
         #expect(one.code == 0, "\(one.errors)")
-        let port = "\(Int.random(in: 20_000..<30_000))"
+        let port = "\(Int.random(in: 30_000..<32_700))"
         let runs = try (0..<2).map { rank in
             try Run(
                 arguments("two", "--json"),

@@ -5,6 +5,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaModels
 import MinimaTensor
+import Synchronization
 
 @testable import MinimaStages
 
@@ -87,21 +88,28 @@ func twoProcesses<Value>(_ body: @escaping @Sendable (ProcessGroup) throws -> Va
     return try results.wait(for: 2).map { try $0.get() }
 }
 
-/// A port that nobody has, as the kernel says.
+/// Counts the ports that were given out.
+private let portsGiven = Atomic(0)
+
+/// A port that nothing listens at and that is below those the kernel gives out itself: one of those
+/// could become somebody else's before the group listens at it.
 private func freePort() -> Int {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(descriptor) }
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = INADDR_LOOPBACK.bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    withUnsafeMutablePointer(to: &address) { pointer in
-        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
-            _ = bind(descriptor, address, length)
-            _ = getsockname(descriptor, address, &length)
+    while true {
+        let number = portsGiven.add(1, ordering: .relaxed).newValue
+        let port = 25_000 + (Int(getpid()) * 16 + number) % 5000
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        address.sin_port = UInt16(port).bigEndian
+        let isFree = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+            }
         }
+        if isFree { return port }
     }
-    return Int(UInt16(bigEndian: address.sin_port))
 }
 
 private final class ResultsOfThreads<Value>: @unchecked Sendable {
