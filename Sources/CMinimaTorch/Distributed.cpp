@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -238,10 +239,15 @@ struct Group {
         using Gloo = c10d::ProcessGroupGloo;
         const bool is_local = address == "127.0.0.1" || address == "localhost";
         auto settings = c10::make_intrusive<Gloo::Options>(place.timeout);
-        settings->devices.push_back(*options.interface
-                                        ? Gloo::createDeviceForInterface(options.interface, false)
-                                    : is_local ? Gloo::createDeviceForHostname(address, false)
-                                               : Gloo::createDefaultDevice(false));
+        {
+            // gloo fills a table of the kernel's modules at the first device, without a lock.
+            static std::mutex lock;
+            const std::lock_guard<std::mutex> locked(lock);
+            settings->devices.push_back(
+                *options.interface ? Gloo::createDeviceForInterface(options.interface, false)
+                : is_local         ? Gloo::createDeviceForHostname(address, false)
+                                   : Gloo::createDefaultDevice(false));
+        }
         gloo = c10::make_intrusive<Gloo>(store, options.rank, options.size, settings);
         // Connected is who was met by all; a process that left before would look dead to the rest.
         gloo->barrier()->wait();

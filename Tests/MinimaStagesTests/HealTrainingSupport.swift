@@ -73,6 +73,8 @@ final class HealCase: Sendable {
 func twoProcesses<Value>(_ body: @escaping @Sendable (ProcessGroup) throws -> Value) throws
     -> [Value]
 {
+    let turn = groupTurn()
+    defer { close(turn) }
     let port = freePort()
     let results = ResultsOfThreads<Value>()
     for rank in 0..<2 {
@@ -86,6 +88,14 @@ func twoProcesses<Value>(_ body: @escaping @Sendable (ProcessGroup) throws -> Va
         }
     }
     return try results.wait(for: 2).map { try $0.get() }
+}
+
+/// Waits until no other test of this process has groups, and is one's turn until it is closed: gloo
+/// is made for one group per process and fails when many connect at once.
+private func groupTurn() -> Int32 {
+    let turn = open("/tmp/minima-test-groups-\(getpid())", O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+    flock(turn, LOCK_EX)
+    return turn
 }
 
 /// Counts the ports that were given out.

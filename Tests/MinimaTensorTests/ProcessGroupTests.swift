@@ -258,6 +258,8 @@ func processes<Result>(
 private func together<Result>(
     _ count: Int, _ body: @escaping @Sendable (Int) throws -> Result
 ) throws -> [Result] {
+    let turn = groupTurn()
+    defer { close(turn) }
     let results = Results<Result>(count)
     for index in 0..<count {
         Thread.detachNewThread {
@@ -287,6 +289,14 @@ private final class Results<Value>: @unchecked Sendable {
         while values.contains(where: { $0 == nil }) { condition.wait() }
         return values.compactMap(\.self)
     }
+}
+
+/// Waits until no other test of this process has groups, and is one's turn until it is closed: gloo
+/// is made for one group per process and fails when many connect at once.
+private func groupTurn() -> Int32 {
+    let turn = open("/tmp/minima-test-groups-\(getpid())", O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+    flock(turn, LOCK_EX)
+    return turn
 }
 
 /// Counts the ports that were given out.
