@@ -39,7 +39,7 @@ public struct Blocks: LinearWeight {
     /// Those of all blocks.
     public var parameterCount: Int { blocks.reduce(0) { $0 + $1.parameterCount } }
 
-    private var isCutAlongOutputs: Bool { !spec.outputModes.isEmpty }
+    var isCutAlongOutputs: Bool { !spec.outputModes.isEmpty }
 
     /// C_ii is raised by this share of its mean diagonal before it is divided by, so that what one
     /// block makes up for another is bounded where C is singular.
@@ -109,7 +109,7 @@ public struct Blocks: LinearWeight {
     }
 
     /// Where the blocks lie along the side that is cut.
-    private static func ranges(_ spec: FormatSpec) -> [Range<Int>] {
+    static func ranges(_ spec: FormatSpec) -> [Range<Int>] {
         var start = 0
         return (spec.outputModes + spec.inputModes).map { size in
             defer { start += size }

@@ -279,6 +279,16 @@ extension GaugedChain {
         try chain.reconstruct(expanded(like: last))
     }
 
+    /// The input's core and the product of all others; `nil` where the input has no core of its own.
+    func mergedFactors() throws(TensorError) -> (outer: Tensor, inner: Tensor)? {
+        guard chain.hasInputCore else { return nil }
+        let bond = chain.bonds[chain.order - 1] * chain.bonds[0]
+        return (
+            try chain.outputBasis(factors, like: last),
+            try last.permute([0, 3, 1, 2]).reshape([bond, chain.inputModes[chain.order - 1]])
+        )
+    }
+
     private func expanded(like other: Tensor) throws(TensorError) -> [Tensor] {
         var cores: [Tensor] = []
         for (index, factor) in factors.enumerated() {

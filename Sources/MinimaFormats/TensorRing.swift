@@ -23,7 +23,7 @@ public struct TensorRing: BudgetedFormat {
 
     /// Modes and bonds.
     public let spec: FormatSpec
-    private let gauged: GaugedChain
+    let gauged: GaugedChain
 
     /// m₁⋯m_d.
     public var outputs: Int { spec.outputModes.reduce(1, *) }

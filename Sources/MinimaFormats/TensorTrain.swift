@@ -24,7 +24,7 @@ public struct TensorTrain: BudgetedFormat {
 
     /// Modes and inner bonds.
     public let spec: FormatSpec
-    private let gauged: GaugedChain
+    let gauged: GaugedChain
 
     /// m₁⋯m_d.
     public var outputs: Int { spec.outputModes.reduce(1, *) }

@@ -215,6 +215,18 @@ extension Tucker {
     }
 }
 
+extension Tucker: DecodableWeight {
+    func decodePieces(_ stored: StoredMatrices) throws(TensorError) -> [DecodePiece]? {
+        guard first.rank == first.rows, second.rank == second.rows else { return nil }
+        return wholePiece(
+            try stored.interpolated(rows: "cores.3", factor: core, named: "cores.0"))
+    }
+
+    func mergedFactors() throws(TensorError) -> (outer: Tensor, inner: Tensor)? {
+        (try outputBasis(like: last), last)
+    }
+}
+
 extension Tucker {
     /// Multiply-adds of both output factors, F₂ last or first.
     private var outputCosts: (firstFirst: Int, secondFirst: Int) {

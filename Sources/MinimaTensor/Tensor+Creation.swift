@@ -5,6 +5,7 @@ private let fullOperator = Operator("aten::full")
 private let arangeOperator = Operator("aten::arange", "start")
 private let eyeOperator = Operator("aten::eye")
 private let randnOperator = Operator("aten::randn", "generator")
+private let randomOperator = Operator("aten::random_")
 private let toOperator = Operator("aten::_to_copy")
 private let catOperator = Operator("aten::cat")
 
@@ -63,6 +64,15 @@ extension Tensor {
         try device.open()
         return try randnOperator(
             .ints(shape), .generator(generator), .dtype(dtype), .none, .device(device))
+    }
+
+    /// Independent bytes, all equally likely; uint8.
+    public static func randomBytes(
+        _ shape: [Int], device: Device = .cpu, generator: RandomGenerator
+    ) throws(TensorError) -> Tensor {
+        let bytes = try empty(shape, dtype: .uint8, device: device)
+        _ = try randomOperator(.tensor(bytes), .generator(generator))
+        return bytes
     }
 
     /// This tensor on `device` with element type `dtype`; itself when both are so already.

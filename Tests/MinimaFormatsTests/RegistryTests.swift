@@ -30,6 +30,10 @@ import Testing
         try with(name) { try $0.forwardIsTheMatrix() }
     }
 
+    @Test(arguments: names) func decodePiecesAreTheMatrix(name: String) throws {
+        try with(name) { try $0.decodePiecesAreTheMatrix() }
+    }
+
     @Test(arguments: names) func halfPrecisionWorks(name: String) throws {
         try with(name) { try $0.halfPrecisionWorks() }
     }
@@ -106,6 +110,7 @@ import Testing
 protocol FormatChecks {
     func layoutsAreKept() throws
     func forwardIsTheMatrix() throws
+    func decodePiecesAreTheMatrix() throws
     func halfPrecisionWorks() throws
     func roundTrips() throws
     func twoRunsAreIdentical() throws

@@ -32,7 +32,7 @@ public struct Quantized: LinearWeight {
     public var multiplyAdds: Int { template.multiplyAdds }
 
     /// The part, with numbers of no meaning.
-    private let template: any LinearWeight
+    let template: any LinearWeight
     /// The part's tensors, in the order of its layout.
     let pieces: [Piece]
 

@@ -6,7 +6,7 @@ import MinimaTensor
 ///
 /// - Note: Touvron et al. 2023, "LLaMA"; Grattafiori et al. 2024, "The Llama 3 Herd of Models";
 ///   transformers' `modeling_llama`.
-public struct Llama: LanguageModel {
+public struct Llama: DecoderModel {
     /// `llama`.
     public static let modelTypes = ["llama"]
 
@@ -154,6 +154,31 @@ public struct Llama: LanguageModel {
     public func logits(_ hidden: Tensor) throws -> Tensor {
         try hidden.linear(head)
     }
+
+    // MARK: Parts for kernels
+
+    /// Sizes of a decoder layer.
+    public static func decoder(_ config: ModelConfig) throws -> DecoderDimensions {
+        let sizes = try Configuration(config)
+        return DecoderDimensions(
+            layers: sizes.layers, hidden: sizes.hidden, heads: sizes.heads,
+            kvHeads: sizes.kvHeads, headDim: sizes.headDim, intermediate: sizes.intermediate,
+            vocabulary: sizes.vocabulary, context: sizes.context, epsilon: sizes.epsilon,
+            rope: sizes.rope, normalisesQueriesAndKeys: false)
+    }
+
+    /// The weights of decoder layer `index`.
+    public func decoderLayer(_ index: Int) -> DecoderLayerWeights {
+        let layer = layers[index]
+        return DecoderLayerWeights(
+            inputNorm: layer.inputNorm, qkv: layer.attention.qkv,
+            queryNorm: nil, keyNorm: nil,
+            output: layer.attention.output, postNorm: layer.postNorm,
+            gateUp: layer.mlp.gateUp, down: layer.mlp.down)
+    }
+
+    /// Embedding, final norm and output projection.
+    public var ends: DecoderEnds { DecoderEnds(embedding: embedding, norm: norm, head: head) }
 
     // MARK: Loading
 

@@ -5,7 +5,7 @@ import MinimaTensor
 /// Qwen3, dense: grouped-query attention with normalised queries and keys, SwiGLU.
 ///
 /// - Note: Yang et al. 2025, "Qwen3 Technical Report"; transformers' `modeling_qwen3`.
-public struct Qwen3: LanguageModel {
+public struct Qwen3: DecoderModel {
     /// `qwen3`.
     public static let modelTypes = ["qwen3"]
 
@@ -164,6 +164,31 @@ public struct Qwen3: LanguageModel {
     public func logits(_ hidden: Tensor) throws -> Tensor {
         try hidden.linear(head)
     }
+
+    // MARK: Parts for kernels
+
+    /// Sizes of a decoder layer.
+    public static func decoder(_ config: ModelConfig) throws -> DecoderDimensions {
+        let sizes = try Configuration(config)
+        return DecoderDimensions(
+            layers: sizes.layers, hidden: sizes.hidden, heads: sizes.heads,
+            kvHeads: sizes.kvHeads, headDim: sizes.headDim, intermediate: sizes.intermediate,
+            vocabulary: sizes.vocabulary, context: sizes.context, epsilon: sizes.epsilon,
+            rope: sizes.rope, normalisesQueriesAndKeys: true)
+    }
+
+    /// The weights of decoder layer `index`.
+    public func decoderLayer(_ index: Int) -> DecoderLayerWeights {
+        let layer = layers[index]
+        return DecoderLayerWeights(
+            inputNorm: layer.inputNorm, qkv: layer.attention.qkv,
+            queryNorm: layer.attention.queryNorm, keyNorm: layer.attention.keyNorm,
+            output: layer.attention.output, postNorm: layer.postNorm,
+            gateUp: layer.mlp.gateUp, down: layer.mlp.down)
+    }
+
+    /// Embedding, final norm and output projection.
+    public var ends: DecoderEnds { DecoderEnds(embedding: embedding, norm: norm, head: head) }
 
     // MARK: Loading
 

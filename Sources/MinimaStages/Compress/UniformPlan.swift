@@ -43,12 +43,79 @@ extension CompressionPlan {
             } catch {
                 throw StageError.moduleTooSmall(name: member.name, reason: "\(error)")
             }
-            plan.linearParametersBefore += outputs * inputs
-            plan.linearParametersAfter += module.parameters
-            plan.linearBytesBefore += outputs * inputs * dtype.byteCount
-            plan.linearBytesAfter += module.bytes
-            plan.modules.append(module)
+            plan.append(module, dtype: dtype)
         }
         return plan
+    }
+}
+
+extension CompressionPlan {
+    /// Every site of `source` at one ratio and in one format, its members sharing what is kept of
+    /// their input: the shapes that decoding is measured with.
+    ///
+    /// - Parameters:
+    ///   - ratio: Share of each site's parameters to remove; 0 keeps the sites dense.
+    ///   - format: A registered format that has a specification for every budget.
+    ///   - alignment: The rank of the bond next to the input is the nearest multiple of this.
+    ///   - quantization: Bits, and neighbours that share a scale, of what is stored; `nil` keeps the
+    ///     model's type.
+    /// - Throws: As ``uniform(_:ratio:format:version:)``.
+    public static func sharing(
+        _ source: any WeightSource, ratio: Double, format name: String, alignment: Int,
+        quantization: (bits: Int, groupSize: Int)?, version: String
+    ) throws -> CompressionPlan {
+        guard ratio >= 0, ratio < 1 else { throw StageError.badRatio(ratio) }
+        guard let format = try FormatRegistry.format(name) as? any BudgetedFormat.Type else {
+            throw CompressionError.notBudgeted(
+                format: name,
+                known: FormatRegistry.all.filter { $0 is any BudgetedFormat.Type }.map { $0.name })
+        }
+        let stored = try StoredModel(source)
+        var plan = CompressionPlan(
+            version: version, model: source.path, fingerprints: [:], target: "ratio \(ratio)",
+            formats: [name], linearParametersBefore: 0, linearParametersAfter: 0,
+            linearBytesBefore: 0, linearBytesAfter: 0, damage: nil, modules: [])
+        for site in stored.sites {
+            let (outputs, inputs) = (site.outputs, site.inputs)
+            let dtype = site.members.first.map { stored.dtype(of: $0) } ?? .bfloat16
+            do throws(FormatError) {
+                var spec = FormatSpec(format: Dense.name)
+                if ratio > 0 {
+                    spec = try format.spec(
+                        fitting: Int((1 - ratio) * Double(outputs * inputs)), outputs: outputs,
+                        inputs: inputs)
+                    if let rank = spec.ranks.last {
+                        let steps = max((rank + alignment / 2) / alignment, 1)
+                        spec.ranks[spec.ranks.count - 1] = steps * alignment
+                    }
+                }
+                if let quantization {
+                    spec = FormatSpec(
+                        format: Quantized.name, bits: quantization.bits,
+                        groupSize: quantization.groupSize, parts: [spec])
+                }
+                let whole = try FormatRegistry.format(spec.format)
+                plan.append(
+                    Module(
+                        name: site.name, outputs: outputs, inputs: inputs, spec: spec,
+                        parameters: try whole.parameterCount(
+                            spec, outputs: outputs, inputs: inputs),
+                        bytes: try whole.byteCount(
+                            spec, outputs: outputs, inputs: inputs, dtype: dtype), damage: nil),
+                    dtype: dtype)
+            } catch {
+                throw StageError.moduleTooSmall(name: site.name, reason: "\(error)")
+            }
+        }
+        return plan
+    }
+
+    private mutating func append(_ module: Module, dtype: DType) {
+        let dense = module.outputs * module.inputs
+        linearParametersBefore += dense
+        linearParametersAfter += module.parameters
+        linearBytesBefore += dense * dtype.byteCount
+        linearBytesAfter += module.bytes
+        modules.append(module)
     }
 }

@@ -1,0 +1,77 @@
+import MinimaCheckpoint
+import MinimaTensor
+
+/// A family whose decoder layer is the common one, so that Minima's own kernels can run it: RMSNorm,
+/// grouped-query attention with rotary embedding and perhaps normalised queries and keys, SwiGLU.
+///
+/// Loaded with ``WeightSource/loadPart(_:device:dtype:adapter:onTensor:)``, a model has the tensors of
+/// that part only.
+public protocol DecoderModel: LanguageModel {
+    /// Sizes of a decoder layer of the model that `config` describes.
+    static func decoder(_ config: ModelConfig) throws -> DecoderDimensions
+
+    /// The weights of decoder layer `index`.
+    func decoderLayer(_ index: Int) -> DecoderLayerWeights
+
+    /// Embedding, final norm and output projection.
+    var ends: DecoderEnds { get }
+}
+
+/// Sizes of a decoder of the common kind.
+public struct DecoderDimensions: Sendable, Hashable {
+    /// Decoder layers.
+    public var layers: Int
+    /// Width of the residual stream.
+    public var hidden: Int
+    /// Query heads.
+    public var heads: Int
+    /// Key and value heads.
+    public var kvHeads: Int
+    /// Values of a head.
+    public var headDim: Int
+    /// Neurons of the feed-forward network.
+    public var intermediate: Int
+    /// Rows of the embedding.
+    public var vocabulary: Int
+    /// Longest context, in tokens.
+    public var context: Int
+    /// ε of every norm.
+    public var epsilon: Double
+    /// Rotary embedding.
+    public var rope: RoPEParameters
+    /// Whether queries and keys are normalised per head.
+    public var normalisesQueriesAndKeys: Bool
+
+    /// Outputs of query, key and value together.
+    public var qkvOutputs: Int { (heads + 2 * kvHeads) * headDim }
+}
+
+/// The weights of a decoder layer of the common kind.
+public struct DecoderLayerWeights: Sendable {
+    /// Weight of the norm before attention, `[hidden]`.
+    public var inputNorm: Tensor
+    /// Query, key and value.
+    public var qkv: LinearGroup
+    /// Weight of the norm of each query head, `[headDim]`; `nil` where there is none.
+    public var queryNorm: Tensor?
+    /// Weight of the norm of each key head, `[headDim]`; `nil` where there is none.
+    public var keyNorm: Tensor?
+    /// Attention's output projection.
+    public var output: Linear
+    /// Weight of the norm before the feed-forward network, `[hidden]`.
+    public var postNorm: Tensor
+    /// Gate and up.
+    public var gateUp: LinearGroup
+    /// Down.
+    public var down: Linear
+}
+
+/// What stands around a decoder's layers.
+public struct DecoderEnds: Sendable {
+    /// `[vocabulary, hidden]`.
+    public var embedding: Tensor
+    /// Weight of the final norm, `[hidden]`.
+    public var norm: Tensor
+    /// Output projection `[vocabulary, hidden]`; the embedding itself where they are tied.
+    public var head: Tensor
+}
