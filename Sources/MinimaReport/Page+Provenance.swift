@@ -6,6 +6,7 @@ extension Page {
         let parts =
             analysisRecords(report) + planRecords(report) + compressionRecords(report)
             + healingRecords(report) + ablationRecords(report) + evaluationRecords(report)
+            + benchRecords(report)
             + architectures(report)
         return parts.isEmpty ? [] : [section("provenance", "Provenance", "\(parts)")]
     }

@@ -109,6 +109,7 @@ extension Page {
         .map .on { fill: var(--paper); font-size: 8px; }
         .map .tight .on, .map .tight g > text { font-size: 7.5px; }
         .map .u { fill: var(--ink); } .map .w { fill: var(--paper); }
+        .bars .outline { fill: none; stroke: var(--soft); }
         .equal { stroke: var(--soft); stroke-dasharray: 3 3; }
         .panels.wide { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
         .chart td:last-child, .chart thead th:last-child { text-align: right; }

@@ -14,7 +14,7 @@ struct Page {
         let sections =
             headlineSection(comparisons, contests, report)
             + answersSection(allocations, contests, report)
-            + comparisonSection(comparisons, report) + healingSection(report)
+            + comparisonSection(comparisons, report) + healingSection(report) + speedSection(report)
             + ablationSection(contests, report)
             + sensitivitySection(allocations, report) + partsSection(report)
             + allocationSection(allocations, report) + layerSections(allocations, report)
@@ -50,7 +50,7 @@ struct Page {
     private func introduction(isEmpty: Bool) -> Markup {
         if isEmpty {
             return """
-                Nothing was inspected, analyzed, compressed, healed, evaluated or generated.
+                Nothing was inspected, analyzed, compressed, healed, evaluated, generated or timed.
                 """
         }
         let versions = Set(report.compressions.map(\.version)).sorted()

@@ -16,6 +16,7 @@ extension Report {
         var plans: [CompressionPlan] = []
         var ablations: [AblationResult] = []
         var healings: [(result: HealingResult, directory: String?)] = []
+        var benches: [BenchResult] = []
         for file in files {
             let (path, text) = try read(file)
             do {
@@ -31,6 +32,7 @@ extension Report {
                 case AblationResult.kind: ablations.append(try .init(json: text))
                 case HealingResult.kind:
                     healings.append((try .init(json: text), directory(ofRecord: path)))
+                case BenchResult.kind: benches.append(try .init(json: text))
                 default: throw ReportError.unknownKind(path: path, found: kind)
                 }
             } catch let error as ReportError {
@@ -42,7 +44,7 @@ extension Report {
         return Report(
             title: nil, inspections: inspections, evaluations: evaluations,
             compressions: compressions, generations: generations, analyses: analyses,
-            plans: plans, ablations: ablations, healings: healings)
+            plans: plans, ablations: ablations, healings: healings, benches: benches)
     }
 
     /// The largest file that can be a result; a weight file given by mistake is not read.
@@ -103,5 +105,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
     private static let kinds = [
         InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
         Analysis.kind, CompressionPlan.kind, AblationResult.kind, HealingResult.kind,
+        BenchResult.kind,
     ]
 }

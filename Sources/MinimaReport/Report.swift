@@ -23,6 +23,8 @@ public struct Report: Sendable {
     public let ablations: [AblationResult]
     /// Accounts of `minima heal`.
     public let healings: [HealingResult]
+    /// Measurements of `minima bench`.
+    public let benches: [BenchResult]
     /// Who was made of whom.
     let lineage: Lineage
 
@@ -32,13 +34,13 @@ public struct Report: Sendable {
         evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
         generations: [GenerationResult] = [], analyses: [Analysis] = [],
         plans: [CompressionPlan] = [], ablations: [AblationResult] = [],
-        healings: [HealingResult] = []
+        healings: [HealingResult] = [], benches: [BenchResult] = []
     ) {
         self.init(
             title: title, inspections: inspections, evaluations: evaluations,
             compressions: compressions.map { ($0, nil) }, generations: generations,
             analyses: analyses, plans: plans, ablations: ablations,
-            healings: healings.map { ($0, nil) })
+            healings: healings.map { ($0, nil) }, benches: benches)
     }
 
     /// A report on these results, where the directories that compressions and healings wrote may be
@@ -48,7 +50,8 @@ public struct Report: Sendable {
         compressions: [(result: CompressionResult, directory: String?)],
         generations: [GenerationResult], analyses: [Analysis], plans: [CompressionPlan],
         ablations: [AblationResult],
-        healings: [(result: HealingResult, directory: String?)] = []
+        healings: [(result: HealingResult, directory: String?)] = [],
+        benches: [BenchResult] = []
     ) {
         let compressions = Lineage.compressions(compressions, healings)
         self.inspections = inspections
@@ -59,6 +62,7 @@ public struct Report: Sendable {
         self.plans = plans
         self.ablations = ablations
         self.healings = healings.map(\.result)
+        self.benches = benches
         lineage = Lineage(
             inspections: inspections, evaluations: evaluations, compressions: compressions,
             healings: healings, generations: generations, analyses: analyses,

@@ -10,8 +10,9 @@ struct TextTable {
         let contests = Self.contests(Contest.all(of: report), report.lineage)
         let plans = Self.plans(Allocation.all(of: report))
         let healings = Self.healings(report)
-        guard !comparisons.isEmpty || !contests.isEmpty || !plans.isEmpty else {
-            text = "No model was inspected, analyzed, compressed, healed or evaluated.\n"
+        let benches = report.benches.flatMap { Self.bench($0) }
+        guard !comparisons.isEmpty || !contests.isEmpty || !plans.isEmpty || !benches.isEmpty else {
+            text = "No model was inspected, analyzed, compressed, healed, evaluated or timed.\n"
             return
         }
         var lines: [String] = []
@@ -21,6 +22,7 @@ struct TextTable {
         if !healings.isEmpty { lines += healings + [""] }
         for contest in contests { lines += contest + [""] }
         if !plans.isEmpty { lines += plans + [""] }
+        for bench in benches { lines += bench + [""] }
         let rows = comparisons.flatMap(\.rows)
         if rows.contains(where: { $0.denseSize != nil }) {
             lines.append("×: relative to the dense model.")

@@ -38,6 +38,7 @@ struct ReportCommand: ParsableCommand {
             "ablations": .integer(Int64(report.ablations.count)),
             "compressions": .integer(Int64(report.compressions.count)),
             "healings": .integer(Int64(report.healings.count)),
+            "benches": .integer(Int64(report.benches.count)),
             "generations": .integer(Int64(report.generations.count)),
         ]
         try Terminal.output(document.text())

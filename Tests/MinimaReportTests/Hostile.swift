@@ -137,6 +137,40 @@ enum Hostile {
                 closedFormSpearman: .infinity, used: text))
     }
 
+    static func bench(_ text: String) -> BenchResult {
+        let values = [Double.nan, .infinity, -.infinity, 1e308, .leastNonzeroMagnitude, -3, 0]
+        func spread(_ value: Double) -> BenchResult.Spread {
+            .init(median: value, lowest: -value, highest: value, repetitions: .min)
+        }
+        return BenchResult(
+            version: text, model: text,
+            dimensions: .init(
+                layers: .max, hiddenSize: .min, heads: .max, keyValueHeads: .max, headDim: .max,
+                intermediateSize: .max, vocabularySize: .min),
+            card: .init(
+                name: text, architecture: text, driver: text, memoryBytes: .min,
+                multiprocessors: .max, readBandwidth: spread(1e308), copyBandwidth: spread(.nan),
+                matrixRate: spread(-1)),
+            seed: .max, command: text, versions: [text: text],
+            runs: values.enumerated().map { index, value in
+                .init(
+                    label: text, engine: index % 2 == 0 ? text : "minima", plan: text,
+                    parameters: .max, weightBytes: .min,
+                    cacheType: index % 3 == 0 ? .bool : .float8e4m3, context: .max,
+                    requests: index < 5 ? .max : .min, steps: .min, step: spread(value),
+                    graph: spread(-value), firstToken: spread(value),
+                    prefill: .init(tokens: .min, chunk: .max, seconds: spread(value), flops: value),
+                    peakBytes: index == 0 ? .max : .min,
+                    predictedMemory: .init(
+                        weights: .max, cache: .max, activations: .min, workspace: .min,
+                        logits: .max),
+                    traffic: .init(weights: .max, cache: index == 0 ? .min : .max, other: .min),
+                    kernels: values.map {
+                        .init(name: text, launches: .min, bytes: .max, seconds: $0)
+                    }, settings: [text: text], command: text, versions: [text: text])
+            })
+    }
+
     static func ablation(_ text: String) -> AblationResult {
         let values = [Double.nan, .infinity, -.infinity, 1e308, 5e-310, -3, 0]
         return AblationResult(

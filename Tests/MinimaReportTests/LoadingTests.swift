@@ -28,7 +28,7 @@ import Testing
                 try Sample.compression.json(), try inspection.json(),
                 try Sample.evaluations[1].json(), try Sample.ablation.json(),
                 try Sample.analysis().json(), try Sample.planned().plan.json(),
-                try Sample.healing().json(),
+                try Sample.healing().json(), try Sample.bench.json(),
             ]
             let files = texts.indices.map { "\(directory)/\($0).json" }
             for (file, text) in zip(files, texts) { try write(text, to: file) }
@@ -41,6 +41,7 @@ import Testing
             #expect(report.plans == [Sample.planned().plan])
             #expect(report.ablations == [Sample.ablation])
             #expect(report.healings == [Sample.healing()])
+            #expect(report.benches == [Sample.bench])
             #expect(report.title == "tiny: dense, compressed and healed")
         }
     }

@@ -117,7 +117,8 @@ import Testing
                     temperature: .nan, seed: .max)
             ], analyses: [Hostile.analysis(hostile)], plans: [Hostile.plan(hostile)],
             ablations: [Hostile.ablation(hostile)],
-            healings: [Hostile.healing(hostile), Hostile.healing(hostile)])
+            healings: [Hostile.healing(hostile), Hostile.healing(hostile)],
+            benches: [Hostile.bench(hostile)])
         let page = checkedPage(report)
         #expect(!page.elements.contains("img"))
         #expect(page.text.contains("<script>alert(1)</script>"))

@@ -64,7 +64,7 @@ import Testing
     @Test func nothingAtAll() {
         #expect(
             Report(title: "t").table()
-                == "No model was inspected, analyzed, compressed, healed or evaluated.\n")
+                == "No model was inspected, analyzed, compressed, healed, evaluated or timed.\n")
     }
 
     @Test func repeatedMeasurementsSayWhereTheyRan() {
@@ -145,7 +145,8 @@ import Testing
                     "\(name)-small", against: name, perplexity: 3.3e306, kl: 1e-9, parameters: 1,
                     tokens: .max),
             ], compressions: [Hostile.compression(name)], plans: [Hostile.plan(name)],
-            ablations: [Hostile.ablation(name)], healings: [Hostile.healing(name)])
+            ablations: [Hostile.ablation(name)], healings: [Hostile.healing(name)],
+            benches: [Hostile.bench(name)])
         for line in report.table().unicodeScalars.split(separator: "\n") {
             #expect(VisibleText.columns(String(line)) <= 80, "\(String(line))")
             #expect(!line.contains("\u{1B}"))
