@@ -46,6 +46,10 @@ let package = Package(
             name: "MinimaCore",
             dependencies: [.product(name: "OrderedCollections", package: "swift-collections")]),
         .target(name: "MinimaTensor", dependencies: ["MinimaCore", "CMinimaTorchAPI"]),
+        .target(
+            name: "CMinimaCUDA", exclude: ["cuda"], cSettings: [.unsafeFlags(["-std=c23"])]),
+        .target(
+            name: "MinimaKernels", dependencies: ["MinimaCore", "MinimaTensor", "CMinimaCUDA"]),
         .target(name: "MinimaCheckpoint", dependencies: ["MinimaCore", "MinimaTensor"]),
         .target(name: "MinimaTokenizer", dependencies: ["MinimaCore", "CPCRE2"]),
         .target(
@@ -58,7 +62,10 @@ let package = Package(
             name: "MinimaModels",
             dependencies: ["MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats"]),
         .target(
-            name: "MinimaRuntime", dependencies: ["MinimaCore", "MinimaTensor", "MinimaModels"]),
+            name: "MinimaRuntime",
+            dependencies: [
+                "MinimaCore", "MinimaTensor", "MinimaKernels", "MinimaFormats", "MinimaModels",
+            ]),
         .target(
             name: "MinimaStages",
             dependencies: [
@@ -68,8 +75,8 @@ let package = Package(
         .executableTarget(
             name: "minima",
             dependencies: [
-                "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
-                "MinimaRuntime", "MinimaStages", "MinimaReport", "MinimaTemplate",
+                "MinimaCore", "MinimaTensor", "MinimaKernels", "MinimaCheckpoint", "MinimaFormats",
+                "MinimaModels", "MinimaRuntime", "MinimaStages", "MinimaReport", "MinimaTemplate",
                 "MinimaTokenizer",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
@@ -81,6 +88,9 @@ let package = Package(
             name: "MinimaCheckpointTests", dependencies: ["MinimaCheckpoint", "MinimaCore"]),
         .testTarget(name: "MinimaTokenizerTests", dependencies: ["MinimaTokenizer", "MinimaCore"]),
         .testTarget(name: "MinimaTemplateTests", dependencies: ["MinimaTemplate", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaKernelsTests",
+            dependencies: ["MinimaKernels", "MinimaTensor", "MinimaCore"]),
         .testTarget(
             name: "MinimaFormatsTests",
             dependencies: ["MinimaFormats", "MinimaTensor", "MinimaCore"]),

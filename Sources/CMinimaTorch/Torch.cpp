@@ -223,17 +223,29 @@ int make_generator(int32_t type, int32_t index, uint64_t seed, minima_generator*
 
 // Devices
 
+// Empty when the dynamic linker does not know.
+std::string library_folder() {
+    Dl_info info;
+    if (!dladdr(reinterpret_cast<void*>(&aoti_torch_abi_version), &info) || !info.dli_fname) return {};
+    const std::string loaded = info.dli_fname;
+    const auto slash = loaded.rfind('/');
+    return slash == std::string::npos ? std::string() : loaded.substr(0, slash);
+}
+
+int library_folder(char** out, char** error) {
+    return guarded(error, [&] {
+        const auto folder = library_folder();
+        TORCH_CHECK(!folder.empty(), "the dynamic linker does not say where libtorch_cpu lies");
+        *out = copy(folder.c_str());
+    });
+}
+
 // libtorch_cuda of the very libtorch_cpu that is loaded: it lies in the same folder, which need not
 // be on any search path.
 int open_cuda(int32_t* device_count, char** error) {
     return guarded(error, [&] {
-        Dl_info info;
-        std::string path = "libtorch_cuda.so";
-        if (dladdr(reinterpret_cast<void*>(&aoti_torch_abi_version), &info) && info.dli_fname) {
-            const std::string loaded = info.dli_fname;
-            const auto slash = loaded.rfind('/');
-            if (slash != std::string::npos) path = loaded.substr(0, slash + 1) + path;
-        }
+        const auto folder = library_folder();
+        const auto path = (folder.empty() ? folder : folder + '/') + "libtorch_cuda.so";
         if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
             const char* reason = dlerror();
             TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
@@ -290,17 +302,28 @@ int new_stream(int32_t type, int32_t index, minima_stream* out, char** error) {
     return guarded(error, [&] { *out = pack(guard(type).getNewStream(device(type, index))); });
 }
 
+c10::Stream unpack(const minima_stream& stream) {
+    return c10::Stream::unpack3(stream.identifier,
+                                static_cast<c10::DeviceIndex>(stream.device_index),
+                                static_cast<c10::DeviceType>(stream.device_type));
+}
+
 int exchange_stream(minima_stream stream, minima_stream* previous, char** error) {
     return guarded(error, [&] {
-        const auto unpacked = c10::Stream::unpack3(
-            stream.identifier, static_cast<c10::DeviceIndex>(stream.device_index),
-            static_cast<c10::DeviceType>(stream.device_type));
         const auto implementation = guard(static_cast<int32_t>(stream.device_type));
-        *previous = pack(implementation.exchangeStream(unpacked));
+        *previous = pack(implementation.exchangeStream(unpack(stream)));
+    });
+}
+
+int native_stream(minima_stream stream, void** out, char** error) {
+    return guarded(error, [&] {
+        const auto implementation = guard(static_cast<int32_t>(stream.device_type));
+        *out = implementation.getStreamNativeHandle(unpack(stream));
     });
 }
 
 const minima_torch_table table = {
+    .library_folder = library_folder,
     .open_cuda = open_cuda,
     .find = find,
     .call = call,
@@ -337,6 +360,7 @@ const minima_torch_table table = {
     .current_stream = current_stream,
     .new_stream = new_stream,
     .exchange_stream = exchange_stream,
+    .native_stream = native_stream,
     .tune_allocator =
         [] {
             // 32 MiB is the largest threshold that glibc accepts.

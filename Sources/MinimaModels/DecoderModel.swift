@@ -1,4 +1,5 @@
 import MinimaCheckpoint
+import MinimaCore
 import MinimaTensor
 
 /// A family whose decoder layer is the common one, so that Minima's own kernels can run it: RMSNorm,
@@ -7,8 +8,8 @@ import MinimaTensor
 /// Loaded with ``WeightSource/loadPart(_:device:dtype:adapter:onTensor:)``, a model has the tensors of
 /// that part only.
 public protocol DecoderModel: LanguageModel {
-    /// Sizes of a decoder layer of the model that `config` describes.
-    static func decoder(_ config: ModelConfig) throws -> DecoderDimensions
+    /// The decoder of the model that `config` describes.
+    static func decoder(_ config: ModelConfig) throws -> DecoderArchitecture
 
     /// The weights of decoder layer `index`.
     func decoderLayer(_ index: Int) -> DecoderLayerWeights
@@ -17,22 +18,10 @@ public protocol DecoderModel: LanguageModel {
     var ends: DecoderEnds { get }
 }
 
-/// Sizes of a decoder of the common kind.
-public struct DecoderDimensions: Sendable, Hashable {
-    /// Decoder layers.
-    public var layers: Int
-    /// Width of the residual stream.
-    public var hidden: Int
-    /// Query heads.
-    public var heads: Int
-    /// Key and value heads.
-    public var kvHeads: Int
-    /// Values of a head.
-    public var headDim: Int
-    /// Neurons of the feed-forward network.
-    public var intermediate: Int
-    /// Rows of the embedding.
-    public var vocabulary: Int
+/// What fixes a decoder of the common kind beside its weights.
+public struct DecoderArchitecture: Sendable, Hashable {
+    /// Its sizes.
+    public var dimensions: DecoderDimensions
     /// Longest context, in tokens.
     public var context: Int
     /// ε of every norm.
@@ -41,9 +30,6 @@ public struct DecoderDimensions: Sendable, Hashable {
     public var rope: RoPEParameters
     /// Whether queries and keys are normalised per head.
     public var normalisesQueriesAndKeys: Bool
-
-    /// Outputs of query, key and value together.
-    public var qkvOutputs: Int { (heads + 2 * kvHeads) * headDim }
 }
 
 /// The weights of a decoder layer of the common kind.

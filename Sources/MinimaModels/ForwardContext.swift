@@ -28,7 +28,7 @@ public struct ForwardContext {
 
     private let mask: Tensor?
     private let isCausal: Bool
-    private let cache: KVCache?
+    private let cache: (any KeyValueStore)?
     private let observer: LinearObserver?
     private let residualObserver: ResidualObserver?
     private let substitutes: Substitutes
@@ -79,6 +79,31 @@ public struct ForwardContext {
             mask = nil
             isCausal = tokens > 1
         }
+    }
+
+    /// The context of a pass whose keys and values `store` keeps, as a scheduler of many requests
+    /// does: sequences of a batch may be of different lengths.
+    ///
+    /// - Parameters:
+    ///   - cosines: Of the rotary angles at the new tokens' positions, see ``cosines``.
+    ///   - sines: Of the same angles.
+    ///   - mask: True where a query may see a key, broadcast to `[batch, 1, tokens, keys]` over the
+    ///     keys that `store` returns; `nil` where each query may see all of them or, with several
+    ///     tokens, where the keys are the new tokens' and each query sees those before it.
+    public init(
+        batch: Int, tokens: Int, cosines: Tensor, sines: Tensor, mask: Tensor?,
+        store: any KeyValueStore
+    ) {
+        self.batch = batch
+        self.tokens = tokens
+        self.cosines = cosines
+        self.sines = sines
+        self.mask = mask
+        isCausal = mask == nil && tokens > 1
+        cache = store
+        observer = nil
+        residualObserver = nil
+        substitutes = [:]
     }
 
     /// True where query `t` may see key `k`: `k` is not later, and not padding unless it is the

@@ -1,13 +1,26 @@
 import MinimaCore
 import MinimaTensor
 
+/// Where a forward pass leaves its keys and values, and finds those of earlier tokens.
+public protocol KeyValueStore {
+    /// Adds a layer's new keys and values and returns those that its queries may see.
+    ///
+    /// - Parameters:
+    ///   - key: `[batch, kvHead, token, dim]`, already rotated.
+    ///   - value: as `key`.
+    /// - Returns: `[batch, kvHead, keys, dim]` each.
+    func append(layer: Int, key: Tensor, value: Tensor) throws(TensorError) -> (
+        key: Tensor, value: Tensor
+    )
+}
+
 /// Keys and values of the tokens seen so far, per layer.
 ///
 /// Storage is made with the first tokens, for `capacity` of them, and doubles whenever it is full:
 /// it holds up to twice the tokens seen, and while it grows the old storage of one layer exists
 /// beside the new one. Nothing here bounds it; `LanguageModel.run` does, by the model's context.
 /// Reads are views.
-public final class KVCache {
+public final class KVCache: KeyValueStore {
     /// Tokens held.
     public private(set) var count = 0
 

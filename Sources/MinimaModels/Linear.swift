@@ -11,6 +11,11 @@ public struct Linear: Sendable {
     /// b in parts that follow each other along the outputs; none for a layer without it.
     let biases: [Tensor]
 
+    /// b `[outputs]`; `nil` for a layer without it.
+    public func bias() throws(TensorError) -> Tensor? {
+        try biases.count > 1 ? Tensor.cat(biases) : biases.first
+    }
+
     /// `x` `[…, inputs]` to `[…, outputs]`.
     ///
     /// - Parameter substitute: A weight to use in place of this one.
@@ -18,7 +23,7 @@ public struct Linear: Sendable {
         throws(TensorError) -> Tensor
     {
         let weight = substitute ?? weight
-        let bias = try biases.count > 1 ? Tensor.cat(biases) : biases.first
+        let bias = try bias()
         if let dense = weight as? Dense { return try x.linear(dense.weight, bias: bias) }
         if Self.isDenseCheaper(weight, rows: x.count / max(weight.inputs, 1)) {
             return try x.linear(weight.reconstruct().to(dtype: x.dtype), bias: bias)

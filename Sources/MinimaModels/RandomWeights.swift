@@ -37,10 +37,19 @@ public struct RandomWeights: WeightSource {
     /// - Parameter plan: Modules that are not dense.
     /// - Throws: `FormatError` for a specification that does not suit its module.
     public init(path: String, seed: UInt64, plan: [CompressionPlan.Module] = []) throws {
+        try self.init(
+            ModelConfig(path: path + "/config.json"), path: path, seed: seed, plan: plan)
+    }
+
+    /// A model with the sizes of `stored`, which `path` stands for in messages and records.
+    ///
+    /// - Parameter plan: Modules that are not dense.
+    /// - Throws: `FormatError` for a specification that does not suit its module.
+    public init(
+        _ stored: ModelConfig, path: String, seed: UInt64, plan: [CompressionPlan.Module] = []
+    ) throws {
         self.path = path
         self.seed = seed
-        let file = path + "/config.json"
-        let stored = try ModelConfig(path: file)
         var fixed: [String: FixedTensor] = [:]
         for module in plan { try Self.list(module, into: &fixed) }
         if plan.isEmpty {
@@ -49,7 +58,7 @@ public struct RandomWeights: WeightSource {
             let modules = Dictionary(plan.map { ($0.name, $0.spec) }) { $1 }
             var members = stored.json.object ?? [:]
             members["quantization_config"] = CompressionManifest(modules: modules).json
-            config = try ModelConfig(json: .object(members), path: file)
+            config = try ModelConfig(json: .object(members), path: stored.path)
         }
         dtype = try config.dtype ?? .bfloat16
         self.fixed = fixed

@@ -18,6 +18,11 @@ public struct RotaryEmbedding: Sendable {
         self.device = device
     }
 
+    /// Whether the angles depend on the longest sequence so far, as with dynamic scaling.
+    public var dependsOnLength: Bool {
+        if case .dynamic = parameters.scaling { true } else { false }
+    }
+
     /// Cosines and sines of the angles at `positions`.
     ///
     /// - Parameters:

@@ -52,7 +52,7 @@ public struct TextGenerator {
                 length: prompt.count + 1, context: dimensions.context)
         }
         try model.requireTokens(prompt)
-        let sampler = try Sampler(sampling, device: model.device)
+        let sampler = try Sampler(sampling, prompt: prompt, device: model.device)
         let room = min(maxTokens, dimensions.context - prompt.count)
         let cache = KVCache(layers: dimensions.layers, capacity: min(prompt.count + room, 4096))
         var outcome = Outcome(
@@ -108,10 +108,11 @@ public struct TextGenerator {
             throw ModelError.contextExceeded(length: length, context: model.dimensions.context)
         }
         try model.requireTokens([start])
-        let sampler = try Sampler(sampling, device: model.device)
         var sequences: [[Int32]] = []
         while sequences.count < count {
             let rows = min(batch, count - sequences.count)
+            let sampler = try Sampler(
+                sampling, prompt: [start], first: sequences.count, device: model.device)
             let cache = KVCache(layers: model.dimensions.layers, capacity: length)
             var columns = [
                 try Tensor.full([rows, 1], Double(start), dtype: .int64, device: model.device)

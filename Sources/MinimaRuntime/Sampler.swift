@@ -1,97 +1,165 @@
 import MinimaCore
 import MinimaTensor
 
-/// How the next token is chosen from the model's logits.
-public struct SamplingParameters: Sendable, Hashable {
-    /// Divides the logits; 0 takes the likeliest token.
-    public var temperature: Double
-    /// Smallest set of likeliest tokens whose probabilities reach this sum; 1 keeps all.
-    public var topP: Double
-    /// Number of likeliest tokens kept; 0 keeps all.
-    public var topK: Int
-    /// Seed of the draws.
-    public var seed: UInt64
-
-    /// Parameters of sampling; by default the likeliest token is taken.
-    ///
-    /// - Throws: `SamplingError` for values outside their ranges.
-    public init(temperature: Double = 0, topP: Double = 1, topK: Int = 0, seed: UInt64 = 0)
-        throws(SamplingError)
-    {
-        guard temperature >= 0, temperature.isFinite else { throw .badTemperature(temperature) }
-        guard topP > 0, topP <= 1 else { throw .badTopP(topP) }
-        guard topK >= 0 else { throw .badTopK(topK) }
-        self.temperature = temperature
-        self.topP = topP
-        self.topK = topK
-        self.seed = seed
-    }
-}
-
-/// Why sampling parameters cannot be used.
-public enum SamplingError: Error, Hashable, CustomStringConvertible {
-    case badTemperature(Double)
-    case badTopP(Double)
-    case badTopK(Int)
-
-    /// What was given and what is allowed.
-    public var description: String {
-        switch self {
-        case .badTemperature(let value): "temperature \(value) is not a number of 0 or more"
-        case .badTopP(let value): "top-p \(value) is not above 0 and at most 1"
-        case .badTopK(let value): "top-k \(value) is negative; 0 keeps all tokens"
-        }
-    }
-}
-
-/// Draws tokens on the device that holds the logits.
-public struct Sampler {
+/// Chooses tokens with libtorch's operators on the device that holds the logits; the reference of the
+/// sampling kernel, with which it agrees bit for bit given the same logits.
+///
+/// A draw is a function of the logits, the request's seed and the new token's index in its sequence:
+/// neither the other rows of a batch nor the device change it.
+public final class Sampler {
     private let parameters: SamplingParameters
-    private let generator: RandomGenerator
+    private let device: Device
+    private let prompt: [Int32]
+    private let first: Int
+    private var sequences: [SamplingSequence] = []
+    private var steps = 0
 
-    /// A sampler for logits on `device`.
-    public init(_ parameters: SamplingParameters, device: Device) throws(TensorError) {
+    /// A sampler for sequences that continue one prompt, all with the same parameters; the sequence of
+    /// row i draws with the seed of ``SamplingParameters/forSequence(_:)``.
+    ///
+    /// - Parameters:
+    ///   - prompt: What the sequences begin with. The first new token's index is its length.
+    ///   - first: Index of the sequence of row 0.
+    /// - Throws: `SamplingError` for parameters outside their ranges.
+    public init(
+        _ parameters: SamplingParameters, prompt: [Int32] = [], first: Int = 0, device: Device
+    ) throws(SamplingError) {
+        try parameters.check()
         self.parameters = parameters
-        generator = try RandomGenerator(seed: parameters.seed, device: device)
+        self.device = device
+        self.prompt = prompt
+        self.first = first
     }
 
-    /// One token per row.
+    /// The next token of each row's sequence.
     ///
-    /// Filters apply in the order temperature, top-k, top-p; ties at the limit of top-k are kept.
-    ///
-    /// - Parameter logits: `[batch, vocabulary]`.
-    /// - Returns: int64 `[batch]`.
-    public func next(_ logits: Tensor) throws(TensorError) -> Tensor {
-        if parameters.temperature == 0 { return try logits.argmax(-1) }
-        let probabilities = try probabilities(logits)
-        // The Gumbel-max trick in the form p / Exp(1): its argmax is distributed as p.
-        let noise = try Tensor.empty(logits.shape, device: logits.device)
-        try noise.fillExponential(generator: generator)
-        return try (probabilities / noise).argmax(-1)
+    /// - Parameter logits: `[rows, vocabulary]`.
+    /// - Returns: int64 `[rows]`.
+    public func next(_ logits: Tensor) throws -> Tensor {
+        try prepare(rows: logits.shape[0])
+        let tokens = try Self.tokens(logits, sequences)
+        steps += 1
+        if parameters.usesHistory {
+            let ids = try tokens.values(as: Int64.self)
+            for (row, id) in ids.enumerated() { sequences[row].append(Int32(clamping: id)) }
+        } else {
+            for row in sequences.indices { sequences[row].skip(1) }
+        }
+        return tokens
     }
 
-    /// The distribution `[batch, vocabulary]`, float32, that ``next(_:)`` draws from when the
+    /// The distribution `[rows, vocabulary]`, float32, that ``next(_:)`` draws from when the
     /// temperature is above 0.
-    public func probabilities(_ logits: Tensor) throws(TensorError) -> Tensor {
-        // Relative to the largest, so that a small temperature cannot overflow; below 10⁻⁶ every
-        // difference that float32 can hold decides alone.
-        var logits = try logits.to(dtype: .float32)
-        logits = try (logits - logits.max([1], keepDims: true)) / max(parameters.temperature, 1e-6)
-        let vocabulary = logits.shape[1]
-        if parameters.topK > 0 && parameters.topK < vocabulary {
-            let limit = try logits.topK(parameters.topK).values.narrow(
-                1, parameters.topK - 1..<parameters.topK)
-            logits = try logits.maskedFill(limit.isAtMost(logits).not(), -.infinity)
+    public func probabilities(_ logits: Tensor) throws -> Tensor {
+        try prepare(rows: logits.shape[0])
+        return try Self.probabilities(logits, sequences)
+    }
+
+    private func prepare(rows: Int) throws {
+        guard rows != sequences.count else { return }
+        // Sequences without a history are rows of logits and nothing more.
+        guard steps == 0 || !parameters.usesHistory else {
+            throw SamplingError.wrongRows(logits: [rows], sequences: sequences.count)
         }
-        if parameters.topP < 1 {
-            let (sorted, order) = try logits.sorted(descending: true)
-            let likelihood = try sorted.softmax()
-            // A token stays while those before it have not reached the sum.
-            let before = try likelihood.cumulativeSum(1) - likelihood
-            let kept = try before.isLess(than: parameters.topP)
-            logits = try Tensor.full(logits.shape, -.infinity, device: logits.device)
-                .scatter(1, order, sorted.maskedFill(kept.not(), -.infinity))
+        sequences = (0..<rows).map { row in
+            var sequence = SamplingSequence(parameters.forSequence(first + row), tokens: prompt)
+            sequence.skip(steps)
+            return sequence
         }
-        return try logits.softmax()
+    }
+}
+
+extension Sampler {
+    /// The next token of each sequence.
+    ///
+    /// - Parameter logits: `[rows, vocabulary]`, a row for each sequence.
+    /// - Returns: int64 `[rows]`; what a row of logits that are not finite gives is arbitrary.
+    public static func tokens(
+        _ logits: Tensor, _ sequences: [SamplingSequence]
+    ) throws -> Tensor {
+        let (logits, draw) = try prepared(logits, sequences)
+        return try draw.tokens(draw.adjusted(logits))
+    }
+
+    /// The distributions `[rows, vocabulary]`, float32, that ``tokens(_:_:)`` draws from, without
+    /// regard to a temperature of 0.
+    public static func probabilities(
+        _ logits: Tensor, _ sequences: [SamplingSequence]
+    ) throws -> Tensor {
+        let (logits, draw) = try prepared(logits, sequences)
+        let (relative, weights, least) = try draw.filtered(draw.adjusted(logits))
+        guard let weights, let least else { return try relative.softmax() }
+        let bits = try weights.reinterpreted(as: .int32)
+        return try relative.maskedFill(least.isAtMost(bits).not(), -.infinity).softmax()
+    }
+
+    /// The next token of each sequence with the log-probabilities that its parameters ask for;
+    /// ``SampledToken/notFinite`` for rows whose logits are not all finite.
+    ///
+    /// Log-probabilities are those of the model's own distribution, before bias, penalties,
+    /// temperature and filters.
+    public static func sample(
+        _ logits: Tensor, _ sequences: [SamplingSequence]
+    ) throws -> [SampledToken] {
+        let (logits, draw) = try prepared(logits, sequences)
+        let finite = try logits.isFinite().sum([1], dtype: .int64).values(as: Int64.self)
+        let tokens = try draw.tokens(draw.adjusted(logits)).values(as: Int64.self)
+        let isAsked = sequences.map { $0.parameters.logprobs != nil }
+        let likely = isAsked.contains(true) ? try LogProbabilities(logits, tokens, sequences) : nil
+        return sequences.indices.map { row in
+            guard finite[row] == logits.shape[1] else {
+                return SampledToken(id: SampledToken.notFinite)
+            }
+            let id = Int32(clamping: tokens[row])
+            guard let likely, let count = sequences[row].parameters.logprobs else {
+                return SampledToken(id: id)
+            }
+            return SampledToken(
+                id: id, logprob: likely.chosen[row],
+                alternatives: Array(likely.top[row].prefix(count)))
+        }
+    }
+
+    private static func prepared(
+        _ logits: Tensor, _ sequences: [SamplingSequence]
+    ) throws -> (Tensor, SamplingDraw) {
+        guard logits.rank == 2, logits.shape[0] == sequences.count, logits.shape[1] > 0 else {
+            throw SamplingError.wrongRows(logits: logits.shape, sequences: sequences.count)
+        }
+        return (
+            try logits.to(dtype: .float32).contiguous(),
+            SamplingDraw(sequences, device: logits.device)
+        )
+    }
+}
+
+/// Natural logarithms of the model's probabilities.
+struct LogProbabilities {
+    /// Of the chosen token of each row.
+    let chosen: [Float]
+    /// Of each row's likeliest tokens, likeliest first, as many as any row asks for.
+    let top: [[SampledToken.Alternative]]
+
+    /// - Parameters:
+    ///   - logits: float32 `[rows, vocabulary]`.
+    ///   - tokens: The chosen token of each row.
+    init(_ logits: Tensor, _ tokens: [Int64], _ sequences: [SamplingSequence]) throws(TensorError) {
+        let all = try logits.logSoftmax()
+        let places = try Tensor(tokens, shape: [tokens.count, 1]).to(logits.device)
+        chosen = try all.gather(1, places).values()
+        let count = min(
+            sequences.compactMap(\.parameters.logprobs).max() ?? 0, logits.shape[1])
+        guard count > 0 else {
+            top = tokens.map { _ in [] }
+            return
+        }
+        let (values, indices) = try all.topK(count)
+        let likelihoods: [Float] = try values.values()
+        let ids: [Int64] = try indices.values()
+        top = tokens.indices.map { row in
+            (row * count..<(row + 1) * count).map {
+                SampledToken.Alternative(id: Int32(clamping: ids[$0]), logprob: likelihoods[$0])
+            }
+        }
     }
 }

@@ -93,6 +93,10 @@ public enum Device: Sendable, Hashable, CustomStringConvertible {
         public var free: Int
         /// Bytes of the whole device.
         public var total: Int
+
+        /// Bytes for new tensors: what nobody uses, and what the caching allocator holds without a
+        /// tensor in it.
+        public var available: Int { free + reserved - allocated }
     }
 
     /// Memory statistics; `nil` for the CPU, whose tensors libtorch does not count.
@@ -225,18 +229,29 @@ public struct Stream: Sendable {
     /// - Precondition: `body` stays on the calling thread; the current stream is thread-local.
     public func use<Result>(_ body: () throws(TensorError) -> Result) throws(TensorError) -> Result
     {
+        let previous = try makeCurrent()
+        // Restoring a stream that was current a moment ago cannot fail.
+        defer { _ = try? previous.makeCurrent() }
+        return try body()
+    }
+
+    /// Makes this the calling thread's current stream on its device; returns the one before.
+    package func makeCurrent() throws(TensorError) -> Stream {
         let table = try Torch.table()
         var previous = minima_stream()
         try Torch.check({ "stream on \(device)" }) {
             table.pointee.exchange_stream(packed, &previous, $0)
         }
-        defer {
-            var own = minima_stream()
-            var message: UnsafeMutablePointer<CChar>?
-            // Restoring a stream that was current a moment ago cannot fail.
-            _ = table.pointee.exchange_stream(previous, &own, &message)
-            free(message)
+        return Stream(packed: previous, device: device)
+    }
+
+    /// The address of the driver's stream; 0 for the default one of the device.
+    package func nativeHandle() throws(TensorError) -> UInt {
+        let table = try Torch.table()
+        var handle: UnsafeMutableRawPointer?
+        try Torch.check({ "native handle of a stream on \(device)" }) {
+            table.pointee.native_stream(packed, &handle, $0)
         }
-        return try body()
+        return UInt(bitPattern: handle)
     }
 }

@@ -207,6 +207,22 @@ extension Tensor {
         return address
     }
 
+    /// The first element's address on the tensor's device, for kernels; valid as long as the caller
+    /// keeps the tensor alive.
+    package func deviceAddress() throws(TensorError) -> UInt {
+        UInt(bitPattern: try address())
+    }
+
+    /// Whether the elements lie in row-major order without gaps.
+    package var isContiguous: Bool {
+        var expected = 1
+        for (size, stride) in zip(shape, strides).reversed() where size != 1 {
+            guard stride == expected else { return count == 0 }
+            expected *= size
+        }
+        return true
+    }
+
     /// All elements in row-major order, converted to `Element`.
     public func values<Element: TensorElement>(as type: Element.Type = Element.self)
         throws(TensorError) -> [Element]

@@ -40,6 +40,15 @@ public enum Torch {
         }
     }
 
+    /// The folder of the libtorch that is open, where its NVIDIA libraries are looked for too.
+    package static func libraryFolder() throws(TensorError) -> String {
+        let table = try table()
+        var folder: UnsafeMutablePointer<CChar>?
+        defer { free(folder) }
+        try check({ "library folder" }) { table.pointee.library_folder(&folder, $0) }
+        return folder.map { String(cString: $0) } ?? ""
+    }
+
     typealias Table = UnsafePointer<minima_torch_table>
 
     /// Makes the CPU allocator keep freed memory and use huge pages, for the whole process.

@@ -107,6 +107,8 @@ typedef struct minima_stream {
 
 /// The interface as a table; `minima_torch_api` returns the only instance.
 typedef struct minima_torch_table {
+    /// The folder of the libtorch_cpu that is loaded, to be released with `free`.
+    int (*_Nonnull library_folder)(char* _Nullable* _Nonnull result, minima_error error);
     /// Opens libtorch_cuda and counts its devices; an error when it cannot be opened.
     int (*_Nonnull open_cuda)(int32_t* device_count, minima_error error);
 
@@ -165,6 +167,9 @@ typedef struct minima_torch_table {
     /// Makes `stream` the calling thread's current one on its device and returns the previous one.
     int (*_Nonnull exchange_stream)(minima_stream stream, minima_stream* previous,
                                     minima_error error);
+    /// The CUDA runtime's stream behind it; null for the default stream of its device.
+    int (*_Nonnull native_stream)(minima_stream stream, void* _Nullable* _Nonnull result,
+                                  minima_error error);
 
     /// Makes malloc keep freed blocks, and libtorch ask for huge pages.
     void (*_Nonnull tune_allocator)(void);

@@ -167,14 +167,17 @@ public struct Qwen3: DecoderModel {
 
     // MARK: Parts for kernels
 
-    /// Sizes of a decoder layer.
-    public static func decoder(_ config: ModelConfig) throws -> DecoderDimensions {
+    /// Sizes, norms and rotary embedding.
+    public static func decoder(_ config: ModelConfig) throws -> DecoderArchitecture {
         let sizes = try Configuration(config)
-        return DecoderDimensions(
-            layers: sizes.layers, hidden: sizes.hidden, heads: sizes.heads,
-            kvHeads: sizes.kvHeads, headDim: sizes.headDim, intermediate: sizes.intermediate,
-            vocabulary: sizes.vocabulary, context: sizes.context, epsilon: sizes.epsilon,
-            rope: sizes.rope, normalisesQueriesAndKeys: true)
+        return DecoderArchitecture(
+            dimensions: DecoderDimensions(
+                layers: sizes.layers, hiddenSize: sizes.hidden, heads: sizes.heads,
+                keyValueHeads: sizes.kvHeads, headDim: sizes.headDim,
+                intermediateSize: sizes.intermediate, vocabularySize: sizes.vocabulary,
+                tiesEmbedding: sizes.tied),
+            context: sizes.context, epsilon: sizes.epsilon, rope: sizes.rope,
+            normalisesQueriesAndKeys: true)
     }
 
     /// The weights of decoder layer `index`.

@@ -45,9 +45,6 @@ public final class AdamW: Optimizer {
         }
     }
 
-    private let shard: ParameterShard
-    private let rules: [any UpdateRule]
-
     /// An optimiser of `parameters`, which have different names and lie on one device.
     ///
     /// - Parameter group: The processes that train together, each with all parameters in the same
@@ -60,28 +57,9 @@ public final class AdamW: Optimizer {
         _ parameters: [Parameter], _ configuration: Configuration = Configuration(),
         group: ProcessGroup? = nil
     ) throws(TensorError) {
-        shard = try ParameterShard(parameters, group: group)
-        rules = [try AdamWRule(shard, places: Array(shard.owned.indices), configuration)]
-    }
-
-    /// Adds to the gradients of the next step.
-    public func accumulate(_ gradients: [Tensor?]) throws(TensorError) {
-        try shard.gradients.add(gradients)
-    }
-
-    /// Moves the parameters along the accumulated gradients, which are cleared.
-    @discardableResult
-    public func step(learningRate: Double, maximumNorm: Double? = nil) throws(TensorError) -> Tensor
-    {
-        try shard.step(rules, learningRate: learningRate, maximumNorm: maximumNorm)
-    }
-
-    /// All that the next step depends on, accumulated gradients aside.
-    public var state: [(name: String, tensor: Tensor)] { shard.state(rules) }
-
-    /// Goes back to `state`.
-    public func restore(_ state: [String: Tensor]) throws(TensorError) {
-        try shard.restore(self.state, from: state)
+        let shard = try ParameterShard(parameters, group: group)
+        super.init(
+            shard, [try AdamWRule(shard, places: Array(shard.owned.indices), configuration)])
     }
 }
 

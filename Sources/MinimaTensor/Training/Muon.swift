@@ -15,9 +15,6 @@ private let batchedMultiplyAdd = Operator("aten::baddbmm")
 /// - Note: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale
 ///   is that of Liu et al. 2025, "Muon is scalable for LLM training", section 2.2.
 public final class Muon: Optimizer {
-    private let shard: ParameterShard
-    private let rules: [any UpdateRule]
-
     /// An optimiser of `parameters`, which have different names and lie on one device.
     ///
     /// - Parameters:
@@ -36,7 +33,7 @@ public final class Muon: Optimizer {
         others: AdamW.Configuration = AdamW.Configuration(), group: ProcessGroup? = nil,
         orthogonalises: (AdamW.Parameter) -> Bool = { _ in true }
     ) throws(TensorError) {
-        shard = try ParameterShard(parameters, group: group)
+        let shard = try ParameterShard(parameters, group: group)
         var (matrices, rest) = ([Int](), [Int]())
         for place in shard.owned.indices {
             let parameter = shard.parameter(at: place)
@@ -46,30 +43,12 @@ public final class Muon: Optimizer {
                 rest.append(place)
             }
         }
-        rules = [
-            try MuonRule(shard, places: matrices, momentum: momentum),
-            try AdamWRule(shard, places: rest, others),
-        ]
-    }
-
-    /// Adds to the gradients of the next step.
-    public func accumulate(_ gradients: [Tensor?]) throws(TensorError) {
-        try shard.gradients.add(gradients)
-    }
-
-    /// Moves the parameters along the accumulated gradients, which are cleared.
-    @discardableResult
-    public func step(learningRate: Double, maximumNorm: Double? = nil) throws(TensorError) -> Tensor
-    {
-        try shard.step(rules, learningRate: learningRate, maximumNorm: maximumNorm)
-    }
-
-    /// All that the next step depends on, accumulated gradients aside.
-    public var state: [(name: String, tensor: Tensor)] { shard.state(rules) }
-
-    /// Goes back to `state`.
-    public func restore(_ state: [String: Tensor]) throws(TensorError) {
-        try shard.restore(self.state, from: state)
+        super.init(
+            shard,
+            [
+                try MuonRule(shard, places: matrices, momentum: momentum),
+                try AdamWRule(shard, places: rest, others),
+            ])
     }
 }
 

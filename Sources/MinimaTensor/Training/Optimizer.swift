@@ -6,11 +6,21 @@
 /// kinds of parameters there are, not on how many parameters, and waits for none of them.
 ///
 /// - Note: Rajbhandari et al. 2020, ZeRO stage 1.
-public protocol Optimizer: AnyObject {
+public class Optimizer {
+    private let shard: ParameterShard
+    private let rules: [any UpdateRule]
+
+    init(_ shard: ParameterShard, _ rules: [any UpdateRule]) {
+        self.shard = shard
+        self.rules = rules
+    }
+
     /// Adds to the gradients of the next step.
     ///
     /// - Parameter gradients: One per parameter, of its shape and any type; a missing one is zero.
-    func accumulate(_ gradients: [Tensor?]) throws(TensorError)
+    public func accumulate(_ gradients: [Tensor?]) throws(TensorError) {
+        try shard.gradients.add(gradients)
+    }
 
     /// Moves the parameters along the accumulated gradients, which are cleared.
     ///
@@ -23,13 +33,16 @@ public protocol Optimizer: AnyObject {
     /// - Returns: The norm before that, over all parameters and processes; a float32 scalar on the
     ///   device, which nothing has waited for.
     @discardableResult
-    func step(learningRate: Double, maximumNorm: Double?) throws(TensorError) -> Tensor
+    public func step(learningRate: Double, maximumNorm: Double? = nil) throws(TensorError) -> Tensor
+    {
+        try shard.step(rules, learningRate: learningRate, maximumNorm: maximumNorm)
+    }
 
     /// All that the next step depends on, accumulated gradients aside: the number of steps, and
     /// masters and moments of this process's parameters.
     ///
     /// The tensors themselves, which the next step changes, not copies.
-    var state: [(name: String, tensor: Tensor)] { get }
+    public var state: [(name: String, tensor: Tensor)] { shard.state(rules) }
 
     /// Goes back to `state`, parameters included; accumulated gradients are cleared.
     ///
@@ -38,7 +51,9 @@ public protocol Optimizer: AnyObject {
     ///
     /// - Throws: `TensorError.invalidArgument` when a tensor is missing or has another shape or
     ///   type; then nothing has changed.
-    func restore(_ state: [String: Tensor]) throws(TensorError)
+    public func restore(_ state: [String: Tensor]) throws(TensorError) {
+        try shard.restore(self.state, from: state)
+    }
 }
 
 /// How some of a shard's parameters move, and what is remembered for that.

@@ -185,15 +185,3 @@ final class ParameterShard {
         gradients.clear()
     }
 }
-
-extension Tensor {
-    /// Whether the elements lie in row-major order without gaps.
-    fileprivate var isContiguous: Bool {
-        var step = 1
-        for (size, stride) in zip(shape, strides).reversed() where size != 1 {
-            if stride != step { return false }
-            step *= size
-        }
-        return true
-    }
-}

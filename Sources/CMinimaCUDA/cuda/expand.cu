@@ -1,0 +1,102 @@
+// expand: the layout of repack.cu into row-major bfloat16 [rows, PITCH], for matrix products over many
+// tokens: out[order[slot], column] = bf16(level · base · 2^(-scale / 16)), 0 from COLUMNS to PITCH.
+//
+// A warp decodes blocks of 16 slots and 64 columns into shared memory and writes 128 bytes a row.
+// Constants: as of repack.cu without the storage's, and PITCH (a multiple of 8), BLOCKS (blocks of 64
+// columns per warp), VALUE_0…VALUE_7 (WEIGHT 4: positive levels).
+// Grid (ceil(ceil(PITCH / 64) / (8 · BLOCKS)), tiles of 16 slots), block 256.
+// Parameters: in, base [1] float, order [SLOTS] (null: slot), out.
+// Reference: QuantizedMatrix.dense; within 2^-9 of a value for the rounding and 2^-20 for the scale.
+#include "common.cuh"
+
+struct alignas(16) Words {
+    u32 w[4];
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+expand(const u8* in, const float* base, const i32* order, bf16* out) {
+    dependents_launch();
+    dependencies_wait();
+    constexpr i32 codeBytes = 128 * WEIGHT, scaleBytes = 16 * (64 / PIECE);
+    constexpr i32 blocks = (COLUMNS + 63) / 64;
+    constexpr i32 blockBytes = TILES_PER_STAGE * (codeBytes + scaleBytes);
+    // A row of 64 values and 16 bytes that keep rows off each other's banks.
+    constexpr i32 pitch = 144;
+    __shared__ __align__(16) u8 rows[8][16 * pitch];
+    const i32 lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane / 4, q = lane & 3;
+    const i32 tile = blockIdx.y, m = tile % TILES_PER_STAGE;
+    u8* own = rows[warp];
+#if WEIGHT == 4
+    __shared__ float levels[16];
+    if (threadIdx.x == 0) {
+        const float values[8] = {VALUE_0, VALUE_1, VALUE_2, VALUE_3, VALUE_4, VALUE_5, VALUE_6, VALUE_7};
+#pragma unroll
+        for (i32 i = 0; i < 8; ++i) {
+            levels[i] = values[i];
+            levels[i + 8] = -values[i];
+        }
+    }
+    __syncthreads();
+    const float unit = *base;
+#else
+    const float unit = *base * (1.0f / 255.0f);
+#endif
+    for (i32 i = 0; i < BLOCKS; ++i) {
+        const i32 block = (blockIdx.x * BLOCKS + i) * 8 + warp;
+        if (block * 64 >= PITCH) break;
+        const bool present = block < blocks;
+        const u8* from = in + ((i64)(tile / TILES_PER_STAGE) * blocks + block) * blockBytes;
+        float scales[2][64 / PIECE];
+#pragma unroll
+        for (i32 piece = 0; piece < 64 / PIECE; ++piece) {
+#pragma unroll
+            for (i32 half = 0; half < 2; ++half) {
+                const u32 code = present
+                    ? from[TILES_PER_STAGE * codeBytes + m * scaleBytes + g * (128 / PIECE) + piece * 2 + half]
+                    : 255;
+                scales[half][piece] = code == 255 ? 0.0f : unit * exp2_fast((float)code * -0.0625f);
+            }
+        }
+        Words words[WEIGHT / 4];
+#pragma unroll
+        for (i32 k = 0; k < WEIGHT / 4; ++k)
+            words[k] = present ? ((const Words*)(from + m * codeBytes))[k * 32 + lane] : Words{};
+        __syncwarp();
+#pragma unroll
+        for (i32 k = 0; k < 4; ++k) {
+#pragma unroll
+            for (i32 pair = 0; pair < 4; ++pair) {
+                float values[2];
+#pragma unroll
+                for (i32 second = 0; second < 2; ++second) {
+#if WEIGHT == 4
+                    const u32 word = words[0].w[k];
+                    const u32 place = word >> (8 * pair + 4 * second) & 7;
+                    const u32 sign = k < LOOKED_UP ? word >> (8 * pair + 4 * second + 3) & 1
+                                                   : word >> (4 * pair + 16 * second + 3) & 1;
+                    values[second] = levels[place | sign << 3];
+#else
+                    const u32 word = words[k / 2].w[k % 2 * 2 + pair / 2];
+                    const u32 code = (word >> (8 * (pair & 1) + 16 * second) & 255) ^ 128;
+                    values[second] = (float)((i32)code * 2 - 255);
+#endif
+                    const i32 column = block * 64 + k * 16 + (pair & 2) * 4 + q * 2 + second;
+                    values[second] =
+                        column < COLUMNS ? values[second] * scales[pair & 1][k * 16 / PIECE] : 0.0f;
+                }
+                *(u32*)(own + (g + (pair & 1) * 8) * pitch + (k * 16 + (pair & 2) * 4 + q * 2) * 2) =
+                    to_bf16x2(values[0], values[1]);
+            }
+        }
+        __syncwarp();
+#pragma unroll
+        for (i32 part = 0; part < 4; ++part) {
+            const i32 row = part * 4 + lane / 8, column = block * 64 + lane % 8 * 8;
+            const i32 slot = tile * 16 + row;
+            const i32 target = slot >= SLOTS ? -1 : order ? order[slot] : slot;
+            if (target >= 0 && column < PITCH)
+                *(Words*)(out + (i64)target * PITCH + column) =
+                    *(const Words*)(own + row * pitch + lane % 8 * 16);
+        }
+    }
+}

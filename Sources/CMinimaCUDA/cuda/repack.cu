@@ -1,0 +1,87 @@
+// repack: packed rows of codes with their scales into the layout that linear.cu streams, once at load.
+//
+// In: codes [rows, ROW_BYTES] as BitPlanes stores them (a row is one plane per part of a code, lowest
+// bits first; of widths 2 | 2 + 1 | 4 | 8 for 2, 3, 4, 8 BITS), scales [rows, GROUPS] (one code for
+// GROUP_SIZE columns), order [SLOTS]: the row for each slot (-1: none; null: its own number).
+// Out: for every tile of 16 · TILES_PER_STAGE slots, for every block of 64 columns: per 16 slots m the
+// codes, 128 · WEIGHT bytes, then per m the scales, 16 · 64 / PIECE bytes. Slots and columns that do
+// not exist have the scale 0 or the code of the lowest level; x is 0 there.
+//   Lane l = 4g + q of a warp holds, of 16 columns at a time (step k of the block's four), the operand
+// A: pairs a[0] = (slot g, columns 2q, 2q + 1), a[1] = slot g + 8, a[2] = slot g at 8 columns more,
+// a[3] = slot g + 8 there. WEIGHT 4: word k of the lane's 16 bytes, in one of the two orders that
+// `decode` describes, by k < LOOKED_UP. A code c of 2^BITS ascending levels symmetric about 0 becomes a
+// sign and the place of a positive level. WEIGHT 8: words 2k and 2k + 1 of the lane, words 0–3 of all
+// lanes before words 4–7; a word's bytes 0 and 2 are a[0] (a[2]), 1 and 3 are a[1] (a[3]); c - 128.
+//   Scales: bytes [g][piece][slot g, slot g + 8].
+// Constants: BITS WEIGHT (4: BITS 2, 3, 4; 8: BITS 8) SLOTS COLUMNS ROW_BYTES GROUPS GROUP_SIZE
+// TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP.
+// Grid (ceil(COLUMNS / 64), tiles · TILES_PER_STAGE), block 32. Parameters: codes, scales, order, out.
+// Reference: BitPlanes.unpack and the layout above; exact.
+#include "common.cuh"
+
+/// The code of a row's column.
+DEVICE u32 code_at(const u8* row, i32 column) {
+#if BITS == 3
+    const u32 low = row[column / 4] >> column % 4 * 2 & 3;
+    return low | (row[(COLUMNS + 3) / 4 + column / 8] >> column % 8 & 1) << 2;
+#else
+    constexpr i32 perByte = 8 / BITS;
+    return row[column / perByte] >> column % perByte * BITS & ((1 << BITS) - 1);
+#endif
+}
+
+extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* order, u8* out) {
+    const i32 lane = threadIdx.x, g = lane / 4, q = lane % 4;
+    const i32 block = blockIdx.x, tile = blockIdx.y;
+    constexpr i32 codeBytes = 128 * WEIGHT, scaleBytes = 16 * (64 / PIECE);
+    constexpr i32 blocks = (COLUMNS + 63) / 64;
+    const i32 m = tile % TILES_PER_STAGE;
+    u8* to = out
+        + ((i64)(tile / TILES_PER_STAGE) * blocks + block) * (TILES_PER_STAGE * (codeBytes + scaleBytes));
+
+    i32 rows[2];
+    for (i32 half = 0; half < 2; ++half) {
+        const i32 slot = tile * 16 + g + half * 8;
+        rows[half] = slot >= SLOTS ? -1 : order ? order[slot] : slot;
+    }
+    auto code = [&](i32 pair, i32 k, i32 second) -> u32 {
+        const i32 row = rows[pair & 1];
+        const i32 column = block * 64 + k * 16 + (pair & 2) * 4 + q * 2 + second;
+        return row < 0 || column >= COLUMNS ? 0 : code_at(codes + (i64)row * ROW_BYTES, column);
+    };
+    u32* words = (u32*)(to + m * codeBytes);
+    for (i32 k = 0; k < 4; ++k) {
+#if WEIGHT == 4
+        u32 word = 0;
+        for (i32 pair = 0; pair < 4; ++pair) {
+            for (i32 second = 0; second < 2; ++second) {
+                constexpr u32 half = 1 << (BITS - 1);
+                const u32 c = code(pair, k, second);
+                const u32 sign = c < half, place = c < half ? half - 1 - c : c - half;
+                word |= place << (8 * pair + 4 * second);
+                word |= sign << (k < LOOKED_UP ? 8 * pair + 4 * second + 3 : 4 * pair + 16 * second + 3);
+            }
+        }
+        words[lane * 4 + k] = word;
+#else
+        for (i32 side = 0; side < 2; ++side) {
+            u32 word = 0;
+            for (i32 pair = 0; pair < 2; ++pair)
+                for (i32 second = 0; second < 2; ++second)
+                    word |= (code(2 * side + pair, k, second) ^ 128) << (8 * pair + 16 * second);
+            words[k / 2 * 128 + lane * 4 + k % 2 * 2 + side] = word;
+        }
+#endif
+    }
+    if (q == 0) {
+        u8* scaleTo = to + TILES_PER_STAGE * codeBytes + m * scaleBytes + g * (128 / PIECE);
+        for (i32 piece = 0; piece < 64 / PIECE; ++piece) {
+            for (i32 half = 0; half < 2; ++half) {
+                const i32 column = block * 64 + piece * PIECE;
+                scaleTo[piece * 2 + half] = rows[half] < 0 || column >= COLUMNS
+                    ? 255
+                    : scales[(i64)rows[half] * GROUPS + column / GROUP_SIZE];
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+import MinimaCore
+import MinimaTensor
+
+/// Attention of a decode step of a batch, from projections to attended values: norms and rotation of
+/// queries and keys, storing of the new keys and values, softmax over each request's pages. One
+/// launch per layer; see `attention.cu`.
+public struct DecodeAttention: Sendable {
+    /// Requests of a launch at most.
+    public static let mostRequests = 256
+
+    /// What the kernel is compiled for.
+    public let shape: AttentionShape
+    /// How the pages hold values.
+    public let format: KeyValueFormat
+    /// Requests of a launch.
+    public let requests: Int
+    /// New tokens of each request.
+    public let queries: Int
+    /// Columns of the page table.
+    public let maxPages: Int
+    /// Registers and local memory of the kernel.
+    public var kernel: Kernel { attention }
+
+    private let attention: Kernel
+    private let plan: Plan
+    private let workspace: Tensor
+    private let counters: Tensor
+
+    /// How a launch is laid out.
+    struct Plan: Hashable {
+        /// Buffers of the ring, and how many blocks of tokens are worked on at a time.
+        var slots: Int
+        var pageWarps: Int
+        var threads: Int
+        var sharedBytes: Int
+        /// float32 values of a part in the workspace, and parts.
+        var partFloats: Int
+        var parts: Int
+        /// Blocks of tokens in a part; 0 where parts follow from the batch.
+        var split: Int
+        var grid: Int
+    }
+
+    /// Compiles the kernel and allocates what its launches share.
+    ///
+    /// - Parameters:
+    ///   - queries: New tokens of each request in a step: 1, or more to verify a draft; at most 64
+    ///     with all heads of a key-value head.
+    ///   - requests: Requests of a step, padding included.
+    ///   - maxPages: Columns of the page table.
+    ///   - splitTokens: Tokens of a part, a multiple of 64, for results that do not depend on the rest
+    ///     of the batch; by default the tokens of all requests are dealt out evenly.
+    public init(
+        _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, requests: Int,
+        maxPages: Int, splitTokens: Int? = nil, context: CUDAContext
+    ) throws(KernelError) {
+        let plan = try Self.plan(
+            shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
+            splitTokens: splitTokens, multiprocessors: context.multiprocessors,
+            sharedPerBlock: context.sharedPerBlock)
+        var constants = shape.constants(format)
+        constants["QUERIES"] = .int(queries)
+        constants["SLOTS"] = .int(plan.slots)
+        constants["PAGE_WARPS"] = .int(plan.pageWarps)
+        attention = try context.kernel(
+            KernelSource("attention.cu"), entry: "attention", constants: constants,
+            sharedBytes: plan.sharedBytes)
+        (workspace, counters) = try KernelError.wrapping { () throws(TensorError) in
+            (
+                try Tensor.empty([plan.parts, plan.partFloats], device: context.device),
+                try Tensor.zeros(
+                    [requests * shape.kvHeads], dtype: .int32, device: context.device)
+            )
+        }
+        self.plan = plan
+        self.shape = shape
+        self.format = format
+        self.requests = requests
+        self.queries = queries
+        self.maxPages = maxPages
+    }
+
+    /// Bytes that the initialiser of the same parameters allocates.
+    public static func bytes(
+        _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, requests: Int,
+        maxPages: Int, splitTokens: Int? = nil, context: CUDAContext
+    ) throws(KernelError) -> Int {
+        let plan = try plan(
+            shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
+            splitTokens: splitTokens, multiprocessors: context.multiprocessors,
+            sharedPerBlock: context.sharedPerBlock)
+        return 4 * (plan.parts * plan.partFloats + requests * shape.kvHeads)
+    }
+
+    /// The shared memory that leaves room for a block of the next kernel, which loads its weights
+    /// meanwhile: 112 KiB for that and 2 KiB of the system's, of 228.
+    private static let ringBytes = 100 << 10
+
+    static func plan(
+        _ shape: AttentionShape, format: KeyValueFormat, queries: Int, requests: Int,
+        maxPages: Int, splitTokens: Int?, multiprocessors: Int, sharedPerBlock: Int
+    ) throws(KernelError) -> Plan {
+        let rows = shape.heads / shape.kvHeads * queries
+        guard queries > 0, rows <= 64, (1...mostRequests).contains(requests), maxPages > 0,
+            splitTokens.map({ $0 > 0 && $0 % 64 == 0 }) ?? true
+        else {
+            throw .invalidLaunch(
+                kernel: "attention.cu",
+                reason: """
+                    \(queries) queries for \(shape.heads / shape.kvHeads) heads to a key-value head, \
+                    \(requests) requests of \(maxPages) pages, parts of \(splitTokens ?? 64) tokens were \
+                    asked for; it takes 1 to 64 queries times heads, 1 to \(mostRequests) requests, \
+                    and parts of a multiple of 64 tokens
+                    """)
+        }
+        // As in attention.cu.
+        let (dim, tile) = (shape.paddedDim(format), shape.tileBytes(format))
+        let warpTiles = rows > 8 && dim <= 128 ? 2 : 1
+        let sets = (rows + 8 * warpTiles - 1) / (8 * warpTiles)
+        let partFloats = sets * warpTiles * 32 * (4 * (dim / 16) + 4)
+        func shared(slots: Int, pageWarps: Int) -> Int {
+            var bytes = slots * tile
+            if partFloats * 4 > 2 * tile { bytes += pageWarps * partFloats * 4 }
+            bytes += sets * warpTiles * 8 * (dim + 8) * 2 + 4 * queries * dim
+            bytes += queries * (shape.rotaryDim / 2) * 8 + (8 * queries + 15) / 16 * 16
+            return (bytes + (mostRequests + 2) * 4 + 4 + 7) / 8 * 8 + 16 * slots
+        }
+        let choices = (1...3).reversed().flatMap { pageWarps in
+            (1...4).reversed().map { (slots: 2 * pageWarps * $0, pageWarps: pageWarps) }
+        }
+        let fitting = choices.first {
+            $0.slots * tile <= ringBytes
+                && shared(slots: $0.slots, pageWarps: $0.pageWarps) <= sharedPerBlock
+        }
+        guard let (slots, pageWarps) = fitting else {
+            throw .exceedsDevice(
+                kernel: "attention.cu",
+                reason: """
+                    \(rows) queries times heads of \(shape.headDim) values need \
+                    \(shared(slots: 2, pageWarps: 1)) bytes of shared memory, a block has \
+                    \(sharedPerBlock); verify fewer tokens at a time
+                    """)
+        }
+        let split = (splitTokens ?? 0) / format.block
+        let blocks = maxPages * PagedKeyValues.pageTokens / format.block
+        return Plan(
+            slots: slots, pageWarps: pageWarps, threads: 32 * (pageWarps * sets + 1),
+            sharedBytes: shared(slots: slots, pageWarps: pageWarps), partFloats: partFloats,
+            parts: split == 0
+                ? 2 * multiprocessors
+                : requests * shape.kvHeads * ((blocks + split - 1) / split),
+            split: split, grid: multiprocessors)
+    }
+
+    /// Queues a layer's attention.
+    ///
+    /// The kernel may start ahead of its predecessors and then reads `pages`, `table`, `lengths`, the
+    /// norms and the frequencies at once: whoever writes these is followed by a launch that does not
+    /// overlap, as the first of every graph is. A graph has one step.
+    ///
+    /// - Parameters:
+    ///   - projections: bfloat16 `[requests · queries, projectionWidth]`: queries, keys, values.
+    ///   - queryNorm: bfloat16 `[headDim]`, where the shape normalises; `keyNorm` likewise.
+    ///   - frequencies: float32 `[rotaryDim / 2]`, radians per position.
+    ///   - pages: A layer of ``PagedKeyValues``; gets the new keys and values.
+    ///   - table: int32 `[requests, maxPages]`, the pages of each request in order.
+    ///   - lengths: int32 `[requests]`, tokens of each request with the new ones; 0 for padding, whose
+    ///     result is zeros.
+    ///   - attended: bfloat16 `[requests · queries, heads · headDim]`; overwritten.
+    public func launch(
+        projections: Tensor, queryNorm: Tensor?, keyNorm: Tensor?, frequencies: Tensor,
+        pages: Tensor, table: Tensor, lengths: Tensor, attended: Tensor, on stream: CUDAStream,
+        overlapping: Bool = true
+    ) throws(KernelError) {
+        let rows = requests * queries
+        try PagedKeyValues.check(pages, shape, format, attention.name)
+        try KernelShapes(attention.name)
+            .expect("projections", projections, .bfloat16, [rows, shape.projectionWidth])
+            .norms(queryNorm, keyNorm, shape)
+            .expect("frequencies", frequencies, .float32, [shape.rotaryDim / 2])
+            .expect("table", table, .int32, [requests, maxPages])
+            .expect("lengths", lengths, .int32, [requests])
+            .expect("attended", attended, .bfloat16, [rows, shape.heads * shape.headDim])
+            .check()
+        try attention.launch(
+            grid: (plan.grid, 1, 1), block: plan.threads, on: stream, overlapping: overlapping,
+            [
+                .tensor(projections), .optional(queryNorm), .optional(keyNorm),
+                .tensor(frequencies), .tensor(pages), .tensor(table), .tensor(lengths),
+                .tensor(attended), .tensor(workspace), .tensor(counters), .int32(requests),
+                .int32(maxPages), .int32(plan.split), .float(shape.epsilon), .float(shape.scale),
+                .float(shape.ropeScaling),
+            ])
+    }
+}
+
+/// Tensors of a launch against what its kernel takes.
+struct KernelShapes {
+    private let kernel: String
+    private var wrong: [String] = []
+
+    init(_ kernel: String) {
+        self.kernel = kernel
+    }
+
+    func expect(_ name: String, _ tensor: Tensor?, _ dtype: DType, _ shape: [Int]) -> Self {
+        var result = self
+        if let tensor, tensor.dtype != dtype || tensor.shape != shape {
+            result.wrong.append("\(name) is \(tensor.summary), not \(dtype) \(shape)")
+        }
+        return result
+    }
+
+    func norms(_ query: Tensor?, _ key: Tensor?, _ shape: AttentionShape) -> Self {
+        var result = expect("queryNorm", query, .bfloat16, [shape.headDim])
+            .expect("keyNorm", key, .bfloat16, [shape.headDim])
+        if shape.normalisesQueriesAndKeys, query == nil || key == nil {
+            result.wrong.append("the norms of queries and keys are missing")
+        }
+        return result
+    }
+
+    func check() throws(KernelError) {
+        guard wrong.isEmpty else {
+            throw .invalidLaunch(kernel: kernel, reason: wrong.joined(separator: "; "))
+        }
+    }
+}

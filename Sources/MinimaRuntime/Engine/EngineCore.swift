@@ -1,0 +1,281 @@
+/// The engine without its thread: who waits, who runs, and one step after the other.
+///
+/// Why it never stops short: pages are handed out through leases, so a request gets no page that
+/// another holds. A request is admitted only if the pages of all tokens it can ever have exist. When
+/// a running request finds no page, the newest running one gives up all of its own, so the oldest
+/// always gets on, and ends. What was preempted waits in order of arrival, before whatever came
+/// later; what waits for pages is overtaken a limited number of times.
+final class EngineCore {
+    let capacity: DecodeCapacity
+    private(set) var metrics = EngineMetrics()
+
+    private let backend: any DecodeBackend
+    private let options: EngineOptions
+    private let reservation: EngineOptions.Reservation
+    private let pool: PagePool
+    private let buckets: BucketTable
+    private let sizer: ChunkSizer
+    private let maxRunning: Int
+    private var freeSlots: [Int]
+
+    /// Both in order of arrival.
+    private var waiting: [EngineSequence] = []
+    private var running: [EngineSequence] = []
+    /// Steps whose results have not been read, oldest first; each a list of launches.
+    private var queued: [[[EngineSequence]]] = []
+    private var rate = TokenRate()
+
+    init(_ backend: any DecodeBackend, _ options: EngineOptions) {
+        let capacity = backend.capacity
+        self.backend = backend
+        self.options = options
+        self.capacity = capacity
+        // Computing a preempted request again goes other ways than decoding did.
+        reservation = options.deterministic ? .whole : options.reservation
+        pool = PagePool(count: capacity.pages, pageTokens: capacity.pageTokens)
+        maxRunning = max(min(options.maxRunning ?? capacity.slots, capacity.slots), 1)
+        freeSlots = (0..<maxRunning).reversed()
+        buckets = BucketTable(
+            options.deterministic ? [capacity.deterministicBucket] : capacity.buckets,
+            rows: maxRunning, seconds: backend.decodeSeconds(bucket:))
+        sizer = ChunkSizer(capacity, options)
+        publish()
+    }
+
+    /// Whether there is nothing to do.
+    var isIdle: Bool { waiting.isEmpty && running.isEmpty && queued.isEmpty }
+
+    // MARK: Coming and going
+
+    func add(_ arrival: EngineInbox.Arrival) {
+        waiting.append(EngineSequence(arrival))
+    }
+
+    func cancel(_ id: UInt64) {
+        if let sequence = (running + waiting).first(where: { $0.id == id }) {
+            end(sequence, .cancelled)
+        }
+    }
+
+    func cancelAll() {
+        for sequence in running + waiting { end(sequence, .cancelled) }
+    }
+
+    private func end(_ sequence: EngineSequence, _ reason: FinishReason) {
+        guard !sequence.hasEnded else { return }
+        release(sequence)
+        waiting.removeAll { $0 === sequence }
+        sequence.end(reason)
+        metrics.finished[reason.name, default: 0] += 1
+    }
+
+    private func release(_ sequence: EngineSequence) {
+        guard let slot = sequence.slot else { return }
+        backend.close(slot)
+        freeSlots.append(slot)
+        running.removeAll { $0 === sequence }
+    }
+
+    // MARK: A step
+
+    /// Admits, queues a step, and reads the results of the step before it.
+    func step() {
+        admit()
+        let launches = launch()
+        if !launches.isEmpty { queued.append(launches) }
+        let kept = launches.isEmpty ? 0 : max(capacity.queuedSteps, 1) - 1
+        while queued.count > kept { collect(queued.removeFirst()) }
+        metrics.steps += 1
+        publish()
+    }
+
+    private func admit() {
+        var index = 0
+        while index < waiting.count, running.count < maxRunning {
+            let sequence = waiting[index]
+            if start(sequence) {
+                if !sequence.hasEnded { waiting.remove(at: index) }
+                for earlier in waiting[..<index] { earlier.overtaken += 1 }
+            } else if sequence.overtaken >= options.overtakes {
+                break
+            } else {
+                index += 1
+            }
+        }
+    }
+
+    /// Gives a waiting sequence its pages and a slot; false while it does not fit.
+    private func start(_ sequence: EngineSequence) -> Bool {
+        let wanted: Int
+        switch reservation {
+        case .whole: wanted = pool.pages(for: sequence.longest)
+        case .growing:
+            wanted = pool.pages(for: sequence.length)
+            // A page for each that runs, so that it is not preempted with its first step.
+            guard running.isEmpty || wanted + running.count < pool.free else { return false }
+        }
+        guard wanted <= pool.free, let slot = freeSlots.last else { return false }
+        do {
+            let lease = try pool.lease(wanted)
+            try backend.open(
+                slot,
+                SequenceStart(
+                    tokens: sequence.tokens, promptCount: sequence.request.prompt.count,
+                    sampling: sequence.request.sampling))
+            freeSlots.removeLast()
+            sequence.start(in: slot, lease)
+            let place = running.firstIndex { $0.id > sequence.id } ?? running.count
+            running.insert(sequence, at: place)
+        } catch {
+            fail([sequence], error)
+        }
+        return true
+    }
+
+    /// Queues the work of one step: running decodes first, then prompts.
+    ///
+    /// - Returns: The sequences of each launch that will have a result.
+    private func launch() -> [[EngineSequence]] {
+        guard let rows = growDecodes() else { return [] }
+        var launches: [[EngineSequence]] = []
+        var spent = 0.0
+        var start = 0
+        for bucket in buckets.split(rows.count) {
+            let batch = Array(rows[start..<min(start + bucket, rows.count)])
+            start += batch.count
+            if decode(batch, bucket) { launches.append(batch) }
+            spent += backend.decodeSeconds(bucket: bucket) ?? 0
+        }
+        var budget = sizer.budget(decoding: rows.count)
+        for sequence in running where sequence.cached < sequence.target {
+            let left = sequence.target - sequence.cached
+            let size = sizer.size(
+                left: left, position: sequence.cached, budget: budget,
+                seconds: rows.isEmpty ? nil : { spent + $0 },
+                estimate: backend.prefillSeconds(tokens:at:))
+            guard size > 0 else { break }
+            budget -= size
+            spent += backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0
+            if prefill(sequence, size), size == left { launches.append([sequence]) }
+        }
+        return launches
+    }
+
+    /// The sequences that decode now, each with a page for its next token.
+    ///
+    /// - Returns: `nil` when pages ran out and results must be read before anyone is preempted.
+    private func growDecodes() -> [EngineSequence]? {
+        var rows: [EngineSequence] = []
+        var index = 0
+        while index < running.count {
+            let sequence = running[index]
+            guard sequence.canDecode else {
+                index += 1
+                continue
+            }
+            do {
+                try sequence.lease?.grow(to: pool.pages(for: sequence.cached + 1))
+                rows.append(sequence)
+                index += 1
+            } catch {
+                // A queued token may end a sequence, or belong to the one that is preempted.
+                guard queued.isEmpty else { return nil }
+                preemptNewest()
+            }
+        }
+        return rows
+    }
+
+    private func preemptNewest() {
+        guard let sequence = running.last else { return }
+        release(sequence)
+        sequence.suspend()
+        let place = waiting.firstIndex { $0.id > sequence.id } ?? waiting.count
+        waiting.insert(sequence, at: place)
+        metrics.preemptions += 1
+    }
+
+    private func decode(_ batch: [EngineSequence], _ bucket: Int) -> Bool {
+        let rows = batch.compactMap { sequence -> DecodeBatch.Row? in
+            guard let slot = sequence.slot else { return nil }
+            return DecodeBatch.Row(
+                slot: slot, position: sequence.cached, pages: sequence.lease?.pages ?? [])
+        }
+        do {
+            try backend.decode(DecodeBatch(rows: rows, bucket: bucket))
+        } catch {
+            fail(batch, error)
+            return false
+        }
+        for sequence in batch {
+            sequence.cached += 1
+            sequence.inFlight += 1
+        }
+        return true
+    }
+
+    private func prefill(_ sequence: EngineSequence, _ size: Int) -> Bool {
+        guard let slot = sequence.slot else { return false }
+        let end = sequence.cached + size
+        do {
+            try backend.prefill(
+                PrefillChunk(
+                    slot: slot, position: sequence.cached,
+                    tokens: sequence.tokens[sequence.cached..<end],
+                    pages: sequence.lease?.pages ?? [], samples: end == sequence.target))
+        } catch {
+            fail([sequence], error)
+            return false
+        }
+        sequence.cached = end
+        if end == sequence.target { sequence.inFlight += 1 }
+        metrics.promptTokens += size
+        return true
+    }
+
+    // MARK: Results
+
+    private func collect(_ launches: [[EngineSequence]]) {
+        for sequences in launches {
+            do {
+                let tokens = try backend.collect()
+                guard tokens.count == sequences.count else {
+                    throw EngineError.stepFailed(
+                        "\(tokens.count) tokens came back for \(sequences.count) rows")
+                }
+                metrics.consecutiveFailures = 0
+                for (sequence, token) in zip(sequences, tokens) where !sequence.hasEnded {
+                    receive(sequence, token)
+                }
+            } catch {
+                fail(sequences, error)
+            }
+        }
+    }
+
+    private func receive(_ sequence: EngineSequence, _ token: SampledToken) {
+        sequence.inFlight -= 1
+        let before = sequence.generated.count
+        let reason = sequence.receive(token)
+        metrics.generatedTokens += sequence.generated.count - before
+        if let reason { end(sequence, reason) }
+    }
+
+    private func fail(_ sequences: [EngineSequence], _ error: any Error) {
+        metrics.failures += 1
+        metrics.consecutiveFailures += 1
+        let reason = error as? EngineError ?? .stepFailed("\(error)")
+        for sequence in sequences { end(sequence, .failed(reason)) }
+    }
+
+    private func publish() {
+        metrics.running = running.count
+        metrics.waiting = waiting.count
+        metrics.freePages = pool.free
+        metrics.totalPages = pool.count
+        let now = ContinuousClock.now
+        metrics.lastStep = now
+        rate.update(metrics.generatedTokens, now)
+        metrics.tokensPerSecond = rate.value
+    }
+}

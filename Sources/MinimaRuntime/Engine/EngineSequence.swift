@@ -1,0 +1,99 @@
+import MinimaCore
+
+/// A request while the engine has it.
+final class EngineSequence {
+    let id: UInt64
+    let request: GenerationRequest
+    /// New tokens at most.
+    let limit: Int
+    /// Tokens chosen so far, as far as the host knows.
+    private(set) var generated: [Int32] = []
+    /// Where the request runs; `nil` while it waits.
+    var slot: Int?
+    var lease: PageLease?
+    /// Tokens whose keys and values are computed or queued.
+    var cached = 0
+    /// Tokens to compute before the first decode step.
+    var target = 0
+    /// Tokens queued whose values the host does not know yet.
+    var inFlight = 0
+    /// How often a later request was admitted before this one.
+    var overtaken = 0
+    private(set) var hasEnded = false
+
+    private let channel: GenerationChannel
+    private let submitted: ContinuousClock.Instant
+    private var timings = GenerationTimings()
+    private var hasStarted = false
+    private var firstToken = 0.0
+    private var lastToken = 0.0
+
+    init(_ arrival: EngineInbox.Arrival) {
+        id = arrival.id
+        request = arrival.request
+        limit = arrival.limit
+        channel = arrival.channel
+        submitted = arrival.submitted
+    }
+
+    /// Prompt and generated tokens.
+    var tokens: [Int32] { request.prompt + generated }
+    /// How many those are.
+    var length: Int { request.prompt.count + generated.count }
+    /// Whether the prompt is computed and there are tokens left to ask for.
+    var canDecode: Bool { cached >= target && generated.count + inFlight < limit }
+    /// Most tokens whose keys and values are ever held: the last one is never read.
+    var longest: Int { request.prompt.count + limit - 1 }
+
+    private var elapsed: Double { (ContinuousClock.now - submitted).totalSeconds }
+
+    /// Begins to run in `slot`.
+    func start(in slot: Int, _ lease: consuming PageLease) {
+        self.slot = slot
+        self.lease = consume lease
+        cached = 0
+        target = length
+        if !hasStarted { timings.queue = elapsed }
+        hasStarted = true
+    }
+
+    /// Stops running; what was computed is lost.
+    func suspend() {
+        slot = nil
+        lease = nil
+        (cached, target) = (0, 0)
+        timings.preemptions += 1
+    }
+
+    /// Takes a token that has arrived.
+    ///
+    /// - Returns: Why the request ends with it; `nil` while it goes on.
+    func receive(_ token: SampledToken) -> FinishReason? {
+        if token.id < 0 {
+            return .failed(.notFinite(position: length))
+        }
+        if request.stop.contains(token.id) { return .stop }
+        lastToken = elapsed
+        if generated.isEmpty { firstToken = lastToken }
+        generated.append(token.id)
+        channel.send(GeneratedToken(token: token, seconds: lastToken))
+        return generated.count == limit ? .length : nil
+    }
+
+    /// Ends the request: gives the pages back and tells whoever waits.
+    func end(_ reason: FinishReason) {
+        hasEnded = true
+        slot = nil
+        lease = nil
+        timings.total = elapsed
+        if !hasStarted { timings.queue = timings.total }
+        if !generated.isEmpty {
+            timings.firstToken = firstToken
+            timings.prefill = firstToken - timings.queue
+        }
+        if generated.count > 1 {
+            timings.perToken = (lastToken - firstToken) / Double(generated.count - 1)
+        }
+        channel.finish(reason, promptTokens: request.prompt.count, timings: timings)
+    }
+}
