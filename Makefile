@@ -17,7 +17,7 @@ build: setup ## release build: .build/release/minima and libMinimaTorch.so
 	@echo "built: .build/release/minima"
 
 test: setup ## every test; those that need a GPU skip themselves where there is none
-	@$(SWIFT) test --disable-xctest --no-parallel
+	@$(SWIFT) test --disable-xctest
 
 test-asan: setup ## the tensor tests under AddressSanitizer, leaks included
 	@Scripts/test-asan.sh

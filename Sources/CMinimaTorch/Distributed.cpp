@@ -239,20 +239,29 @@ struct Group {
         using Gloo = c10d::ProcessGroupGloo;
         const bool is_local = address == "127.0.0.1" || address == "localhost";
         auto settings = c10::make_intrusive<Gloo::Options>(place.timeout);
-        {
-            // gloo fills a table of the kernel's modules at the first device, without a lock.
-            static std::mutex lock;
-            const std::lock_guard<std::mutex> locked(lock);
-            settings->devices.push_back(
-                *options.interface ? Gloo::createDeviceForInterface(options.interface, false)
-                : is_local         ? Gloo::createDeviceForHostname(address, false)
-                                   : Gloo::createDefaultDevice(false));
-        }
+        settings->devices.push_back(*options.interface
+                                        ? Gloo::createDeviceForInterface(options.interface, false)
+                                    : is_local ? Gloo::createDeviceForHostname(address, false)
+                                               : Gloo::createDefaultDevice(false));
         gloo = c10::make_intrusive<Gloo>(store, options.rank, options.size, settings);
         // Connected is who was met by all; a process that left before would look dead to the rest.
-        gloo->barrier()->wait();
+        begin([&] { return gloo->barrier(); })->wait();
         if (options.cuda_index >= 0) devices = std::make_unique<Devices>(*store, options);
     }
+
+    // Starts an exchange, `start()`, and gives what waits for it.
+    //
+    // One at a time in this process, whatever the group: gloo's exchanges are noted in a recorder
+    // that all groups share, and libtorch 2.11.0 looks a group up there, and adds a new one, before
+    // it locks (FlightRecorder::recordWithResetEnabled).
+    template <typename Start>
+    static c10::intrusive_ptr<c10d::Work> begin(Start&& start) {
+        const std::lock_guard<std::mutex> locked(recorder);
+        return start();
+    }
+
+private:
+    static inline std::mutex recorder;
 };
 
 Group& open(minima_group* group) { return *reinterpret_cast<Group*>(group); }
@@ -273,7 +282,7 @@ void exchange(Group& group, minima_tensor* const* handles, int64_t count, OnCPU&
         if (dense.numel() == 0) continue;
         if (dense.is_cpu()) {
             std::vector<at::Tensor> one{dense};
-            works.push_back(on_cpu(one));
+            works.push_back(Group::begin([&] { return on_cpu(one); }));
         } else {
             there.push_back(dense);
         }

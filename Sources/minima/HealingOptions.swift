@@ -42,13 +42,10 @@ struct HealingScopeOptions: ParsableArguments {
     var keepAdapters = false
 
     func validate() throws {
-        for (name, value) in [
-            ("--layers-per-block", layersPerBlock.min() ?? 0),
-            ("--block-windows", blockWindows ?? 1),
-            ("--block-epochs", blockEpochs ?? 1), ("--lora", lora ?? 1),
-        ] where !(1...1 << 24).contains(value) {
-            throw ValidationError("\(name) must be between 1 and \(1 << 24), found \(value)")
-        }
+        try checkCounts([
+            ("--layers-per-block", layersPerBlock.min()), ("--block-windows", blockWindows),
+            ("--block-epochs", blockEpochs), ("--lora", lora),
+        ])
         guard !keepAdapters || lora != nil else {
             throw ValidationError("--keep-adapters needs --lora")
         }
@@ -151,13 +148,9 @@ struct HealingTrainingOptions: ParsableArguments {
         where value < 1 {
             throw ValidationError("\(name) must be at least 1, found \(value)")
         }
-        for (name, value) in [("--batch", batch ?? 1), ("--self-windows", selfWindows)]
-        where !(1...1 << 24).contains(value) {
-            throw ValidationError("\(name) must be between 1 and \(1 << 24), found \(value)")
-        }
-        if let context, !(1...1 << 24).contains(context) {
-            throw ValidationError("--context must be between 1 and \(1 << 24), found \(context)")
-        }
+        try checkCounts([
+            ("--batch", batch), ("--self-windows", selfWindows), ("--context", context),
+        ])
         if let learningRate, !(learningRate > 0 && learningRate < 1) {
             throw ValidationError("--learning-rate must be between 0 and 1, found \(learningRate)")
         }
@@ -212,10 +205,8 @@ struct HealingLossOptions: ParsableArguments {
         guard kl + crossEntropy + hiddenWeight > 0 else {
             throw ValidationError("all weights of the loss are 0")
         }
-        for (name, value) in [("--top-k", topK), ("--hidden-boundaries", hiddenBoundaries)]
-        where !(1...1 << 20).contains(value) {
-            throw ValidationError("\(name) must be between 1 and \(1 << 20), found \(value)")
-        }
+        try checkCounts(
+            [("--top-k", topK), ("--hidden-boundaries", hiddenBoundaries)], most: 1 << 20)
     }
 
     var distillation: DistillationLoss {
@@ -235,6 +226,13 @@ struct HealingLossOptions: ParsableArguments {
 
     var cache: TeacherCacheSettings? {
         teacherCache.map { TeacherCacheSettings(directory: $0, count: topK) }
+    }
+}
+
+/// Refuses numbers of things below 1 and above `most`; what is not given is right.
+private func checkCounts(_ counts: [(option: String, count: Int?)], most: Int = 1 << 24) throws {
+    for case (let option, let count?) in counts where !(1...most).contains(count) {
+        throw ValidationError("\(option) must be between 1 and \(most), found \(count)")
     }
 }
 

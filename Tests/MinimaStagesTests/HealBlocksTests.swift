@@ -156,7 +156,7 @@ struct HealBlocksTests {
             model.teacher, model.student, model.windows, model.heldOut
         )
         let (path, chosen) = ("\(model.path)/two", settings)
-        let found = try twoProcesses { group in
+        let found = try processes(2) { group in
             let own = try group.rank == 0 ? WorkDirectory(path, key: "test") : nil
             try group.barrier()
             let work = try own ?? WorkDirectory(joining: path, key: "test")

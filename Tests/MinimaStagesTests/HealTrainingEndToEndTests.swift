@@ -166,7 +166,7 @@ struct HealTrainingEndToEndTests {
         let phase = try TrainingLoop("test", fixed).run(alone)
         let model = model
         func curves(stops: Int) throws -> [[HealingResult.Point]?] {
-            try twoProcesses { group in
+            try processes(2) { group in
                 let objective = try model.objective(group: group)
                 let store = TrainingStore(path, name: "test", key: "k", group: group)
                 var reports = 0
@@ -201,7 +201,7 @@ struct HealTrainingEndToEndTests {
     @Test func shardsOfAStepAddUp() throws {
         let whole = try outcome(model.objective())
         let model = model
-        let shares = try twoProcesses { group in try outcome(model.objective(group: group)) }
+        let shares = try processes(2) { group in try outcome(model.objective(group: group)) }
         let sums = try zip(shares[0].gradients, shares[1].gradients).map { try $0 + $1 }
         #expect(try distance(sums, whole.gradients) <= rounding)
         #expect(abs(shares[0].loss + shares[1].loss - whole.loss) <= rounding * whole.loss)

@@ -333,10 +333,10 @@ private func curve(_ phase: HealingResult.Phase) -> [HealingResult.Point] {
             }
             return try objective.values()
         }
-        #expect(try twoProcesses { try train($0, until: 30) } == [nil, nil])
+        #expect(try processes(2) { try train($0, until: 30) } == [nil, nil])
         #expect(scratch.entries.count == 3)
         try FileManager.default.copyItem(atPath: directory, toPath: path)
-        let both = try twoProcesses { try train($0, until: .max) }
+        let both = try processes(2) { try train($0, until: .max) }
         try FileManager.default.removeItem(atPath: directory)
         try FileManager.default.moveItem(atPath: path, toPath: directory)
         let alone = try train(nil, until: .max)

@@ -35,7 +35,7 @@ struct TrainingRun {
 
     /// Takes `steps`; the returned norms are those before clipping.
     @discardableResult
-    func take(_ steps: Range<Int>, _ optimiser: any Optimizer, maximumNorm: Double? = 2) throws
+    func take(_ steps: Range<Int>, _ optimiser: Optimizer, maximumNorm: Double? = 2) throws
         -> [Double]
     {
         let schedule = LearningRateSchedule(peak: 0.02, warmup: 5, total: 30, floor: 0.1)
@@ -52,7 +52,7 @@ struct TrainingRun {
     /// - Parameter growth: What a rounding error can grow by within a step.
     func check(
         dtype: DType? = nil, maximumNorm: Double? = 2, growth: Double = 1,
-        _ make: ([AdamW.Parameter]) throws -> any Optimizer = { try AdamW($0, configuration) }
+        _ make: ([AdamW.Parameter]) throws -> Optimizer = { try AdamW($0, configuration) }
     ) throws {
         let parameters = try parameters(dtype: dtype)
         let optimiser = try make(parameters)
@@ -112,7 +112,7 @@ struct OptimizerTests {
         let (chosen, left) = (try run.parameters(), try run.parameters())
         let muon = try Muon(chosen, others: TrainingRun.configuration) { $0.name == "matrix" }
         let adamW = try AdamW(left, TrainingRun.configuration)
-        for optimiser in [muon, adamW] as [any Optimizer] {
+        for optimiser in [muon, adamW] {
             try run.take(0..<3, optimiser, maximumNorm: nil)
         }
         let names = muon.state.map(\.name).filter { $0.hasSuffix(".momentum") }

@@ -1,7 +1,6 @@
 import Foundation
 import MinimaCore
 import MinimaTensor
-import Synchronization
 import Testing
 
 @Suite("Process groups")
@@ -107,10 +106,12 @@ struct ProcessGroupTests {
     }
 
     @Test func aPeerThatNeverComesIsAnError() throws {
-        let launch = Launch(rank: 0, size: 2, localRank: 0, port: freePort())
         let start = ContinuousClock.now
         let error = #expect(throws: TensorError.self) {
-            try ProcessGroup(launch, device: .cpu, timeout: .milliseconds(300))
+            try withPort { port in
+                let launch = Launch(rank: 0, size: 2, localRank: 0, port: port)
+                return try ProcessGroup(launch, device: .cpu, timeout: .milliseconds(300))
+            }
         }
         #expect(ContinuousClock.now - start < .seconds(20))
         let text = "\(try #require(error))"
@@ -135,6 +136,15 @@ struct ProcessGroupTests {
         }
         #expect(errors[0].contains("allReduce of 1 tensors, process 0 of 2, failed"))
         #expect(errors[0].contains("within 8.0 seconds"))
+    }
+
+    /// All are threads of one process, of which libtorch keeps one record: each adds itself to it at
+    /// its first exchange.
+    @Test func manyProcessesBeginAtOnce() throws {
+        for _ in 0..<3 {
+            let sums = try processes(8) { group in try group.sum([Double(group.rank)]) }
+            #expect(sums == Array(repeating: [28], count: 8))
+        }
     }
 
     @Test func whatCannotBeExchangedIsRefused() throws {
@@ -168,15 +178,16 @@ struct ProcessGroupTests {
     }
 
     @Test func variablesBringProcessesTogether() throws {
-        let port = freePort()
-        let sums = try together(2) { rank in
-            let group = try ProcessGroup.fromEnvironment(
-                [
-                    "OMPI_COMM_WORLD_RANK": "\(rank)", "OMPI_COMM_WORLD_SIZE": "2",
-                    "OMPI_COMM_WORLD_LOCAL_RANK": "\(rank)", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-                    "MASTER_PORT": "\(port)",
-                ], device: .cpu, timeout: .seconds(20))
-            return try group?.sum([Double(rank)])
+        let sums = try withPort { port in
+            try together(2) { rank in
+                let group = try ProcessGroup.fromEnvironment(
+                    [
+                        "OMPI_COMM_WORLD_RANK": "\(rank)", "OMPI_COMM_WORLD_SIZE": "2",
+                        "OMPI_COMM_WORLD_LOCAL_RANK": "\(rank)",
+                        "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "MASTER_PORT": "\(port)",
+                    ], device: .cpu, timeout: .seconds(20))
+                return try group?.sum([Double(rank)])
+            }
         }
         #expect(sums == [[1], [1]])
     }
@@ -239,86 +250,5 @@ private func throwsTensorError(_ body: () throws -> Void) -> Bool {
         return false
     } catch {
         return error is TensorError
-    }
-}
-
-/// What `body` gives in each process of a new group, all of them threads of this process.
-func processes<Result>(
-    _ size: Int, device: @escaping @Sendable (Int) -> Device = { _ in .cpu },
-    timeout: Duration = .seconds(20), _ body: @escaping @Sendable (ProcessGroup) throws -> Result
-) throws -> [Result] {
-    let port = freePort()
-    return try together(size) { rank in
-        let launch = Launch(rank: rank, size: size, localRank: rank, port: port)
-        return try body(ProcessGroup(launch, device: device(rank), timeout: timeout))
-    }
-}
-
-/// What `body` gives for each of `0..<count`, all at the same time.
-private func together<Result>(
-    _ count: Int, _ body: @escaping @Sendable (Int) throws -> Result
-) throws -> [Result] {
-    let turn = groupTurn()
-    defer { close(turn) }
-    let results = Results<Result>(count)
-    for index in 0..<count {
-        Thread.detachNewThread {
-            results.set(index, Swift.Result { try body(index) })
-        }
-    }
-    return try results.wait().map { try $0.get() }
-}
-
-/// The results of threads, which `wait` waits for.
-private final class Results<Value>: @unchecked Sendable {
-    private let condition = NSCondition()
-    private var values: [Result<Value, any Error>?]
-
-    init(_ count: Int) {
-        values = Array(repeating: nil, count: count)
-    }
-
-    func set(_ index: Int, _ value: Result<Value, any Error>) {
-        condition.withLock { values[index] = value }
-        condition.broadcast()
-    }
-
-    func wait() -> [Result<Value, any Error>] {
-        condition.lock()
-        defer { condition.unlock() }
-        while values.contains(where: { $0 == nil }) { condition.wait() }
-        return values.compactMap(\.self)
-    }
-}
-
-/// Waits until no other test of this process has groups, and is one's turn until it is closed: gloo
-/// is made for one group per process and fails when many connect at once.
-private func groupTurn() -> Int32 {
-    let turn = open("/tmp/minima-test-groups-\(getpid())", O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
-    flock(turn, LOCK_EX)
-    return turn
-}
-
-/// Counts the ports that were given out.
-private let portsGiven = Atomic(0)
-
-/// A port that nothing listens at and that is below those the kernel gives out itself: one of those
-/// could become somebody else's before the group listens at it.
-private func freePort() -> Int {
-    while true {
-        let number = portsGiven.add(1, ordering: .relaxed).newValue
-        let port = 20_000 + (Int(getpid()) * 16 + number) % 5000
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-        address.sin_port = UInt16(port).bigEndian
-        let isFree = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-            }
-        }
-        if isFree { return port }
     }
 }

@@ -8,7 +8,7 @@ struct ShardedOptimizerTests {
         case adamW, muon
 
         func callAsFunction(_ parameters: [AdamW.Parameter], _ group: ProcessGroup?) throws
-            -> any Optimizer
+            -> Optimizer
         {
             switch self {
             case .adamW: try AdamW(parameters, TrainingRun.configuration, group: group)

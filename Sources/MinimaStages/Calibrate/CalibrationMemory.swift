@@ -33,11 +33,8 @@ public struct CalibrationMemory: Sendable, Hashable, CustomStringConvertible {
     func check(
         directory: String?, free: (device: Int?, host: Int?)? = nil
     ) throws {
-        // What the caching allocator holds without a tensor in it is free, too.
         let (onDevice, onHost) =
-            try free ?? (
-                device.memory().map { $0.free + $0.reserved - $0.allocated }, HostMemory.available()
-            )
+            try free ?? (device.memory()?.available, HostMemory.available())
         // The CPU's memory is the host's.
         let host = device == .cpu ? Saturating.sum([hostBytes, deviceBytes]) : hostBytes
         for (needed, available) in [(host, onHost), (device == .cpu ? 0 : deviceBytes, onDevice)] {

@@ -92,21 +92,9 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
     ///
     /// - Parameter work: The directory of a run that was killed; what it holds is there already.
     func check(on device: Device, disk: String, work: String) throws {
-        let purpose = "compression (a layer, its moments and the largest fit)"
-        if let memory = try device.memory() {
-            let available = memory.free + memory.reserved - memory.allocated
-            guard deviceBytes <= available else {
-                throw StageError.notEnoughMemory(
-                    purpose: "\(purpose) on \(device)", neededBytes: deviceBytes,
-                    availableBytes: available)
-            }
-        }
-        let host = device == .cpu ? Saturating.sum([hostBytes, deviceBytes]) : hostBytes
-        if let available = HostMemory.available(), host > available {
-            throw StageError.notEnoughMemory(
-                purpose: device == .cpu ? purpose : "compression (activations of both models)",
-                neededBytes: host, availableBytes: available)
-        }
+        try device.checkMemory(
+            stage: "compression", content: "a layer, its moments and the largest fit",
+            deviceBytes: deviceBytes, hostBytes: hostBytes)
         let needed = diskBytes - min(WorkDirectory.byteCount(work), diskBytes)
         guard let free = WorkDirectory.freeBytes(disk), needed > free else { return }
         throw CheckpointError.noSpace(path: disk, neededBytes: needed, freeBytes: free)

@@ -150,13 +150,12 @@ public struct Healer {
             let perNumber = 4 + 12 / (request.group?.size ?? 1)
             needed = Saturating.sum([needed, Saturating.product([trained, perNumber])])
         }
-        let available = memory.free + memory.reserved - memory.allocated
-        guard needed > available else { return }
+        guard needed > memory.available else { return }
         throw StageError.notEnoughMemory(
             purpose: """
                 end-to-end healing on \(request.device) (both models and the optimiser; blocks \
                 alone, adapters or more processes take less)
-                """, neededBytes: needed, availableBytes: available)
+                """, neededBytes: needed, availableBytes: memory.available)
     }
 
     /// Heals and writes the model to `output`, which appears when it is complete.

@@ -123,7 +123,7 @@ struct BlockStates {
             let state = try chain.states(0)
             let bytes = ActivationChain.byteCount(
                 chain.batches, hidden: state.shape[2], dtype: state.dtype)
-            if bytes <= (memory.free + memory.reserved - memory.allocated) / 8 {
+            if bytes <= memory.available / 8 {
                 resident = try chain.batches.indices.map { try chain.states($0).to(device) }
             }
         }

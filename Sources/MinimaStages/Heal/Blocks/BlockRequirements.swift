@@ -73,22 +73,9 @@ struct BlockRequirements: Sendable, Hashable, CustomStringConvertible {
 
     /// Throws `StageError.notEnoughMemory` or `CheckpointError.noSpace` where something is short.
     func check(on device: Device, work: String) throws {
-        let purpose = "block-wise healing (a block, its optimiser and a batch)"
-        if let memory = try device.memory() {
-            let available = memory.free + memory.reserved - memory.allocated
-            guard deviceBytes <= available else {
-                throw StageError.notEnoughMemory(
-                    purpose: "\(purpose) on \(device)", neededBytes: deviceBytes,
-                    availableBytes: available)
-            }
-        }
-        let host = device == .cpu ? Saturating.sum([hostBytes, deviceBytes]) : hostBytes
-        if let available = HostMemory.available(), host > available {
-            throw StageError.notEnoughMemory(
-                purpose: device == .cpu
-                    ? purpose : "block-wise healing (activations of both models)",
-                neededBytes: host, availableBytes: available)
-        }
+        try device.checkMemory(
+            stage: "block-wise healing", content: "a block, its optimiser and a batch",
+            deviceBytes: deviceBytes, hostBytes: hostBytes)
         guard let free = WorkDirectory.freeBytes(work), diskBytes > free else { return }
         throw CheckpointError.noSpace(path: work, neededBytes: diskBytes, freeBytes: free)
     }

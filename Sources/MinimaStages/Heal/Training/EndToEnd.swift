@@ -90,7 +90,7 @@ final class EndToEnd: TrainingObjective {
         outerPlaces = parameters.indices.filter { !inner.contains($0) }
         let device = student.device
         let processes = group?.size ?? 1
-        let available = try device.memory().map { $0.free + $0.reserved - $0.allocated }
+        let available = try device.memory()?.available ?? HostMemory.available()
         memory = try TrainingMemory(
             TrainingMemory.Sizes(
                 sites: sites, hidden: dimensions.hidden, vocabulary: dimensions.vocabulary,
@@ -99,7 +99,7 @@ final class EndToEnd: TrainingObjective {
                 boundaries: settings.hidden?.boundaries.count ?? 0,
                 windows: (settings.batch + processes - 1) / processes,
                 tokensPerPass: settings.tokensPerPass ?? (device == .cpu ? 4096 : .max)),
-            settings.checkpointing, available: available ?? HostMemory.available())
+            settings.checkpointing, available: available)
         if let free = HostMemory.available(), memory.hostBytes > free {
             throw StageError.notEnoughMemory(
                 purpose: "end-to-end healing (the last good and the best state, on the host)",

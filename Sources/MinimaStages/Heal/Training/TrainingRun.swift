@@ -10,7 +10,7 @@ final class TrainingRun {
     private let loop: TrainingLoop
     private let objective: any TrainingObjective
     private let progress: ProgressHandler
-    private let optimiser: any Optimizer
+    private let optimiser: Optimizer
     private let device: Device
     private var settings: TrainingSettings { loop.settings }
 
@@ -59,7 +59,7 @@ final class TrainingRun {
     }
 
     private static func optimiser(_ leaves: [TrainedTensor], _ loop: TrainingLoop) throws
-        -> any Optimizer
+        -> Optimizer
     {
         let parameters = try leaves.map { try Self.parameter($0, loop.settings) }
         let configuration = AdamW.Configuration(beta2: 0.95)

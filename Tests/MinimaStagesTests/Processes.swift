@@ -1,0 +1,1 @@
+../MinimaTensorTests/Processes.swift
