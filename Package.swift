@@ -102,7 +102,8 @@ let package = Package(
         .testTarget(
             name: "MinimaRuntimeTests",
             dependencies: [
-                "MinimaRuntime", "MinimaModels", "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
+                "MinimaRuntime", "MinimaKernels", "MinimaModels", "MinimaFormats",
+                "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaStagesTests",

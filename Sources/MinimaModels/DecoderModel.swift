@@ -1,5 +1,6 @@
 import MinimaCheckpoint
 import MinimaCore
+import MinimaFormats
 import MinimaTensor
 
 /// A family whose decoder layer is the common one, so that Minima's own kernels can run it: RMSNorm,
@@ -60,4 +61,7 @@ public struct DecoderEnds: Sendable {
     public var norm: Tensor
     /// Output projection `[vocabulary, hidden]`; the embedding itself where they are tied.
     public var head: Tensor
+
+    /// The output projection as a linear layer.
+    public var headLayer: Linear { Linear(name: "lm_head", weight: Dense(head), biases: []) }
 }

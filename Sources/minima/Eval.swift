@@ -1,7 +1,9 @@
 import ArgumentParser
+import Glibc
 import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
+import MinimaRuntime
 import MinimaStages
 import MinimaTensor
 import MinimaTokenizer
@@ -31,11 +33,18 @@ struct Eval: ParsableCommand {
     var against: String?
 
     @OptionGroup var compute: ComputeOptions
+    @OptionGroup var engine: EngineOptionsGroup
+
+    @Flag(help: "Decode token by token through the kernels that serve the model; needs a GPU.")
+    var decode = false
 
     @Flag(help: "Print JSON.")
     var json = false
 
     func validate() throws {
+        if decode, against != nil {
+            throw ValidationError("--decode measures perplexity only; leave out --against")
+        }
         if let context, !(2...1 << 24).contains(context) {
             throw ValidationError("--context must be between 2 and \(1 << 24)")
         }
@@ -53,6 +62,7 @@ struct Eval: ParsableCommand {
         let texts = try readTokens(text, tokenizer)
         var pieces = TokenWindows.split(texts, context: context, keepRest: true)
         if let windows { pieces = Array(pieces.prefix(windows)) }
+        if decode { return try measureDecoding(checkpoint, pieces, context, device) }
         let loaded = try checkpoint.loadModel(
             device: device, dtype: compute.dtype, onTensor: checkInterrupt)
         let dense = try against.map {
@@ -65,19 +75,59 @@ struct Eval: ParsableCommand {
         let started = clock.now
         let sum = try evaluator.measure(pieces, progress: progress.show)
         let elapsed = (clock.now - started).totalSeconds
-        let result = EvaluationResult(
-            model: model, against: against, text: text, context: context, tokens: sum.tokens,
-            perplexity: sum.perplexity, kl: sum.kl,
-            parameters: try InspectionResult(checkpoint).parameters,
-            bytes: checkpoint.byteCount, device: "\(device)", dtype: "\(loaded.dtype)",
-            seconds: elapsed, tokensPerSecond: Double(sum.tokens) / max(elapsed, 1e-9))
+        try show(
+            EvaluationResult(
+                model: model, against: against, text: text, context: context, tokens: sum.tokens,
+                perplexity: sum.perplexity, kl: sum.kl,
+                parameters: try InspectionResult(checkpoint).parameters,
+                bytes: checkpoint.byteCount, device: "\(device)", dtype: "\(loaded.dtype)",
+                seconds: elapsed, tokensPerSecond: Double(sum.tokens) / max(elapsed, 1e-9)))
+    }
+
+    /// Windows that are decoded at one time.
+    private static let decodedWindows = 64
+
+    private func measureDecoding(
+        _ checkpoint: Checkpoint, _ windows: [[Int32]], _ context: Int, _ device: Device
+    ) throws {
+        let windows = windows.filter { $0.count >= 2 }
+        guard !windows.isEmpty else {
+            throw StageError.tooLittleText(tokens: 0, needed: 2, purpose: "evaluation")
+        }
+        let progress = ProgressLine()
+        let kernels = try engine.kernels(on: device)
+        let backend = try CUDABackend(
+            checkpoint,
+            layout: CUDALayout(
+                slots: min(windows.count, Self.decodedWindows), context: context,
+                format: engine.kvDtype.format),
+            kernels: kernels, onProgress: progress.show)
+        let vocabulary = backend.capacity.vocabulary
+        if let id = windows.joined().first(where: { !(0..<vocabulary).contains(Int($0)) }) {
+            throw ModelError.tokenOutOfRange(id: id, vocabulary: vocabulary)
+        }
+        let clock = ContinuousClock()
+        let started = clock.now
+        let (nats, tokens) = try DecodeEvaluator(backend).measure(windows, progress: progress.show)
+        let elapsed = (clock.now - started).totalSeconds
+        try show(
+            EvaluationResult(
+                model: model, against: nil, text: text, context: context, tokens: tokens,
+                perplexity: exp(nats / Double(tokens)), kl: nil,
+                parameters: try InspectionResult(checkpoint).parameters,
+                bytes: checkpoint.byteCount, device: "\(device)",
+                dtype: "\(DType.bfloat16), KV \(engine.kvDtype)", seconds: elapsed,
+                tokensPerSecond: Double(tokens) / max(elapsed, 1e-9)))
+    }
+
+    private func show(_ result: EvaluationResult) throws {
         if json { return try result.printJSON() }
         try Terminal.output("perplexity  \(fixed(result.perplexity, 3))")
         if let kl = result.kl { try Terminal.output("KL          \(fixed(kl, 5)) nats per token") }
         try Terminal.output(
             """
             tokens      \(grouped(result.tokens)) in windows of \(context)
-            speed       \(short(result.tokensPerSecond)) tokens/s on \(device) in \(loaded.dtype)
+            speed       \(short(result.tokensPerSecond)) tokens/s on \(result.device) in \(result.dtype)
             """)
     }
 }

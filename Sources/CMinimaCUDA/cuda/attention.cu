@@ -1,9 +1,9 @@
 // attention: one decode step of one layer over paged keys and values.
 //
-// For request r with n = lengths[r] tokens (the QUERIES new ones of this step included; 0: padding),
-// query i of it (position p = n - QUERIES + i), head h of key-value head g = h / GROUP:
-//   q = rotate(norm(qkv[r QUERIES + i, h]), p), k and v of the new tokens likewise from qkv (v as it
-//   is), stored in the request's pages;
+// For request r with n = lengths[r] tokens (the QUERIES new ones of this step included; 0:
+// padding), query i of it (position p = n - QUERIES + i), head h of key-value head g = h / GROUP:
+//   q = rotate(norm(qkv[r QUERIES + i, h]), p); k and v of the new tokens likewise from qkv (v as
+//   it is), stored in the request's pages;
 //   attended[r QUERIES + i, h] = sum_t softmax_t(scale q . K[t, g]) V[t, g], t = 0 ... p.
 // norm is RMSNorm per head (QK_NORM = 1), rotate the half-split rotary embedding of the first
 // ROTARY_DIM values; both round to bfloat16 where transformers' modules do. Angles are float32
@@ -26,34 +26,35 @@
 //   split       int32: 0 chooses parts by the batch (see below), so that the order of sums depends
 //               on it; otherwise a part has `split` blocks (of BLOCK tokens) and depends on the
 //               request's own length only
-//   epsilon, scale, rope_scaling: float32 (scale: of the scores; rope_scaling: of cosines and sines)
-// Constants: those of keyvalue.cuh, QUERIES (GROUP QUERIES <= 64), PAGE_WARPS (blocks of tokens in work
-// at once) and SLOTS (tiles in flight, a multiple of 2 PAGE_WARPS).
+//   epsilon, scale, rope_scaling: float32 (scale: of the scores; rope_scaling: of cosines and
+//   sines)
+// Constants: those of keyvalue.cuh, QUERIES (GROUP QUERIES <= 64), PAGE_WARPS (blocks of tokens in
+// work at once) and SLOTS (tiles in flight, a multiple of 2 PAGE_WARPS).
 // Grid: any number of blocks; as many as fit at once. Block: THREADS = 32 (PAGE_WARPS SETS + 1).
 // Shared memory: SHARED_BYTES, dynamic. Needs sm_80; bulk copies from sm_90 on.
 //
-// A thread block's last warp streams the tiles of its tokens through a ring of SLOTS buffers. The others
-// take a block of tokens each in turn, so that a buffer is always one warp's: were it two warps', the
-// second could take the end of an earlier phase of its barrier for that of its own. With g = lane / 4
-// and q = lane % 4, S^T = K Q^T has keys as rows and eight (query, head) pairs as columns. S^T,
-// transposed 8x8 by 8x8, is the right operand of O^T = V^T P^T. Each warp has its own maximum, sum and
-// output; they are merged over warps, then, by the thread block that comes last, over thread blocks,
-// always in one order. e4m3 tiles are read 16 bytes a lane; the order of dimensions in the first
-// product and of keys in the second is permuted alike in both operands.
-// With KV_FP8 the products are float16's: a key's scale multiplies its scores; a value's scale joins
-// the exponent before the maximum is taken, so that weights times scales stay at most 1.
+// A thread block's last warp streams the tiles of its tokens through a ring of SLOTS buffers. The
+// others take a block of tokens each in turn, so that a buffer is always one warp's: were it two
+// warps', the second could take the end of an earlier phase of its barrier for that of its own.
+// With g = lane / 4 and q = lane % 4, S^T = K Q^T has keys as rows and eight (query, head) pairs as
+// columns. S^T, transposed 8x8 by 8x8, is the right operand of O^T = V^T P^T. Each warp has its own
+// maximum, sum and output; they are merged over warps, then, by the thread block that comes last,
+// over thread blocks, always in one order. e4m3 tiles are read 16 bytes a lane; the order of
+// dimensions in the first product and of keys in the second is permuted alike in both operands.
+// With KV_FP8 the products are float16's: a key's scale multiplies its scores; a value's scale
+// joins the exponent before the maximum is taken, so that weights times scales stay at most 1.
 //
 // A thread block that has parts of two heads does everything but the loop over tokens twice, which
-// takes as long as about SLACK blocks of tokens. So where all heads' parts can be as many as there are
-// thread blocks, at most SLACK blocks longer than the mean, each thread block has one; where not, all
-// blocks of tokens are dealt out evenly.
+// takes as long as about SLACK blocks of tokens. So where all heads' parts can be as many as there
+// are thread blocks, at most SLACK blocks longer than the mean, each thread block has one; where
+// not, all blocks of tokens are dealt out evenly.
 //
 // Ahead of the wait for the previous kernel only tables, lengths, norms, frequencies and pages are
 // read. That is safe where a launch may overlap its predecessors if none of those kernels writes
 // them: a layer's pages are written once per step, by this kernel, and steps (or a step and the
 // prefill, or copy of pages, before it) are separated by a launch that does not overlap, as is the
-// first of every graph. The new tokens' places may be read stale; they are overwritten in shared memory
-// before use.
+// first of every graph. The new tokens' places may be read stale; they are overwritten in shared
+// memory before use.
 //
 // Reference: softmax attention in float64 over the stored pages. Tolerance per element, with S the
 // absolute sum of weights times values: 2^-8 S (weights and output rounded to bfloat16; 2^-9 S and
@@ -75,8 +76,8 @@
 #define SLACK 12
 #define DIM_TILES (DIM / 16)
 #define KEY_TILES (BLOCK / 16)
-// A part of the result: for each tile of eight columns 2 DIM_TILES rows of a float2 a lane (outputs),
-// then a row of a float4 a lane (maxima and sums).
+// A part of the result: for each tile of eight columns 2 DIM_TILES rows of a float2 a lane
+// (outputs), then a row of a float4 a lane (maxima and sums).
 #define TILE_FLOATS (32 * (4 * DIM_TILES + 4))
 #define PART_FLOATS (SETS * WARP_TILES * TILE_FLOATS)
 // Where warps leave their results: in their own last buffers if these suffice.
@@ -110,8 +111,8 @@ static_assert(SLOTS % (2 * PAGE_WARPS) == 0, "a buffer must stay one warp's");
 /// c += a · b as `multiply_add`, of float16.
 DEVICE void multiply_add_half(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
-        "%9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -193,8 +194,8 @@ DEVICE i32 units_of(i32 length, i32 split) {
     return split > 0 ? (blocks + split - 1) / split : blocks;
 }
 
-/// The blocks of a part: `split`, or the fewest for which there are no more parts than thread blocks;
-/// 0 if blocks are better dealt out evenly. By one warp.
+/// The blocks of a part: `split`, or the fewest for which there are no more parts than thread
+/// blocks; 0 if blocks are better dealt out evenly. By one warp.
 DEVICE i32 chosen_split(i32 split, const i32* lengths, i32 requests, u32 lane) {
     i32 blocks = gridDim.x;
     if (split > 0 || requests * KV_HEADS > blocks) return split;
@@ -357,8 +358,8 @@ struct Merged {
         for (i32 i = 0; i < MERGED_ROWS; i++) {
             i32 row = page_warp + PAGE_WARPS * i;
             if (row >= 2 * DIM_TILES * WARP_TILES) continue;
-            ((float2*)(share + row / (2 * DIM_TILES) * TILE_FLOATS))[row % (2 * DIM_TILES) * 32 + lane] =
-                make_float2(output[i][0], output[i][1]);
+            float2* tile = (float2*)(share + row / (2 * DIM_TILES) * TILE_FLOATS);
+            tile[row % (2 * DIM_TILES) * 32 + lane] = make_float2(output[i][0], output[i][1]);
         }
         if (page_warp == 0)
 #pragma unroll
@@ -383,7 +384,8 @@ struct Merged {
 #pragma unroll
             for (i32 c = 0; c < 2; c++) {
                 i32 column = (set * WARP_TILES + upper) * 8 + 2 * (lane % 4) + c;
-                if (row >= 2 * DIM_TILES * WARP_TILES || column >= ROWS || dim >= HEAD_DIM) continue;
+                if (row >= 2 * DIM_TILES * WARP_TILES || column >= ROWS || dim >= HEAD_DIM)
+                    continue;
                 attended[(column / GROUP * HEADS + column % GROUP) * HEAD_DIM + dim] =
                     to_bf16(output[i][c] * (upper ? inverse[WARP_TILES - 1][c] : inverse[0][c]));
             }
@@ -442,8 +444,8 @@ DEVICE void multiply_keys(float (&scores)[WARP_TILES][KEY_TILES][4], const u8* k
 #pragma unroll
         for (i32 t = 0; t < KEY_TILES; t++) {
             u32 a[4];
-            load_matrices(a, shared_address(keys + piece_offset(16 * t + lane % 16,
-                                                                2 * step + lane / 16, KEY_ROW)));
+            u32 offset = piece_offset(16 * t + lane % 16, 2 * step + lane / 16, KEY_ROW);
+            load_matrices(a, shared_address(keys + offset));
 #pragma unroll
             for (i32 n = 0; n < WARP_TILES; n++)
                 MULTIPLY_ADD(step % 2 ? odd[n][t] : scores[n][t], a, queries[n][step][0],
@@ -490,8 +492,8 @@ DEVICE void multiply_values(State& state, const u8* values,
 #pragma unroll
         for (i32 m = 0; m < DIM_TILES; m++) {
             u32 a[4];
-            load_matrices(a, shared_address(values + piece_offset(16 * m + lane % 16,
-                                                                  2 * step + lane / 16, VALUE_ROW)));
+            u32 offset = piece_offset(16 * m + lane % 16, 2 * step + lane / 16, VALUE_ROW);
+            load_matrices(a, shared_address(values + offset));
 #pragma unroll
             for (i32 n = 0; n < WARP_TILES; n++)
                 MULTIPLY_ADD(state.output[n][m], a, weights[n][step][0], weights[n][step][1]);
@@ -660,9 +662,10 @@ DEVICE void store_new(u8* tile, u8* stored, const u8* shared, i32 kind, i32 bloc
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2 : 1) attention(
-    const bf16* qkv, const bf16* query_norm, const bf16* key_norm, const float* frequencies, u8* pages,
-    const i32* table, const i32* lengths, bf16* attended, float* workspace, i32* counters,
-    i32 requests, i32 max_pages, i32 split, float epsilon, float scale, float rope_scaling) {
+    const bf16* qkv, const bf16* query_norm, const bf16* key_norm, const float* frequencies,
+    u8* pages, const i32* table, const i32* lengths, bf16* attended, float* workspace,
+    i32* counters, i32 requests, i32 max_pages, i32 split, float epsilon, float scale,
+    float rope_scaling) {
     extern __shared__ __align__(128) u8 shared[];
     dependents_launch();
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -737,8 +740,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2
         }
         if (!waited) dependencies_wait();
         waited = true;
-        prepare(shared, launch, segment, segment.last * BLOCK > position, query_weights, key_weights,
-                warp, lane);
+        prepare(shared, launch, segment, segment.last * BLOCK > position, query_weights,
+                key_weights, warp, lane);
 
         u32 queries[WARP_TILES][DIM_TILES][2];
 #pragma unroll
@@ -747,7 +750,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2
 #pragma unroll
             for (i32 step = 0; step < DIM_TILES; step += 2) {
 #if KV_FP8
-                const uint4* row = (const uint4*)(rows + g * QUERY_ROW * 2 + step / 4 * 128 + 32 * q);
+                const uint4* row =
+                    (const uint4*)(rows + g * QUERY_ROW * 2 + step / 4 * 128 + 32 * q);
                 uint4 words = row[step / 2 % 2];
                 queries[n][step][0] = words.x;
                 queries[n][step][1] = words.y;

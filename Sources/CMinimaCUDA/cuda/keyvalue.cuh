@@ -1,17 +1,17 @@
 // Pages of keys and values, and what makes a key or a query out of a projection.
 //
-// A page holds PAGE = 64 tokens of one layer. A page's part of a key-value head is PAGE / BLOCK blocks
-// of BLOCK tokens, each a K tile and a V tile: [page, KV_HEADS, PAGE / BLOCK, 2, TILE_BYTES]. With DIM =
-// HEAD_DIM rounded up to BLOCK (by zeros):
+// A page holds PAGE = 64 tokens of one layer. A page's part of a key-value head is PAGE / BLOCK
+// blocks of BLOCK tokens, each a K tile and a V tile: [page, KV_HEADS, PAGE / BLOCK, 2,
+// TILE_BYTES]. With DIM = HEAD_DIM rounded up to BLOCK (by zeros):
 //   K tile: rows [BLOCK][DIM], a token's key in one row;
 //   V tile: rows [DIM][BLOCK], transposed: a row is one dimension of the block's tokens, 64 bytes.
-// Within rows the pieces of 16 bytes are permuted: piece c of row r is at c ^ (r / 2 % 4), and ^ 4 for
-// odd r if rows are multiples of 128 bytes. So eight rows' pieces c lie in different banks, as do four
-// neighbouring pieces of two neighbouring rows.
-// KV_FP8 = 0: values are bfloat16, BLOCK = 32. KV_FP8 = 1: values are e4m3, BLOCK = 64, and each tile
-// ends with BLOCK bytes, a token's scale 2^(byte - 127); the scale is the smallest power of two for
-// which the largest value of the head does not pass 448, so that a value's error is at most 2^-4 of
-// itself or 2^-10 scales.
+// Within rows the pieces of 16 bytes are permuted: piece c of row r is at c ^ (r / 2 % 4), and ^ 4
+// for odd r if rows are multiples of 128 bytes. So eight rows' pieces c lie in different banks, as
+// do four neighbouring pieces of two neighbouring rows.
+// KV_FP8 = 0: values are bfloat16, BLOCK = 32. KV_FP8 = 1: values are e4m3, BLOCK = 64, and each
+// tile ends with BLOCK bytes, a token's scale 2^(byte - 127); the scale is the smallest power of
+// two for which the largest value of the head does not pass 448, so that a value's error is at most
+// 2^-4 of itself or 2^-10 scales.
 //
 // Constants: HEADS, KV_HEADS, HEAD_DIM (multiple of 8, at most 256), ROTARY_DIM (even, at most
 // HEAD_DIM), QK_NORM (0 or 1), KV_FP8 (0 or 1).
@@ -48,7 +48,8 @@ DEVICE u32 value_offset(u32 token, u32 dim) {
     return piece_offset(dim, byte / 16, VALUE_ROW) + byte % 16;
 }
 
-/// The K tile (`kind` 0) or V tile (1) of block `block` of a request's tokens, which is in page `page`.
+/// The K tile (`kind` 0) or V tile (1) of block `block` of a request's tokens, which is in page
+/// `page`.
 DEVICE u8* tile_at(u8* pages, i32 page, i32 head, i32 block, i32 kind) {
     i64 tile = ((i64)page * KV_HEADS + head) * (PAGE / BLOCK) + block % (PAGE / BLOCK);
     return pages + (tile * 2 + kind) * TILE_BYTES;
@@ -72,7 +73,8 @@ DEVICE float half_to_float(u16 half) {
 /// Four e4m3 numbers, the lowest byte first, as float16; exact.
 DEVICE void e4m3_to_half(u32 bytes, u32& low, u32& high) {
 #if __CUDA_ARCH__ >= 890
-    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2; cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b; }"
+    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %2;"
+        "  cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b; }"
         : "=r"(low), "=r"(high)
         : "r"(bytes));
 #else

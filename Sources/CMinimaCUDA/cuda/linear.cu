@@ -33,6 +33,7 @@
 //   TOKENS          tokens, 1…16 (T in shapes)
 //   STAGE DEPTH     columns of a stage of the ring, a multiple of GRAIN; stages in the ring
 //   GRAIN           a multiple of 32 (bf16) or 64 columns
+//   AHEAD           1: two chunks of x are held, one on its way while one is used; 0: one
 //   CTAS CHUNK      blocks; columns of x held at a time, a multiple of GRAIN and of 64, or COLUMNS
 //   TILES_PER_STAGE tiles of 16 slots that share a stage: 1 (bf16), 1 or 2 (codes)
 //   PIECE           columns per scale: 32 or 64 (codes). FACTOR: of all levels (codes)
@@ -56,6 +57,11 @@
 // products of one rounding each, |error| <= 2^-23 · COLUMNS · sum |w x| at worst, plus half a unit of
 // the result's last place (2^-9 · |v|) per rounding named above; codes of 4 bits add the rounding of
 // a level to bfloat16, 2^-9 · |w x| per product.
+// compile: WEIGHT=16 ROWS=10240 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 BULK=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=1 EPILOGUE=0 COMPACT=1 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=5120 Y_STRIDE=10240 P_STRIDE=10240
+// compile: WEIGHT=16 ROWS=2330 COLUMNS=2790 PITCH=2792 TOKENS=11 STAGE=256 GRAIN=128 DEPTH=5 CTAS=132 CHUNK=1024 AHEAD=1 BULK=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=0 EPILOGUE=4 COMPACT=0 BIAS=0 ROW_TABLE=1 OUTPUT_TABLE=1 X_STRIDE=2792 Y_STRIDE=25600 P_STRIDE=0
+// compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 BULK=1 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0078 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0
+// compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 BULK=1 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 FACTOR=1.0 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
+// compile: WEIGHT=4 ROWS=1001 COLUMNS=1000 PITCH=1000 TOKENS=3 STAGE=256 GRAIN=64 DEPTH=4 CTAS=7 CHUNK=1000 AHEAD=0 BULK=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=2 FACTOR=1.0 PROLOGUE=0 EPILOGUE=1 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1000 Y_STRIDE=1001 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
 #include "common.cuh"
 
 #define STORE 0
@@ -126,11 +132,15 @@ constexpr i32 STATISTICS_AT = SUMS_AT + SUM_BYTES;
 constexpr i32 STATISTIC_BYTES = PROLOGUE ? ROUND_UP(TOKENS * WARPS * 4, 128) : 0;
 constexpr i32 X_AT = STATISTICS_AT + STATISTIC_BYTES;
 constexpr i32 X_BYTES = ROUND_UP(TOKENS * X_PITCH, 128);
-// A second chunk of x is on its way while one is used.
-constexpr i32 X_BUFFERS = CHUNKS > 1 ? 2 : 1;
+// With AHEAD a second chunk of x is on its way while one is used.
+constexpr i32 X_BUFFERS = CHUNKS > 1 && AHEAD ? 2 : 1;
 constexpr i32 RING_AT = X_AT + X_BUFFERS * X_BYTES;
 
 extern __shared__ __align__(128) u8 shared[];
+
+// No stage lacks columns: one path of code.
+constexpr bool ALL_FULL =
+    GRAIN == STAGE && COLUMNS % STAGE == 0 && (CHUNKS == 1 || CHUNK % STAGE == 0);
 
 DEVICE i32 columns_of(i32 chunk) { return MINIMUM(CHUNK, COLUMNS - chunk * CHUNK); }
 
@@ -138,6 +148,8 @@ DEVICE i32 columns_of(i32 chunk) { return MINIMUM(CHUNK, COLUMNS - chunk * CHUNK
 struct Segment {
     i32 tile, at, end;
     i32 units;
+    // Columns of the next stage unless the segment ends before: stages end at multiples of STAGE.
+    i32 room;
 
     /// The segment that begins at a unit (tile · GRAINS + grain) and ends with the tile or before `stop`.
     DEVICE Segment(i32 unit, i32 stop, i32 chunk) {
@@ -146,10 +158,16 @@ struct Segment {
         units = MINIMUM(GRAINS - grain, stop - unit);
         at = grain * GRAIN;
         end = MINIMUM((grain + units) * GRAIN, columns_of(chunk));
+        room = STAGE - at % STAGE;
     }
 
-    /// Columns that make the next stage; stages end at multiples of STAGE.
-    DEVICE i32 columns() const { return MINIMUM(STAGE - at % STAGE, end - at); }
+    /// Columns of the next stage.
+    DEVICE i32 columns() const { return ALL_FULL ? STAGE : MINIMUM(room, end - at); }
+
+    DEVICE void advance(i32 columns) {
+        at += columns;
+        room = STAGE;
+    }
 };
 
 /// The first unit of a block's run, in every chunk the same.
@@ -249,7 +267,7 @@ DEVICE void produce(const u8* weights, const i32* rows, i32 begin, i32 stop) {
                 mbarrier_arrive_after_copies(barrier);
 #endif
 #endif
-                segment.at += columns;
+                segment.advance(columns);
                 if (++slot == DEPTH) {
                     slot = 0;
                     parity ^= 1;
@@ -296,7 +314,7 @@ DEVICE void request_x(const bf16* x, i32 chunk) {
 /// Once nobody waits for this chunk any more, asks for the next.
 DEVICE void request_after(const bf16* x, i32 chunk) {
 #if HAS_BULK_COPY
-    if (chunk + 1 < CHUNKS && threadIdx.x == 0) request_x(x, chunk + 1);
+    if (AHEAD && chunk + 1 < CHUNKS && threadIdx.x == 0) request_x(x, chunk + 1);
 #endif
 }
 
@@ -308,7 +326,7 @@ DEVICE void load_x(const bf16* x, i32 chunk) {
     // All warps are done with the chunk before.
     if (chunk > 0) barrier_sync(CONSUMER_BARRIER, CONSUMERS);
 #if HAS_BULK_COPY
-    if (chunk == 0 && thread == 0) request_x(x, 0);
+    if ((!AHEAD || chunk == 0) && thread == 0) request_x(x, chunk);
     mbarrier_wait(x_barrier(), chunk & 1);
 #else
     for (i32 t = 0; t < TOKENS; ++t)
@@ -456,7 +474,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
 #pragma unroll
     for (i32 i = 0; i < ((STAGE / STEP + WARPS - 1) / WARPS); ++i) {
         const i32 step = first + i * WARPS;
-        if ((full && EVEN) || step * STEP < columns) {
+        if (full || step * STEP < columns) {
             u32 a[2][4];
             load_matrices(a[0], stage + step * 64);
             load_matrices(a[1], stage + step * 64 + 32);
@@ -655,17 +673,23 @@ template <bool full>
 DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32 lane, u32 empty) {
 #if STAGE <= 64 * WARPS
     // The stage is free before the arithmetic.
-    const bool some = (full && EVEN) || first * STEP < columns;
+    const bool some = full || first * STEP < columns;
     Step step;
     if (some) step.load(stage, x, first, lane);
     __syncwarp();
     if (lane == 0) mbarrier_arrive(empty);
     if (some) step.accumulate(sums);
 #else
+    if (full) {
 #pragma unroll
-    for (i32 i = 0; i < ((STAGE / STEP + WARPS - 1) / WARPS); ++i) {
-        const i32 place = first + i * WARPS;
-        if ((full && EVEN) || place * STEP < columns) {
+        for (i32 i = 0; i < STAGE / STEP / WARPS; ++i) {
+            Step step;
+            step.load(stage, x, first + i * WARPS, lane);
+            step.accumulate(sums);
+        }
+    } else {
+#pragma unroll 1
+        for (i32 place = first; place * STEP < columns; place += WARPS) {
             Step step;
             step.load(stage, x, place, lane);
             step.accumulate(sums);
@@ -738,7 +762,7 @@ struct Operands {
 #pragma unroll
                 for (i32 i = 0; i < 2 * TOKEN_SETS; ++i) {
                     const i32 token = i / 2 * 8 + (threadIdx.x & 3) * 2 + i % 2;
-                    const bool used = output >= 0 && token < TOKENS;
+                    [[maybe_unused]] const bool used = output >= 0 && token < TOKENS;
 #if EPILOGUE == ADD
                     other[m * TOKEN_SETS + i / 2][half][i % 2] =
                         used ? to_float(((const bf16*)to.y)[(i64)token * Y_STRIDE + output]) : 0.0f;
@@ -1063,7 +1087,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #endif
 
     Sums sums = {};
-    // The first step of a stage is for warp `turn`, the last of the stage before was for the warp ahead.
+    // An uneven stage begins with warp `turn`, the one after the last of the uneven stage before.
     i32 slot = 0, tiles = 0, turn = 0;
     u32 parity = 0;
     for (i32 chunk = 0; chunk < CHUNKS; ++chunk) {
@@ -1084,14 +1108,15 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
                 const u32 at = xStart + segment.at * 2;
                 const u32 from =
                     (WEIGHT == 16 ? shared_address(shared + RING_AT) : RING_AT) + slot * STAGE_BYTES;
-                const i32 first = (warp - turn) & (WARPS - 1);
                 mbarrier_wait(full_barrier(slot), parity);
-                if (columns == STAGE)
-                    accumulate<true>(sums, from, at, STAGE, first, lane, empty_barrier(slot));
-                else
+                if (EVEN && (ALL_FULL || columns == STAGE)) {
+                    accumulate<true>(sums, from, at, STAGE, warp, lane, empty_barrier(slot));
+                } else {
+                    const i32 first = (warp - turn) & (WARPS - 1);
                     accumulate<false>(sums, from, at, columns, first, lane, empty_barrier(slot));
-                turn += (columns + STEP - 1) / STEP;
-                segment.at += columns;
+                    turn += (columns + STEP - 1) / STEP;
+                }
+                segment.advance(columns);
                 if (++slot == DEPTH) {
                     slot = 0;
                     parity ^= 1;

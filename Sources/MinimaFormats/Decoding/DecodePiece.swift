@@ -1,3 +1,4 @@
+import MinimaCore
 import MinimaTensor
 
 /// One product of a weight as decoding kernels read it: a block of W's rows and columns that is a
@@ -57,6 +58,12 @@ public struct DecodeMatrix: Sendable {
         storage = .values(try tensor.reshape([rows, columns]))
     }
 
+    /// Matrices of floating-point values with the same columns, one below the other.
+    public init(stacking matrices: [Tensor]) throws(TensorError) {
+        let values = try Tensor.cat(matrices)
+        (rows, columns, storage) = (values.shape[0], values.shape[1], .values(values))
+    }
+
     /// A quantised matrix.
     init(_ matrix: QuantizedMatrix) {
         rows = matrix.rows
@@ -65,7 +72,15 @@ public struct DecodeMatrix: Sendable {
             DecodeCodes(
                 bits: matrix.bits, groupSize: matrix.groupSize, planes: matrix.codes,
                 scales: matrix.scales, base: matrix.base,
-                levels: Codebook.values(bits: matrix.bits)))
+                levels: Codebook.values(bits: matrix.bits), matrix: matrix))
+    }
+
+    /// The values `[rows, columns]` in `dtype`, multiplied out where codes are stored.
+    public func values(_ dtype: DType) throws(TensorError) -> Tensor {
+        switch storage {
+        case .values(let tensor): try tensor.to(dtype: dtype)
+        case .codes(let codes): try codes.matrix.dense(dtype: dtype)
+        }
     }
 
     /// Bytes as stored.
@@ -95,4 +110,6 @@ public struct DecodeCodes: Sendable {
     public var base: Tensor
     /// What the codes stand for, ascending, symmetric about 0.
     public var levels: [Float]
+
+    let matrix: QuantizedMatrix
 }

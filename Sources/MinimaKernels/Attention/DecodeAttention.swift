@@ -143,13 +143,16 @@ public struct DecodeAttention: Sendable {
         }
         let split = (splitTokens ?? 0) / format.block
         let blocks = maxPages * PagedKeyValues.pageTokens / format.block
+        // Where heads are more than multiprocessors, the next kernel's weights matter less than that
+        // one thread block loads while the other merges.
+        let grid = (requests * shape.kvHeads > multiprocessors ? 2 : 1) * multiprocessors
         return Plan(
             slots: slots, pageWarps: pageWarps, threads: 32 * (pageWarps * sets + 1),
             sharedBytes: shared(slots: slots, pageWarps: pageWarps), partFloats: partFloats,
             parts: split == 0
-                ? 2 * multiprocessors
+                ? 2 * grid
                 : requests * shape.kvHeads * ((blocks + split - 1) / split),
-            split: split, grid: multiprocessors)
+            split: split, grid: grid)
     }
 
     /// Queues a layer's attention.

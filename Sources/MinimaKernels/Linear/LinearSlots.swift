@@ -68,7 +68,9 @@ public struct LinearSlots: Sendable, Hashable {
         let both = elements.filter { place[$0] < 0 && place[half + $0] < 0 }
         let gates = elements.filter { place[$0] < 0 && place[half + $0] >= 0 }
         let ups = elements.filter { place[$0] >= 0 && place[half + $0] < 0 }
-        var (rows, outputs, partners, kinds): ([Int32], [Int32], [Int32], [Int32]) = ([], [], [], [])
+        var (rows, outputs, partners, kinds): ([Int32], [Int32], [Int32], [Int32]) = (
+            [], [], [], []
+        )
         for start in stride(from: 0, to: both.count, by: 8) {
             let chosen = both[start..<min(start + 8, both.count)]
             let empty = [Int32](repeating: -1, count: 8 - chosen.count)

@@ -1,0 +1,147 @@
+/// How a linear kernel cuts its work; any choice gives the same sums in another order.
+public struct LinearTuning: Sendable, Hashable {
+    /// Columns of a stage of the ring that the weights stream through, a multiple of ``grain``.
+    public var stage: Int
+    /// Columns by which work is dealt out to multiprocessors; a multiple of 64.
+    public var grain: Int
+    /// Columns of the input that shared memory holds at a time, a multiple of ``grain``; all of them
+    /// when at least as many.
+    public var chunk: Int
+    /// Whether a second chunk is loaded while one is used.
+    public var readsAhead: Bool
+    /// Blocks, at most one per multiprocessor.
+    public var blocks: Int
+
+    /// What the properties say.
+    public init(stage: Int, grain: Int, chunk: Int, readsAhead: Bool, blocks: Int) {
+        (self.stage, self.grain, self.chunk) = (stage, grain, chunk)
+        (self.readsAhead, self.blocks) = (readsAhead, blocks)
+    }
+}
+
+/// What decides about a linear kernel's cut.
+struct LinearProblem: Sendable, Hashable {
+    /// Bits of a weight: 16 (bfloat16), 8 or 4.
+    let bits: Int
+    let slots: Int
+    let columns: Int
+    let tokens: Int
+    let normalised: Bool
+    /// Tiles of 16 slots that share a stage.
+    let tilesPerStage: Int
+    /// Columns with one scale; codes only.
+    let piece: Int
+    /// Words of codes that a table decodes, of four.
+    let lookedUp: Int
+
+    static let warps = 8
+    /// Threads of a block: consumers, producer, finisher.
+    static let threads = 32 * (warps + 2)
+
+    /// Columns that one warp takes at a time.
+    var step: Int { bits == 16 ? 32 : 64 }
+
+    private var tokenSets: Int { (tokens + 7) / 8 }
+    /// Values of a lane, four each, that a tile's sums take.
+    private var lanes: Int { tilesPerStage * tokenSets * 8 * (tokens >= 8 ? 4 : (tokens + 1) / 2) }
+    /// Stages' worth of tiles.
+    var tiles: Int { (slots + 16 * tilesPerStage - 1) / (16 * tilesPerStage) }
+
+    /// Bytes of a stage in shared memory.
+    func stageBytes(_ stage: Int) -> Int {
+        bits == 16
+            ? 16 * (2 * stage + 16)
+            : stage / 64 * tilesPerStage * (128 * bits + 16 * (64 / piece))
+    }
+
+    /// Bytes of shared memory with a ring of `depth` stages; as in linear.cu.
+    func sharedBytes(_ tuning: LinearTuning, depth: Int) -> Int {
+        func padded(_ bytes: Int) -> Int { (bytes + 127) / 128 * 128 }
+        let held = min(tuning.chunk, columns)
+        let buffers = held < columns && tuning.readsAhead ? 2 : 1
+        return (bits == 4 && lookedUp > 0 ? 256 * 128 : 0) + padded((2 * depth + 5) * 8)
+            + 2 * Self.warps * lanes * 16 + (normalised ? padded(tokens * Self.warps * 4) : 0)
+            + buffers * padded(tokens * ((held + 63) / 64 * 128 + 16))
+            + depth * stageBytes(tuning.stage)
+    }
+
+    /// The most stages, up to 40, whose ring fits into `limit` bytes; `nil` when not even two do.
+    func depth(_ tuning: LinearTuning, limit: Int) -> Int? {
+        (2...40).last { sharedBytes(tuning, depth: $0) <= limit }
+    }
+
+    /// Floats for parts of tiles, 64-bit places of their exchange, and counters.
+    func workspace(blocks: Int) -> (parts: Int, places: Int, counters: Int) {
+        ((tiles + blocks) * lanes * 4, tiles * lanes * 2, tiles)
+    }
+
+    /// Whether the kernel takes a cut.
+    func allows(_ tuning: LinearTuning) -> Bool {
+        tuning.grain > 0 && tuning.grain % 64 == 0 && tuning.stage % tuning.grain == 0
+            && tuning.stage > 0 && tuning.blocks > 0
+            && (tuning.chunk >= columns || tuning.chunk > 0 && tuning.chunk % tuning.grain == 0)
+    }
+
+    /// The cut that measurements on an H200 favour (`NOTES-linear.md`).
+    func tuning(multiprocessors: Int, limit: Int) -> LinearTuning {
+        let most =
+            tokens == 1
+            ? (columns <= 8192 ? columns : 5120) : (bits == 16 ? 10_240 : 20_480) / tokens
+        let widest = bits == 16 ? (tokens < 8 ? 1024 : 1280) : bits == 8 || tokens > 2 ? 512 : 1024
+        var choice = cut(most: most, widest: widest, multiprocessors)
+        // Small devices, many tokens.
+        for divisor in [2, 4, 8, 16] where depth(choice, limit: limit) == nil {
+            choice = cut(
+                most: max(most / divisor, 64), widest: max(widest / divisor, 64), multiprocessors)
+        }
+        return choice
+    }
+
+    /// Cuts worth timing, the usual one first: larger and smaller stages and chunks that fit.
+    func candidates(multiprocessors: Int, limit: Int) -> [LinearTuning] {
+        var result = [tuning(multiprocessors: multiprocessors, limit: limit)]
+        for widest in [512, 768, 1024, 1280] {
+            for most in Set([columns, 5120, 2560, 1280].map { min($0, columns) }).sorted(by: >) {
+                var choice = cut(most: most, widest: widest, multiprocessors)
+                for grain in [choice.stage, choice.stage / 2] where grain % 64 == 0 {
+                    for ahead in choice.chunk < columns ? [true, false] : [false] {
+                        choice.grain = grain
+                        choice.readsAhead = ahead
+                        if !result.contains(choice), allows(choice),
+                            depth(choice, limit: limit) != nil
+                        {
+                            result.append(choice)
+                        }
+                    }
+                }
+            }
+        }
+        return result
+    }
+
+    /// Chunks of at most about `most` columns in stages of at most `widest`, as even as they come.
+    private func cut(most: Int, widest: Int, _ multiprocessors: Int) -> LinearTuning {
+        let least = (columns + most - 1) / max(most, 1)
+        // A number of chunks that leaves no rest, if one is near.
+        let chunks = (least...least + 2).first { columns % ($0 * 64) == 0 } ?? least
+        let width = (columns + chunks - 1) / chunks
+        let stages = (width + widest - 1) / widest
+        let even = width % widest == 0
+        let stage = even ? widest : (width + stages * 64 - 1) / (stages * 64) * 64
+        var grain = stage
+        if bits == 16, stage % 128 == 0, stage >= 1024,
+            excess(stage, width, multiprocessors) > 0.015
+        {
+            grain = stage / 2
+        }
+        return LinearTuning(
+            stage: stage, grain: grain, chunk: chunks == 1 ? columns : stages * stage,
+            readsAhead: chunks > 1 && tokens == 1, blocks: multiprocessors)
+    }
+
+    /// How much longer the longest run is than the mean one.
+    private func excess(_ grain: Int, _ width: Int, _ blocks: Int) -> Double {
+        let units = tiles * ((width + grain - 1) / grain)
+        return Double((units + blocks - 1) / blocks * blocks) / Double(units) - 1
+    }
+}

@@ -1,0 +1,211 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaKernels
+import MinimaModels
+import MinimaTensor
+
+/// Measures decoding of one model after the other on a CUDA device.
+public struct DecodeBench {
+    private let kernels: CUDAContext
+    private let context: Int
+    private let requests: [Int]
+    private let format: KeyValueFormat
+    private let steps: Int
+    private let repeats: Int
+    private let chunk: Int
+    private let seed: UInt64
+    private let progress: ProgressHandler
+
+    /// - Parameters:
+    ///   - context: Tokens in the cache when the timed steps begin.
+    ///   - requests: Requests at once, each count measured in turn.
+    ///   - format: The type of stored keys and values.
+    ///   - steps: Decode steps of a repetition.
+    ///   - chunk: Tokens of a prompt read at once.
+    ///   - seed: Of the tokens.
+    public init(
+        kernels: CUDAContext, context: Int, requests: [Int], format: KeyValueFormat, steps: Int,
+        repeats: Int, chunk: Int, seed: UInt64, progress: @escaping ProgressHandler
+    ) {
+        self.kernels = kernels
+        self.context = context
+        self.requests = requests
+        self.format = format
+        self.steps = steps
+        self.repeats = repeats
+        self.chunk = chunk
+        self.seed = seed
+        self.progress = progress
+    }
+
+    /// The sizes of a model.
+    public func dimensions(of source: any WeightSource) throws -> DecoderDimensions {
+        try DecoderWeights.architecture(of: source).dimensions
+    }
+
+    /// Loads a model and measures it with each number of requests.
+    public func run(_ source: any WeightSource, label: String) throws -> [BenchResult.Run] {
+        let device = kernels.device
+        let weights = try DecoderWeights(
+            source, kernels: kernels, context: context + steps, onProgress: progress)
+        try device.emptyCache()
+        var runs: [BenchResult.Run] = []
+        for count in requests {
+            try device.resetPeakMemory()
+            runs.append(try measure(weights, label: label, requests: count))
+            try device.emptyCache()
+        }
+        return runs
+    }
+
+    private func measure(_ weights: DecoderWeights, label: String, requests count: Int) throws
+        -> BenchResult.Run
+    {
+        let sizes = weights.architecture.dimensions
+        // The token of the last step is written, too.
+        let layout = CUDALayout(
+            slots: count, context: context + steps + 1, format: format, chunk: chunk,
+            buckets: [CUDALayout(slots: count, context: context).largestBucket])
+        let backend = try CUDABackend(
+            weights, layout: layout, kernels: kernels, onProgress: progress)
+        let prompt = tokens(context, vocabulary: sizes.vocabularySize)
+        var (firstToken, prefill): ([Double], [Double]) = ([], [])
+        for _ in 0..<max(repeats / 2, 2) {
+            let (first, read) = try readPrompt(prompt, backend)
+            firstToken.append(first)
+            prefill.append(read)
+        }
+        for slot in 0..<count {
+            try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
+        }
+        var step: [Double] = []
+        for _ in 0..<repeats { step.append(try decode(prompt, count, backend)) }
+        let bucket = layout.largestBucket
+        let (kernelsOfStep, graph) = backend.step(bucket)
+        let traffic = DecodeTraffic(
+            sizes, weightBytes: weights.readBytes, cacheType: format.dtype, context: context,
+            requests: count)
+        var replays: [Double] = []
+        try reset(prompt, count, backend)
+        for _ in 0..<max(repeats, 3) {
+            if let graph { replays.append(try replay(graph, backend)) }
+        }
+        try reset(prompt, count, backend)
+        let parts = try profile(kernelsOfStep, traffic: traffic, backend)
+        func spread(_ values: [Double]) -> BenchResult.Spread {
+            BenchResult.Spread(values)
+                ?? BenchResult.Spread(median: 0, lowest: 0, highest: 0, repetitions: 0)
+        }
+        return BenchResult.Run(
+            label: label, parameters: weights.parameterCount, weightBytes: weights.byteCount,
+            cacheType: format.dtype, context: context, requests: count, steps: steps,
+            step: spread(step), graph: BenchResult.Spread(replays),
+            firstToken: count == 1 ? spread(firstToken) : nil,
+            prefill: BenchResult.Run.Prefill(
+                tokens: context, chunk: chunk, seconds: spread(prefill),
+                flops: sizes.prefillFlops(
+                    tokens: context, linearParameters: weights.linearParameterCount)),
+            peakBytes: try kernels.device.memory()?.peakAllocated,
+            predictedMemory: backend.memory, traffic: traffic, kernels: parts,
+            settings: ["bucket": "\(bucket)"])
+    }
+
+    private func tokens(_ count: Int, vocabulary: Int) -> [Int32] {
+        var state = seed &+ 0x9E37_79B9_7F4A_7C15
+        return (0..<count).map { _ in
+            // Knuth's multiplier; the upper bits are well mixed.
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Int32((state >> 33) % UInt64(vocabulary))
+        }
+    }
+
+    /// Seconds to the first token, and of reading the prompt alone.
+    private func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> (Double, Double) {
+        let clock = ContinuousClock()
+        try backend.open(0, start(prompt))
+        try backend.decoder.stream.synchronize()
+        let pages = Self.pages(of: 0, backend.decoder.layout)
+        let begin = clock.now
+        var read = 0.0
+        for position in stride(from: 0, to: prompt.count, by: chunk) {
+            let end = min(position + chunk, prompt.count)
+            try backend.prefill(
+                PrefillChunk(
+                    slot: 0, position: position, tokens: prompt[position..<end], pages: pages,
+                    samples: end == prompt.count))
+        }
+        _ = try backend.collect()
+        read = (clock.now - begin).totalSeconds
+        return (read, read)
+    }
+
+    private func start(_ prompt: [Int32]) throws -> SequenceStart {
+        SequenceStart(
+            tokens: prompt, promptCount: prompt.count, sampling: try SamplingParameters())
+    }
+
+    private static func pages(of slot: Int, _ layout: CUDALayout) -> [Int32] {
+        let first = slot * layout.pagesPerSlot
+        return (first..<first + layout.pagesPerSlot).map(Int32.init)
+    }
+
+    /// Puts all requests back to the end of their prompts.
+    private func reset(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws {
+        for slot in 0..<count { try backend.open(slot, start(prompt)) }
+    }
+
+    /// Seconds per step as a user sees it: each step's tokens read while the next one runs.
+    private func decode(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws -> Double {
+        try reset(prompt, count, backend)
+        let layout = backend.decoder.layout
+        let pages = (0..<count).map { Self.pages(of: $0, layout) }
+        func queue(_ step: Int) throws {
+            try backend.decode(
+                DecodeBatch(
+                    rows: (0..<count).map {
+                        DecodeBatch.Row(slot: $0, position: context - 1 + step, pages: pages[$0])
+                    }, bucket: layout.largestBucket))
+        }
+        // The first step warms up.
+        try queue(0)
+        _ = try backend.collect()
+        let clock = ContinuousClock()
+        let begin = clock.now
+        for step in 1...steps {
+            try queue(step)
+            if step > 1 { _ = try backend.collect() }
+        }
+        _ = try backend.collect()
+        return (clock.now - begin).totalSeconds / Double(steps)
+    }
+
+    /// Seconds of one replay, without the host.
+    private func replay(_ graph: CUDAGraph, _ backend: CUDABackend) throws -> Double {
+        let stream = backend.decoder.stream
+        let (start, end) = (try CUDAEvent(on: kernels), try CUDAEvent(on: kernels))
+        let count = 4
+        try start.record(on: stream)
+        for _ in 0..<count { try graph.launch(on: stream) }
+        try end.record(on: stream)
+        try end.synchronize()
+        return try end.elapsed(since: start) / 1000 / Double(count)
+    }
+
+    /// Times the kernels of a step by name, each behind those of its name in other layers.
+    private func profile(
+        _ step: [StepKernel], traffic: DecodeTraffic, _ backend: CUDABackend
+    ) throws -> [BenchResult.Run.Kernel] {
+        var names: [String] = []
+        for kernel in step where !names.contains(kernel.name) { names.append(kernel.name) }
+        return try names.filter { $0 != "begin" && $0 != "sample" }.map { name in
+            let same = step.filter { $0.name == name }
+            let time = try kernels.time(repeats: 10, perReplay: same.count) { stream, call in
+                try same[call].queue(stream)
+            }
+            let bytes = name == "attention" ? traffic.cache : same.reduce(0) { $0 + $1.bytes }
+            return BenchResult.Run.Kernel(
+                name: name, launches: same.count, bytes: bytes,
+                seconds: time.median * Double(same.count) / 1e6)
+        }
+    }
+}

@@ -1,0 +1,11 @@
+import MinimaKernels
+
+/// One launch of a decode step.
+struct StepKernel {
+    /// What it does: `qkv`, `qkv R`, `attention`. Launches of a name do the same in other layers.
+    let name: String
+    /// Bytes that it must move through device memory.
+    let bytes: Int
+    /// Queues it.
+    let queue: (CUDAStream) throws -> Void
+}

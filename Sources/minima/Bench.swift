@@ -1,0 +1,162 @@
+import ArgumentParser
+import FoundationEssentials
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaKernels
+import MinimaModels
+import MinimaReport
+import MinimaRuntime
+import MinimaStages
+import MinimaTensor
+
+struct Bench: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Measures how fast models decode on this GPU, against what it could do.",
+        discussion: """
+            Every way of storing the weights is loaded, read a prompt and decodes, one after the \
+            other in one process, beside the card's own ceilings. With --shape the weights are \
+            random, made on the device at the exact sizes; nothing is read but their names. The \
+            other requests of a batch get random keys and values.
+            """)
+
+    @Argument(help: "Model directories.", completion: .directory)
+    var models: [String] = []
+
+    @Option(help: .init("Random weights of these sizes in place of a model: \(ModelShape.names)."))
+    var shape: String?
+
+    @Option(help: "The same with the sizes of a directory's config.json.", completion: .directory)
+    var sizes: String?
+
+    @Option(
+        parsing: .upToNextOption,
+        help: """
+            With --shape or --sizes, how the weights are stored: FORMAT[:SHARE][:intBITS], as dense, \
+            interpolative:0.383, tt:0.383:int8, dense:int4. SHARE of the linear layers' parameters \
+            is removed; codes share a scale in groups of 64.
+            """)
+    var weights: [WeightChoice] = [WeightChoice(format: Dense.name)]
+
+    @Option(help: "With --shape or --sizes, a plan in place of --weights.", completion: .file())
+    var plan: String?
+
+    @Option(help: "Tokens in the cache when the timed steps begin.")
+    var context = 8192
+
+    @Option(parsing: .upToNextOption, help: "Requests at once; several are measured in turn.")
+    var requests = [1]
+
+    @Option(help: "Decode steps of a repetition.")
+    var steps = 32
+
+    @Option(help: "Repetitions.")
+    var repeats = 5
+
+    @Option(help: "Tokens of a prompt read at once.")
+    var chunk = 2048
+
+    @OptionGroup var engine: EngineOptionsGroup
+
+    @Option(help: "Account of another engine on the same card to show beside.", completion: .file())
+    var peer: [String] = []
+
+    @Option(help: "File to write the account to.", completion: .file())
+    var out: String?
+
+    @Option(help: "Seed of random weights and tokens.")
+    var seed: UInt64 = 0
+
+    @Option(help: "cuda or cuda:N.")
+    var device = Device.cuda(0)
+
+    @Flag(help: "Print JSON.")
+    var json = false
+
+    func validate() throws {
+        guard models.isEmpty == (shape != nil || sizes != nil), shape == nil || sizes == nil else {
+            throw ValidationError("give model directories, or one of --shape and --sizes")
+        }
+        if let shape, ModelShape.all[shape] == nil {
+            throw ValidationError("--shape must be one of \(ModelShape.names), found \(shape)")
+        }
+        for (name, values, range) in [
+            ("--context", [context], 1...1 << 24), ("--requests", requests, 1...256),
+            ("--steps", [steps], 1...1 << 16), ("--repeats", [repeats], 1...1000),
+            ("--chunk", [chunk], 16...1 << 16),
+        ] {
+            guard !values.isEmpty, values.allSatisfy(range.contains) else {
+                throw ValidationError(
+                    "\(name) must be between \(range.lowerBound) and \(range.upperBound)")
+            }
+        }
+        for choice in weights {
+            do { try choice.check() } catch { throw ValidationError("\(error)") }
+        }
+    }
+
+    func run() throws {
+        var compute = ComputeOptions()
+        compute.device = device
+        _ = try compute.open()
+        catchInterrupts()
+        let progress = ProgressLine()
+        let kernels = try engine.kernels(on: device)
+        let bench = DecodeBench(
+            kernels: kernels, context: context, requests: requests.sorted(),
+            format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
+            progress: progress.show)
+        let card = try BenchResult.Card(measuring: kernels)
+        var result: BenchResult?
+        for candidate in try candidates() {
+            let source = try candidate.open()
+            let runs = try bench.run(source, label: candidate.label)
+            if result == nil {
+                result = BenchResult(
+                    version: Minima.versionNumber, model: shape ?? sizes ?? models[0],
+                    dimensions: try bench.dimensions(of: source), card: card, seed: seed,
+                    command: CommandLine.arguments.dropFirst().reduce("minima") { "\($0) \($1)" },
+                    versions: ["libtorch": Torch.neededVersion], runs: [])
+            }
+            result?.runs += runs
+        }
+        guard var result else { return }
+        for path in peer { try result.add(peer: readResult(BenchResult.self, path)) }
+        if let out { try AtomicFile.write(result.json() + "\n", to: out) }
+        if json { return try result.printJSON() }
+        try Terminal.output(result.table(), terminator: "")
+    }
+
+    /// One way of storing the weights.
+    private struct Candidate {
+        let label: String
+        let open: () throws -> any WeightSource
+    }
+
+    private func candidates() throws -> [Candidate] {
+        guard models.isEmpty else {
+            return models.map { path in
+                Candidate(label: path) { try Checkpoint(path: path) }
+            }
+        }
+        let config =
+            try sizes.map { try ModelConfig(path: $0 + "/config.json") }
+            ?? ModelShape.config(shape ?? "")
+        let name = shape ?? sizes ?? ""
+        let dense = try RandomWeights(config, path: name, seed: seed)
+        if let plan {
+            let modules = try readResult(CompressionPlan.self, plan).modules
+            return [
+                Candidate(label: plan) {
+                    try RandomWeights(config, path: name, seed: seed, plan: modules)
+                }
+            ]
+        }
+        return weights.map { choice in
+            Candidate(label: choice.label) {
+                try RandomWeights(
+                    config, path: name, seed: seed, plan: choice.plan(dense).modules)
+            }
+        }
+    }
+}

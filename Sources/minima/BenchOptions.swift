@@ -1,0 +1,117 @@
+import ArgumentParser
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaKernels
+import MinimaModels
+import MinimaStages
+
+/// How random weights are stored: `FORMAT[:SHARE][:intBITS]`.
+struct WeightChoice: Hashable, ExpressibleByArgument {
+    var format: String
+    /// Share of the linear layers' parameters that is removed.
+    var ratio = 0.0
+    /// Bits of codes; `nil` for bfloat16.
+    var bits: Int?
+
+    /// Neighbours that share a scale.
+    static let groupSize = 64
+    /// Ranks are multiples of this: a stage of the decoding kernel's, whatever the weights' type.
+    static let alignment = 128
+
+    init(format: String) {
+        self.format = format
+    }
+
+    /// Reads `dense`, `dense:int4`, `interpolative:0.383`, `tt:0.383:int8`.
+    init?(argument: String) {
+        var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
+        guard let name = parts.popFirst(), !name.isEmpty else { return nil }
+        format = String(name)
+        if let share = parts.first.flatMap({ Double($0) }) {
+            ratio = share
+            parts = parts.dropFirst()
+        }
+        if let text = parts.popFirst() {
+            guard text.hasPrefix("int"), let bits = Int(text.dropFirst(3)) else { return nil }
+            self.bits = bits
+        }
+        guard parts.isEmpty else { return nil }
+    }
+
+    /// Throws unless the format, the share and the bits exist and go together.
+    func check() throws {
+        let type = try FormatRegistry.format(format)
+        let isDense = format == Dense.name
+        guard type is any BudgetedFormat.Type, isDense == (ratio == 0), (0..<1).contains(ratio)
+        else {
+            throw ValidationError(
+                isDense
+                    ? "--weights dense removes nothing, found a share of \(ratio)"
+                    : "--weights \(format) needs the share to remove, such as \(format):0.35")
+        }
+        if let bits { _ = try FormatSpec(bits: bits, of: type) }
+    }
+
+    /// What tables call it.
+    var label: String {
+        let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%" : ""
+        return "\(format)\(size) \(bits.map { "int\($0)" } ?? "bf16")"
+    }
+
+    /// The plan for all linear layers of `model`.
+    func plan(_ model: any WeightSource) throws -> CompressionPlan {
+        try .sharing(
+            model, ratio: ratio, format: format, alignment: Self.alignment,
+            quantization: bits.map { ($0, Self.groupSize) }, version: Minima.versionNumber)
+    }
+}
+
+extension FormatSpec {
+    /// A quantised weight of a small size, to check `bits`.
+    fileprivate init(bits: Int, of type: any LinearWeight.Type) throws {
+        self.init(
+            format: Quantized.name, bits: bits, parts: [FormatSpec(format: Dense.name)])
+        _ = try Quantized.layout(self, outputs: 16, inputs: 16)
+    }
+}
+
+/// Sizes of published models.
+enum ModelShape {
+    /// `config.json` by name.
+    static let all: [String: [(String, Int)]] = [
+        "qwen3-32b": qwen3(
+            hidden: 5120, intermediate: 25_600, layers: 64, heads: 64, vocabulary: 151_936),
+        "qwen3-14b": qwen3(
+            hidden: 5120, intermediate: 17_408, layers: 40, heads: 40, vocabulary: 151_936),
+        "qwen3-8b": qwen3(
+            hidden: 4096, intermediate: 12_288, layers: 36, heads: 32, vocabulary: 151_936),
+    ]
+
+    /// For messages.
+    static var names: String { all.keys.sorted().joined(separator: ", ") }
+
+    /// The configuration of one of ``all``.
+    static func config(_ name: String) throws -> ModelConfig {
+        var members: [(JSON.Name, JSON)] = [
+            ("model_type", .string("qwen3")), ("dtype", .string("bfloat16")),
+            ("tie_word_embeddings", .bool(false)), ("attention_bias", .bool(false)),
+            ("hidden_act", .string("silu")), ("rms_norm_eps", .number(1e-6)),
+        ]
+        for (key, value) in all[name] ?? [] {
+            members.append((JSON.Name(key), .integer(Int64(value))))
+        }
+        return try ModelConfig(json: .object(.init(uniqueKeysWithValues: members)), path: name)
+    }
+
+    private static func qwen3(
+        hidden: Int, intermediate: Int, layers: Int, heads: Int, vocabulary: Int
+    ) -> [(String, Int)] {
+        [
+            ("hidden_size", hidden), ("intermediate_size", intermediate),
+            ("num_hidden_layers", layers), ("num_attention_heads", heads),
+            ("num_key_value_heads", 8), ("head_dim", 128), ("vocab_size", vocabulary),
+            ("max_position_embeddings", 40_960), ("rope_theta", 1_000_000),
+        ]
+    }
+}

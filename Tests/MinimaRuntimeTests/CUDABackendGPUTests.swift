@@ -1,0 +1,226 @@
+import FoundationEssentials
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaKernels
+import MinimaModels
+import MinimaTensor
+import Testing
+
+@testable import MinimaRuntime
+
+/// The engine on the GPU against libtorch's forward pass; skipped where there is no GPU.
+@Suite("CUDA backend on the GPU", .enabled(if: (try? Device.cudaCount()) ?? 0 > 0), .serialized)
+struct CUDABackendGPUTests {
+    let kernels: CUDAContext
+
+    init() throws {
+        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: nil)
+    }
+
+    /// Ways of storing a site's weight: dense, factored, with codes, in blocks.
+    static let ways = [
+        "dense", "interpolative", "lowrank", "tucker", "tt", "tr", "dense int8", "dense int4",
+        "dense int3", "dense int6", "interpolative int8", "interpolative int4", "blocks",
+    ]
+
+    private static func spec(_ way: String, outputs: Int, inputs: Int) throws -> FormatSpec {
+        let words = way.split(separator: " ").map(String.init)
+        if way == "blocks" {
+            let half = outputs / 2
+            return FormatSpec(
+                format: Blocks.name, outputModes: [half, outputs - half],
+                parts: [
+                    try spec("interpolative", outputs: half, inputs: inputs),
+                    FormatSpec(format: Dense.name),
+                ])
+        }
+        var result = FormatSpec(format: Dense.name)
+        if words[0] != Dense.name {
+            let format = try #require(
+                try FormatRegistry.format(words[0]) as? any BudgetedFormat.Type)
+            result = try format.spec(
+                fitting: outputs * inputs * 6 / 10, outputs: outputs, inputs: inputs)
+        }
+        guard words.count > 1, let bits = Int(words[1].dropFirst(3)) else { return result }
+        return FormatSpec(
+            format: Quantized.name, bits: bits, groupSize: 64, parts: [result])
+    }
+
+    /// A model of two layers with random weights, every site stored in one way.
+    private func model(_ way: String) throws -> RandomWeights {
+        let sizes: [(JSON.Name, JSON)] = [
+            ("model_type", .string("qwen3")), ("dtype", .string("bfloat16")),
+            ("tie_word_embeddings", .bool(false)), ("hidden_act", .string("silu")),
+            ("hidden_size", .integer(512)), ("intermediate_size", .integer(1152)),
+            ("num_hidden_layers", .integer(2)), ("num_attention_heads", .integer(8)),
+            ("num_key_value_heads", .integer(2)), ("head_dim", .integer(64)),
+            ("vocab_size", .integer(1000)), ("max_position_embeddings", .integer(4096)),
+            ("rope_theta", .integer(10_000)), ("rms_norm_eps", .number(1e-6)),
+        ]
+        let config = try ModelConfig(
+            json: .object(.init(uniqueKeysWithValues: sizes)), path: "test")
+        let plan = try Qwen3.sites(config).map { site in
+            CompressionPlan.Module(
+                name: site.name, outputs: site.outputs, inputs: site.inputs,
+                spec: try Self.spec(way, outputs: site.outputs, inputs: site.inputs),
+                parameters: 0, bytes: 0, damage: nil)
+        }
+        return try RandomWeights(config, path: "test", seed: 7, plan: plan)
+    }
+
+    private func tokens(_ count: Int, seed: UInt64, vocabulary: Int = 1000) -> [Int32] {
+        var state = seed
+        return (0..<count).map { _ in
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Int32((state >> 33) % UInt64(vocabulary))
+        }
+    }
+
+    /// Logits after `prompt` and after each of `rest`, by the libtorch forward in float32.
+    private func reference(_ model: any LanguageModel, _ sequence: [Int32], from start: Int)
+        throws -> Tensor
+    {
+        let input = try Tensor(sequence.map(Int64.init), shape: [1, sequence.count])
+            .to(model.device)
+        return try withoutGradients {
+            let hidden = try model.run(input)
+            return try model.logits(hidden.select(0, 0).narrow(0, start..<sequence.count))
+                .to(dtype: .float32)
+        }
+    }
+
+    /// Prompts of several lengths are read in chunks and continued together; the logits of every step
+    /// are those of the whole forward pass.
+    ///
+    /// Tolerance: bfloat16 rounds (2⁻⁹ relative) after each of about ten operations of a layer and of
+    /// its residual sums, on both sides; errors add up like a random walk over 2 · 10 · 2 of them.
+    @Test(arguments: ways, [KeyValueFormat.bfloat16, .float8])
+    func logitsAreTheForwardPass(_ way: String, _ format: KeyValueFormat) throws {
+        let source = try model(way)
+        let model = try source.loadModel(device: .cuda(0), dtype: .float32)
+        let lengths = [5, 64, 130]
+        let backend = try CUDABackend(
+            source,
+            layout: CUDALayout(slots: 4, context: 256, format: format, chunk: 48, buckets: [4]),
+            kernels: kernels)
+        let sequences = lengths.enumerated().map { tokens($1 + 6, seed: UInt64($0 + 1)) }
+        let pages = lengths.indices.map { slot in
+            (slot * 4..<slot * 4 + 4).map { Int32($0) }
+        }
+        for (slot, length) in lengths.enumerated() {
+            let prompt = Array(sequences[slot][..<length])
+            try backend.open(
+                slot,
+                SequenceStart(
+                    tokens: prompt, promptCount: length, sampling: try SamplingParameters()))
+            for start in stride(from: 0, to: length, by: 48) {
+                let end = min(start + 48, length)
+                try backend.prefill(
+                    PrefillChunk(
+                        slot: slot, position: start, tokens: sequences[slot][start..<end],
+                        pages: pages[slot], samples: end == length))
+            }
+            _ = try backend.collect()
+            try check(
+                backend.decoder.buffers.logits.narrow(0, 0..<1),
+                reference(model, prompt, from: length - 1), way, format)
+        }
+        for step in 0..<6 {
+            var inputs = [Int32](repeating: 0, count: 4)
+            for (slot, length) in lengths.enumerated() {
+                inputs[slot] = sequences[slot][length + step]
+            }
+            try backend.decoder.stream.use {
+                try HostTransfer.upload(inputs, to: backend.decoder.state.tokens)
+            }
+            // In another order than the slots'.
+            let order = [2, 0, 1]
+            try backend.decode(
+                DecodeBatch(
+                    rows: order.map {
+                        DecodeBatch.Row(slot: $0, position: lengths[$0] + step, pages: pages[$0])
+                    }, bucket: 4))
+            _ = try backend.collect()
+            for (row, slot) in order.enumerated() {
+                let length = lengths[slot] + step + 1
+                try check(
+                    backend.decoder.buffers.logits.narrow(0, row..<row + 1),
+                    reference(model, Array(sequences[slot][..<length]), from: length - 1), way,
+                    format)
+            }
+        }
+    }
+
+    private func check(
+        _ found: Tensor, _ expected: Tensor, _ way: String, _ format: KeyValueFormat
+    ) throws {
+        let difference = try (found - expected).norm().item()
+        let length = try expected.norm().item()
+        // 2⁻⁹ · √40; e4m3 keys and values round by 2⁻⁵ on average, through two attentions.
+        let bound = 0x1p-9 * 40.0.squareRoot() + (format == .float8 ? 0x1p-5 : 0)
+        #expect(difference.isFinite && difference <= bound * length, "\(way) \(format)")
+    }
+
+    /// The trained example model: greedy continuations of many requests at once are the reference's,
+    /// token for token, up to the first near-tie of the reference's own logits.
+    @Test func greedyTokensAreTheReference() throws {
+        let path = "\(packageFolder())/Examples/tiny-qwen3-4m"
+        let checkpoint = try Checkpoint(path: path)
+        let model = try checkpoint.loadModel(device: .cpu, dtype: .float32)
+        let kernels = kernels
+        let engine = try Engine(EngineOptions()) {
+            try CUDABackend(
+                checkpoint, layout: CUDALayout(slots: 12, context: 512, chunk: 64),
+                kernels: kernels)
+        }
+        let prompts = (0..<12).map {
+            tokens(3 + 17 * $0, seed: UInt64($0), vocabulary: model.dimensions.vocabulary)
+        }
+        let handles = try prompts.map {
+            try engine.submit(GenerationRequest(prompt: $0, maxTokens: 40))
+        }
+        var compared = 0
+        for (prompt, handle) in zip(prompts, handles) {
+            let found = try handle.wait().ids
+            #expect(found.count == 40)
+            var sequence = prompt
+            for token in found {
+                let logits = try reference(model, sequence, from: sequence.count - 1).select(0, 0)
+                let values: [Float] = try logits.values()
+                let best = values.indices.max { values[$0] < values[$1] } ?? 0
+                // Two bfloat16 rounding errors of logits of this size.
+                let tie = 0x1p-6 * (values.map(abs).max() ?? 0)
+                #expect(values[best] - values[Int(token)] <= tie)
+                guard best == Int(token) else { break }
+                sequence.append(token)
+                compared += 1
+            }
+        }
+        #expect(compared > 240, "\(compared) of 480 tokens before a near-tie")
+        engine.shutDown(.drain)
+    }
+
+    /// Decoding's perplexity is the forward pass's within half a percent.
+    @Test(arguments: [KeyValueFormat.bfloat16, .float8])
+    func perplexityIsTheForwardPass(_ format: KeyValueFormat) throws {
+        let path = "\(packageFolder())/Examples/tiny-qwen3-4m"
+        let checkpoint = try Checkpoint(path: path)
+        let model = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
+        let text = tokens(1200, seed: 3, vocabulary: model.dimensions.vocabulary)
+        let windows = stride(from: 0, to: 1200, by: 150).map { Array(text[$0..<$0 + 150]) }
+        let backend = try CUDABackend(
+            checkpoint, layout: CUDALayout(slots: 8, context: 192, format: format, chunk: 64),
+            kernels: kernels)
+        let (nats, count) = try DecodeEvaluator(backend).measure(windows)
+        var expected = 0.0
+        for window in windows {
+            let logits = try reference(model, window, from: 0).narrow(0, 0..<149)
+            let targets = try Tensor(window.dropFirst().map(Int64.init)).to(.cuda(0)).unsqueeze(1)
+            let chosen = try logits.logSoftmax().gather(1, targets)
+            expected -= try chosen.sum().item()
+        }
+        #expect(count == 8 * 149)
+        #expect(abs(nats - expected) <= 0.005 * Double(count))
+    }
+}
