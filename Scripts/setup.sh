@@ -16,7 +16,7 @@ TEXT
 }
 
 torch_version=2.11.0
-oldest_swift=6.1
+oldest_swift=6.3
 deps=.deps
 site=$deps/site-packages
 

@@ -110,7 +110,6 @@ struct Bench: ParsableCommand {
         var result: BenchResult?
         for candidate in try candidates() {
             let source = try candidate.open()
-            let runs = try bench.run(source, label: candidate.label)
             if result == nil {
                 result = BenchResult(
                     version: Minima.versionNumber, model: shape ?? sizes ?? models[0],
@@ -118,13 +117,24 @@ struct Bench: ParsableCommand {
                     command: CommandLine.arguments.dropFirst().reduce("minima") { "\($0) \($1)" },
                     versions: ["libtorch": Torch.neededVersion], runs: [])
             }
-            result?.runs += runs
+            try bench.run(source, label: candidate.label) { run in
+                result?.runs.append(run)
+                // A later run that fails, or is stopped, does not take the earlier ones with it.
+                if let result { try save(result) }
+                let tokens = 1 / max(run.step.median, .leastNormalMagnitude)
+                Terminal.write(
+                    "minima: \(run.label), \(run.requests) requests: \(fixed(tokens, 1)) tokens/s each")
+            }
         }
         guard var result else { return }
         for path in peer { try result.add(peer: readResult(BenchResult.self, path)) }
-        if let out { try AtomicFile.write(result.json() + "\n", to: out) }
+        try save(result)
         if json { return try result.printJSON() }
         try Terminal.output(result.table(), terminator: "")
+    }
+
+    private func save(_ result: BenchResult) throws {
+        if let out { try AtomicFile.write(result.json() + "\n", to: out) }
     }
 
     /// One way of storing the weights.

@@ -107,7 +107,9 @@ public struct LinearMatrix: Sendable {
         try slots.check(rows: shape[0])
         let layout = try LinearLayout(
             codeBits: codes.bits, groupSize: codes.groupSize, columns: codes.columns,
-            tilesPerStage: tilesPerStage ?? (slots.count < 64 * context.multiprocessors ? 1 : 2))
+            tilesPerStage: tilesPerStage ?? (slots.count < 32 * context.multiprocessors ? 1 : 2),
+            // The table takes 32 KiB of shared memory.
+            lookedUp: context.sharedPerMultiprocessor < 160 << 10 ? 0 : 4)
         tables = try LinearSlots.Tables(slots, on: context.device)
         let packed = try KernelError.wrapping { () throws(TensorError) in
             try Tensor.empty(

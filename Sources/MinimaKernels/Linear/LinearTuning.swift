@@ -87,7 +87,7 @@ struct LinearProblem: Sendable, Hashable {
         let most =
             tokens == 1
             ? (columns <= 8192 ? columns : 5120) : (bits == 16 ? 10_240 : 20_480) / tokens
-        let widest = bits == 16 ? (tokens < 8 ? 1024 : 1280) : bits == 8 || tokens > 2 ? 512 : 1024
+        let widest = bits == 16 ? (tokens < 3 ? 1024 : 1280) : bits == 8 || tokens > 2 ? 512 : 1024
         var choice = cut(most: most, widest: widest, multiprocessors)
         // Small devices, many tokens.
         for divisor in [2, 4, 8, 16] where depth(choice, limit: limit) == nil {
@@ -123,7 +123,10 @@ struct LinearProblem: Sendable, Hashable {
     private func cut(most: Int, widest: Int, _ multiprocessors: Int) -> LinearTuning {
         let least = (columns + most - 1) / max(most, 1)
         // A number of chunks that leaves no rest, if one is near.
-        let chunks = (least...least + 2).first { columns % ($0 * 64) == 0 } ?? least
+        let near = least...least + 2
+        let chunks =
+            near.first { columns % ($0 * widest) == 0 } ?? near.first { columns % ($0 * 64) == 0 }
+            ?? least
         let width = (columns + chunks - 1) / chunks
         let stages = (width + widest - 1) / widest
         let even = width % widest == 0

@@ -44,18 +44,20 @@ public struct DecodeBench {
     }
 
     /// Loads a model and measures it with each number of requests.
-    public func run(_ source: any WeightSource, label: String) throws -> [BenchResult.Run] {
+    ///
+    /// - Parameter onRun: Called with each measurement as it is made.
+    public func run(
+        _ source: any WeightSource, label: String, onRun: (BenchResult.Run) throws -> Void
+    ) throws {
         let device = kernels.device
         let weights = try DecoderWeights(
             source, kernels: kernels, context: context + steps, onProgress: progress)
         try device.emptyCache()
-        var runs: [BenchResult.Run] = []
         for count in requests {
             try device.resetPeakMemory()
-            runs.append(try measure(weights, label: label, requests: count))
+            try onRun(measure(weights, label: label, requests: count))
             try device.emptyCache()
         }
-        return runs
     }
 
     private func measure(_ weights: DecoderWeights, label: String, requests count: Int) throws

@@ -1,0 +1,406 @@
+import MinimaCore
+import MinimaTensor
+import Testing
+
+@testable import MinimaKernels
+
+/// The decoding linear against libtorch in float64; skipped where there is no GPU.
+@Suite("Decoding linear on the GPU", .enabled(if: GPU.isThere && Compiler.isThere), .serialized)
+struct DecodeLinearGPUTests {
+    let context: CUDAContext
+    let stream: CUDAStream
+    let workspace: DecodeLinear.Workspace
+
+    init() throws {
+        context = try GPU.context.get()
+        stream = try CUDAStream(on: context)
+        workspace = DecodeLinear.Workspace(device: context.device)
+    }
+
+    /// A matrix for the kernel and what it stands for.
+    struct Weights {
+        let matrix: LinearMatrix
+        /// float64 `[rows, columns]`.
+        let dense: Tensor
+        /// Relative rounding of a weight inside the kernel.
+        let rounding: Double
+    }
+
+    struct Case: Sendable, CustomTestStringConvertible {
+        var bits = 16
+        var rows: Int
+        var columns: Int
+        var tokens: Int
+        var group = 64
+        var epilogue = DecodeLinear.Epilogue.store
+        var normalised = false
+        var biased = false
+        var compact = false
+
+        var testDescription: String {
+            """
+            \(bits) bits \(rows)x\(columns) T=\(tokens) group \(group) \(epilogue) \
+            norm \(normalised) bias \(biased) compact \(compact)
+            """
+        }
+    }
+
+    private func random(_ shape: [Int], _ seed: UInt64) throws -> Tensor {
+        try Tensor.randn(
+            shape, device: context.device,
+            generator: RandomGenerator(seed: seed, device: context.device)
+        ).to(dtype: .bfloat16)
+    }
+
+    private func double(_ tensor: Tensor) throws(TensorError) -> Tensor {
+        try tensor.to(dtype: .float64)
+    }
+
+    private static func levels(_ bits: Int) -> [Float] {
+        if bits == 8 { return (0..<256).map { Float(2 * $0 - 255) / 255 } }
+        let positive: [Float] =
+            switch bits {
+            case 2: [0.299771, 1]
+            case 3: [0.113894, 0.351312, 0.624509, 1]
+            default: [0.046987, 0.142008, 0.240343, 0.344853, 0.459722, 0.592129, 0.757164, 1]
+            }
+        return positive.reversed().map { -$0 } + positive
+    }
+
+    /// Random codes, their scales, and the matrix they stand for.
+    private func codes(
+        _ bits: Int, rows: Int, columns: Int, group: Int
+    ) throws -> (codes: LinearCodes, dense: Tensor) {
+        var generator = Generator(state: UInt64(rows * columns + bits))
+        let groups = (columns + group - 1) / group
+        let levels = Self.levels(bits)
+        let widths = bits == 3 ? [2, 1] : [bits]
+        let rowBytes = widths.reduce(0) { $0 + (columns + 8 / $1 - 1) / (8 / $1) }
+        var planes = [UInt8](repeating: 0, count: rows * rowBytes)
+        var scales = [UInt8](repeating: 0, count: rows * groups)
+        var dense = [Double](repeating: 0, count: rows * columns)
+        let base: Float = 1.75
+        for row in 0..<rows {
+            for index in 0..<groups {
+                let chosen = Int.random(in: 0..<40, using: &generator)
+                scales[row * groups + index] = chosen == 39 ? 255 : UInt8(chosen)
+            }
+            for column in 0..<columns {
+                let code = Int.random(in: 0..<levels.count, using: &generator)
+                let scale = scales[row * groups + column / group]
+                let octaves = -Double(scale) / 16
+                dense[row * columns + column] =
+                    scale == 255 ? 0 : Double(levels[code]) * Double(base) * power(octaves)
+                var (start, rest) = (row * rowBytes, code)
+                for width in widths {
+                    let perByte = 8 / width
+                    let part = rest & ((1 << width) - 1)
+                    planes[start + column / perByte] |= UInt8(part << (column % perByte * width))
+                    rest >>= width
+                    start += (columns + perByte - 1) / perByte
+                }
+            }
+        }
+        let device = context.device
+        return (
+            try LinearCodes(
+                bits: bits, groupSize: group, columns: columns,
+                codes: Tensor(planes, shape: [rows, rowBytes]).to(device),
+                scales: Tensor(scales, shape: [rows, groups]).to(device),
+                base: Tensor([base]).to(device), levels: levels),
+            try Tensor(dense, shape: [rows, columns]).to(device)
+        )
+    }
+
+    /// 2^x for -16 < x <= 0 in steps of 1/16.
+    private func power(_ x: Double) -> Double {
+        var (result, root) = (1.0, 0.5.squareRoot().squareRoot().squareRoot().squareRoot())
+        var steps = Int((-x * 16).rounded())
+        while steps > 0 {
+            if steps & 1 == 1 { result *= root }
+            root *= root
+            steps >>= 1
+        }
+        return result
+    }
+
+    private func weights(
+        _ bits: Int, rows: Int, columns: Int, group: Int, slots: LinearSlots? = nil
+    ) throws -> Weights {
+        guard bits < 16 else {
+            let values = try random([rows, columns], 1)
+            return Weights(
+                matrix: try LinearMatrix(values, slots: slots), dense: try double(values),
+                rounding: 0)
+        }
+        let (stored, dense) = try codes(bits, rows: rows, columns: columns, group: group)
+        // Levels are rounded to bfloat16, except those of 8 bits; scales to 2^-20.
+        return Weights(
+            matrix: try LinearMatrix(stored, slots: slots, on: stream), dense: dense,
+            rounding: (bits == 8 ? 0 : 0x1p-9) + 0x1p-20)
+    }
+
+    /// `|found - expected| <= units · 2^-8 · |expected| + slack` everywhere.
+    private func expectClose(
+        _ found: Tensor, _ expected: Tensor, units: Double, slack: Tensor,
+        _ location: SourceLocation = #_sourceLocation
+    ) throws {
+        let limit = try expected.abs() * (units * 0x1p-8) + slack
+        let error = try (double(found) - expected).abs()
+        let errors: [Double] = try error.values(), limits: [Double] = try limit.values()
+        // NaN, from an element that was not written, is not at most anything.
+        #expect(
+            zip(errors, limits).allSatisfy { $0 <= $1 + 1e-30 }, sourceLocation: location)
+    }
+
+    /// x with rows of a multiple of 8, NaN beyond the columns.
+    private func input(_ tokens: Int, _ columns: Int, _ seed: UInt64) throws -> (Tensor, Tensor) {
+        let values = try random([tokens, columns], seed)
+        let stride = (columns + 7) / 8 * 8
+        guard stride > columns else { return (values, values) }
+        let rest = try Tensor.full(
+            [tokens, stride - columns], .nan, dtype: .bfloat16, device: context.device)
+        return (values, try Tensor.cat([values, rest], dim: 1))
+    }
+
+    private func run(_ item: Case, tuning: LinearTuning? = nil) throws {
+        try stream.use {
+            let outputs = (0..<item.rows).map { ($0 * 7) % (item.rows + 1) }
+            let isPermuted = Set(outputs).count == item.rows
+            let slots = isPermuted ? LinearSlots(outputs: outputs) : LinearSlots(rows: item.rows)
+            let width = item.rows + 3
+            let weights = try weights(
+                item.bits, rows: item.rows, columns: item.columns, group: item.group, slots: slots)
+            let (values, x) = try input(item.tokens, item.columns, 2)
+            let norm = try random([item.columns], 3), bias = try random([width], 4)
+            let linear = try DecodeLinear(
+                weights.matrix, tokens: item.tokens, epilogue: item.epilogue,
+                normalised: item.normalised, biased: item.biased, inputStride: x.shape[1],
+                outputStride: width, compactStride: item.compact ? item.rows : nil,
+                tuning: tuning, workspace: workspace, context: context)
+            var used = values
+            if item.normalised {
+                let exact = try values.to(dtype: .float32)
+                let mean = try exact.square().mean([-1], keepDims: true)
+                used = try (exact / (mean + 1e-6).sqrt()).to(dtype: .bfloat16) * norm
+            }
+            let right = try weights.dense.transpose()
+            var expected = try double(used).matmul(right)
+            let magnitude = try double(used).abs().matmul(right.abs())
+            // A rounding per product and sum, and where x is normalised, of x now and then.
+            let share =
+                Double(item.columns) * 0x1p-24 + weights.rounding + (item.normalised ? 0x1p-9 : 0)
+            let slack = try magnitude * share
+            let product = expected
+            let index = try Tensor(
+                (isPermuted ? outputs : Array(0..<item.rows)).map { Int64($0) }
+            ).to(context.device)
+            if item.biased { expected = try expected + double(bias.selecting(0, index)) }
+            let y: Tensor
+            let before = try random([item.tokens, width], 5)
+            switch item.epilogue {
+            case .add: y = try before + 0
+            case .storeFloat:
+                y = try Tensor.full([item.tokens, width], .nan, device: context.device)
+            default:
+                y = try Tensor.full(
+                    [item.tokens, width], .nan, dtype: .bfloat16, device: context.device)
+            }
+            let compact =
+                item.compact
+                ? try Tensor.full(
+                    [item.tokens, item.rows], .nan, dtype: .bfloat16, device: context.device) : nil
+            try linear.launch(
+                x, norm: item.normalised ? norm : nil, epsilon: 1e-6,
+                bias: item.biased ? bias : nil, into: y, compact: compact, on: stream)
+            var limit = slack
+            if item.epilogue == .add {
+                limit = try slack + expected.abs() * 0x1p-8
+                expected = try expected + double(before.selecting(1, index))
+            }
+            try expectClose(
+                y.selecting(1, index), expected, units: item.epilogue == .storeFloat ? 0 : 1,
+                slack: limit)
+            if let compact { try expectClose(compact, product, units: 1, slack: slack) }
+            // The exchange is left as it was found.
+            let room = try workspace.reserve((0, 0, 0))
+            let places: [Int64] = try room.places.values()
+            let counters: [Int32] = try room.counters.values()
+            #expect(places.allSatisfy { $0 == -1 } && counters.allSatisfy { $0 == 0 })
+        }
+    }
+
+    @Test(arguments: [
+        Case(rows: 1000, columns: 512, tokens: 1),
+        Case(rows: 1280, columns: 5120, tokens: 1, normalised: true, compact: true),
+        Case(rows: 1280, columns: 5120, tokens: 8, normalised: true),
+        Case(rows: 331, columns: 2790, tokens: 3, epilogue: .add, compact: true),
+        Case(rows: 500, columns: 1005, tokens: 16, epilogue: .storeFloat, biased: true),
+        Case(rows: 48, columns: 8192, tokens: 1, epilogue: .add, biased: true),
+        Case(rows: 24, columns: 64, tokens: 2),
+        Case(rows: 1, columns: 8, tokens: 1),
+        Case(bits: 4, rows: 300, columns: 1024, tokens: 1),
+        Case(bits: 4, rows: 300, columns: 1000, tokens: 8, normalised: true),
+        Case(bits: 4, rows: 101, columns: 1390, tokens: 2, group: 96, biased: true, compact: true),
+        Case(bits: 4, rows: 100, columns: 1000, tokens: 16, group: 1000),
+        Case(bits: 3, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
+        Case(bits: 2, rows: 200, columns: 500, tokens: 1, epilogue: .storeFloat),
+        Case(bits: 8, rows: 300, columns: 1024, tokens: 1),
+        Case(bits: 8, rows: 177, columns: 1100, tokens: 9, group: 32, epilogue: .add),
+        Case(bits: 8, rows: 64, columns: 5120, tokens: 8, group: 128, normalised: true),
+    ])
+    func productsAreExactToRounding(_ item: Case) throws {
+        try run(item)
+    }
+
+    /// However the work is cut: stages, grains, chunks, and more blocks than tiles.
+    @Test(arguments: [(16, 1), (16, 8), (4, 1), (8, 3)])
+    func everyCutGivesTheProduct(_ bits: Int, _ tokens: Int) throws {
+        let item = Case(bits: bits, rows: 100, columns: 2790, tokens: tokens)
+        let problem = LinearProblem(
+            bits: bits, slots: item.rows, columns: item.columns, tokens: tokens, normalised: false,
+            tilesPerStage: 1, piece: 64, lookedUp: bits == 4 ? 4 : 0)
+        let candidates = problem.candidates(
+            multiprocessors: context.multiprocessors, limit: context.sharedPerBlock / 2)
+        for var tuning in candidates.prefix(8) {
+            try run(item, tuning: tuning)
+            tuning.blocks = 3
+            try run(item, tuning: tuning)
+        }
+    }
+
+    /// A row's result is the same alone and among others, with the same cut.
+    @Test func rowsDoNotDependOnTheirNeighbours() throws {
+        try stream.use {
+            let weights = try weights(16, rows: 640, columns: 5120, group: 64)
+            let x = try random([8, 5120], 2)
+            let tuning = LinearTuning(
+                stage: 512, grain: 512, chunk: 1024, readsAhead: false,
+                blocks: context.multiprocessors)
+            var results: [[Float]] = []
+            for tokens in [1, 3, 8] {
+                let linear = try DecodeLinear(
+                    weights.matrix, tokens: tokens, epilogue: .storeFloat, inputStride: 5120,
+                    outputStride: 640, tuning: tuning, workspace: workspace, context: context)
+                let y = try Tensor.full([tokens, 640], .nan, device: context.device)
+                try linear.launch(x.narrow(0, 0..<tokens), into: y, on: stream)
+                results.append(try y.narrow(0, 0..<1).values())
+            }
+            #expect(results[0] == results[1] && results[0] == results[2])
+            #expect(results[0].allSatisfy { $0.isFinite })
+        }
+    }
+
+    /// silu(gate) · up of float64 products, and how far roundings to bfloat16 may be from it.
+    private func gated(
+        _ gate: Tensor, _ up: Tensor, _ slackGate: Tensor, _ slackUp: Tensor
+    ) throws -> (Tensor, Tensor) {
+        // |silu'| < 1.1; three roundings of 2^-9.
+        let bound =
+            try (gate.abs() * slackUp + up.abs() * slackGate) * 1.1 + gate.abs() * up.abs() * 0x1p-8
+        return (try gate.silu() * up, bound)
+    }
+
+    @Test(arguments: [(16, 640, 1), (16, 333, 5), (4, 333, 1), (8, 320, 8)])
+    func gatesMeetTheirUps(_ bits: Int, _ half: Int, _ tokens: Int) throws {
+        try stream.use {
+            let columns = 512
+            let slots = LinearSlots.swiglu(half: half, stored: bits < 16)
+            let weights = try weights(
+                bits, rows: 2 * half, columns: columns, group: 64, slots: slots)
+            let x = try random([tokens, columns], 2) * 0.04
+            let linear = try DecodeLinear(
+                weights.matrix, tokens: tokens, epilogue: .swiglu, inputStride: columns,
+                outputStride: half, workspace: workspace, context: context)
+            let y = try Tensor.full(
+                [tokens, half], .nan, dtype: .bfloat16, device: context.device)
+            try linear.launch(x, into: y, on: stream)
+            let right = try weights.dense.transpose()
+            let exact = try double(x).matmul(right).split([half, half], dim: 1)
+            let share = Double(columns) * 0x1p-24 + weights.rounding
+            let slack = try (double(x).abs().matmul(right.abs()) * share).split(
+                [half, half], dim: 1)
+            let (expected, bound) = try gated(exact[0], exact[1], slack[0], slack[1])
+            try expectClose(y, expected, units: 4, slack: bound)
+        }
+    }
+
+    @Test(arguments: [(16, 1), (16, 8), (8, 2)])
+    func interpolatedGatesMeetTheirUps(_ bits: Int, _ tokens: Int) throws {
+        try stream.use {
+            let (half, rank) = (390, 200)
+            var generator = Generator(state: 7)
+            let pivots = Array((0..<2 * half).shuffled(using: &generator).prefix(rank))
+            let isPivot = Set(pivots)
+            let others = (0..<2 * half).filter { !isPivot.contains($0) }
+            let weights = try weights(
+                bits, rows: others.count, columns: rank, group: 64,
+                slots: .interpolatedSwiglu(half: half, pivots: pivots))
+            let p = try random([tokens, rank], 2) * 0.07
+            let linear = try DecodeLinear(
+                weights.matrix, tokens: tokens, epilogue: .interpolatedSwiglu, inputStride: rank,
+                outputStride: half, workspace: workspace, context: context)
+            let y = try Tensor.full(
+                [tokens, half], .nan, dtype: .bfloat16, device: context.device)
+            try linear.launch(p, into: y, on: stream)
+            let right = try weights.dense.transpose()
+            let share = Double(rank) * 0x1p-24 + weights.rounding
+            // Columns of [p, p · Wᵀ] in the order of the stacked rows.
+            var place = [Int64](repeating: 0, count: 2 * half)
+            for (index, pivot) in pivots.enumerated() { place[pivot] = Int64(index) }
+            for (index, other) in others.enumerated() { place[other] = Int64(rank + index) }
+            let order = try Tensor(place).to(context.device)
+            let exact = try Tensor.cat([double(p), double(p).matmul(right)], dim: 1)
+                .selecting(1, order).split([half, half], dim: 1)
+            let magnitude = try double(p).abs().matmul(right.abs()) * share
+            let slack = try Tensor.cat([double(p) * 0, magnitude], dim: 1)
+                .selecting(1, order).split([half, half], dim: 1)
+            let (expected, bound) = try gated(exact[0], exact[1], slack[0], slack[1])
+            try expectClose(y, expected, units: 4, slack: bound)
+        }
+    }
+
+    @Test(arguments: [(2, 96, 500, 64), (3, 100, 1003, 64), (4, 101, 1000, 96), (8, 80, 1100, 128)])
+    func codesAreExpanded(_ bits: Int, _ rows: Int, _ columns: Int, _ group: Int) throws {
+        try stream.use {
+            let weights = try weights(
+                bits, rows: rows, columns: columns, group: group,
+                slots: .swiglu(half: rows / 2, stored: true))
+            let count = rows / 2 * 2
+            let pitch = (columns + 7) / 8 * 8
+            let out = try Tensor.full(
+                [count, pitch], .nan, dtype: .bfloat16, device: context.device)
+            try weights.matrix.expand(into: out, on: stream)
+            let expected = try weights.dense.narrow(0, 0..<count)
+            try expectClose(
+                out.narrow(1, 0..<columns), expected, units: 0.5, slack: expected.abs() * 0x1p-19)
+            let rest: [Float] = try out.narrow(1, columns..<pitch).values()
+            #expect(rest.allSatisfy { $0 == 0 })
+        }
+    }
+
+    @Test func whatDoesNotFitIsRefused() throws {
+        let matrix = try LinearMatrix(random([32, 64], 1))
+        #expect(throws: KernelError.self) {
+            try DecodeLinear(
+                matrix, tokens: 17, epilogue: .store, inputStride: 64, outputStride: 32,
+                workspace: workspace, context: context)
+        }
+        #expect(throws: KernelError.self) {
+            try DecodeLinear(
+                matrix, tokens: 1, epilogue: .interpolatedSwiglu, inputStride: 64,
+                outputStride: 32, workspace: workspace, context: context)
+        }
+        let linear = try DecodeLinear(
+            matrix, tokens: 2, epilogue: .store, inputStride: 64, outputStride: 32,
+            workspace: workspace, context: context)
+        let (x, y) = (try random([2, 64], 2), try random([2, 40], 3))
+        #expect(throws: KernelError.self) { try linear.launch(x, into: y, on: stream) }
+        #expect(throws: KernelError.self) {
+            try linear.launch(x, norm: x, into: y.narrow(1, 0..<32), on: stream)
+        }
+        #expect(throws: KernelError.self) {
+            try LinearMatrix(random([32, 64], 1), slots: LinearSlots(rows: 33))
+        }
+    }
+}

@@ -1,0 +1,162 @@
+import Testing
+
+@testable import MinimaKernels
+
+/// Slots, layouts and cuts of the decoding linear, which need no device.
+@Suite("decoding linear: tables and cuts")
+struct DecodeLinearShapeTests {
+    private func problem(
+        bits: Int, slots: Int, columns: Int, tokens: Int, normalised: Bool = false,
+        lookedUp: Int = 4
+    ) -> LinearProblem {
+        LinearProblem(
+            bits: bits, slots: slots, columns: columns, tokens: tokens, normalised: normalised,
+            tilesPerStage: bits == 16 ? 1 : 2, piece: 64, lookedUp: bits == 4 ? lookedUp : 0)
+    }
+
+    @Test func gatesStandAboveTheirUps() throws {
+        let dense = LinearSlots.swiglu(half: 640, stored: false)
+        #expect(dense == LinearSlots(rows: 1280))
+        for (half, stored) in [(640, true), (333, false), (333, true)] {
+            let slots = LinearSlots.swiglu(half: half, stored: stored)
+            let rows = try #require(slots.rows), outputs = try #require(slots.outputs)
+            #expect(slots.count == rows.count && rows.count == outputs.count)
+            #expect(slots.count % 16 == 0)
+            #expect(outputs.filter { $0 >= 0 } == (0..<Int32(half)).map { $0 })
+            for slot in 0..<slots.count where outputs[slot] >= 0 {
+                #expect(slot % 16 < 8)
+                #expect(rows[slot] == outputs[slot])
+                #expect(rows[slot + 8] == outputs[slot] + Int32(half))
+            }
+        }
+    }
+
+    /// Every element is made exactly once, from its own gate and up, wherever these come from.
+    @Test(arguments: [0, 1, 57, 390, 780])
+    func interpolatedGatesFindTheirUps(_ pivotCount: Int) throws {
+        let half = 390
+        var generator = Generator(state: 7)
+        let pivots = Array((0..<2 * half).shuffled(using: &generator).prefix(pivotCount))
+        let isPivot = Set(pivots)
+        let others = (0..<2 * half).filter { !isPivot.contains($0) }
+        let slots = LinearSlots.interpolatedSwiglu(half: half, pivots: pivots)
+        let gates = try #require(slots.gates), rows = try #require(slots.rows)
+        let outputs = try #require(slots.outputs)
+        #expect(gates.kinds.count * 16 == slots.count && gates.partners.count == slots.count)
+        var found: [Int: (gate: Int, up: Int)] = [:]
+        func add(_ output: Int32, _ gate: Int, _ up: Int) {
+            #expect(found[Int(output)] == nil)
+            found[Int(output)] = (gate, up)
+        }
+        for slot in 0..<slots.count where outputs[slot] >= 0 {
+            let own = others[Int(rows[slot])]
+            switch gates.kinds[slot / 16] {
+            case 0: add(outputs[slot], own, others[Int(rows[slot + 8])])
+            case 1: add(outputs[slot], own, pivots[Int(gates.partners[slot])])
+            default: add(outputs[slot], pivots[Int(gates.partners[slot])], own)
+            }
+        }
+        for pair in stride(from: 0, to: gates.pairs.count, by: 3) {
+            add(
+                gates.pairs[pair + 2], pivots[Int(gates.pairs[pair])],
+                pivots[Int(gates.pairs[pair + 1])])
+        }
+        #expect(found.count == half)
+        for (output, value) in found {
+            #expect(value.gate == output && value.up == half + output)
+        }
+    }
+
+    @Test func codesTakeTheirBytes() throws {
+        let four = try LinearLayout(codeBits: 3, groupSize: 64, columns: 5120)
+        #expect(four.bits == 4)
+        // Half a byte per code and one per scale.
+        #expect(four.bytes(slots: 2240, columns: 5120) == 2240 * (5120 / 2 + 5120 / 64))
+        let eight = try LinearLayout(codeBits: 8, groupSize: 96, columns: 5120, tilesPerStage: 1)
+        #expect(eight.piece == 32)
+        #expect(eight.bytes(slots: 16, columns: 64) == 16 * (64 + 2))
+        #expect(eight.bytes(slots: 17, columns: 65) == 32 * (128 + 4))
+        let whole = try LinearLayout(codeBits: 4, groupSize: 4096, columns: 1000)
+        #expect(whole.piece == 64)
+        #expect(throws: KernelError.self) {
+            try LinearLayout(codeBits: 5, groupSize: 64, columns: 5120)
+        }
+        #expect(throws: KernelError.self) {
+            try LinearLayout(codeBits: 4, groupSize: 48, columns: 5120)
+        }
+    }
+
+    @Test func levelsLieNextToBFloat16() throws {
+        let positive: [Float] = [
+            0.046987, 0.142008, 0.240343, 0.344853, 0.459722, 0.592129, 0.757164, 1,
+        ]
+        let levels = try #require(LinearLevels(positive.reversed().map { -$0 } + positive))
+        #expect((1..<2).contains(levels.multiplier))
+        for (bits, level) in zip(levels.bits, positive) {
+            let value = Double(Float(bitPattern: UInt32(bits) << 16)) / levels.multiplier
+            #expect(abs(value / Double(level) - 1) <= 0x1p-9)
+        }
+        let two = try #require(LinearLevels([-1, -0.3, 0.3, 1]))
+        #expect(two.positive.count == 8 && two.bits.suffix(6).allSatisfy { $0 == 0 })
+        #expect(LinearLevels([-1, -0.3, 0.4, 1]) == nil)
+        #expect(LinearLevels([-1, 1]) == nil)
+    }
+
+    /// The bytes with which linear.cu was measured (NOTES-linear.md).
+    @Test func sharedMemoryIsCountedAsInTheKernel() {
+        func bytes(_ bits: Int, _ stage: Int, depth: Int) -> Int {
+            problem(bits: bits, slots: 10_240, columns: 5120, tokens: 1, normalised: true)
+                .sharedBytes(
+                    LinearTuning(
+                        stage: stage, grain: stage, chunk: 5120, readsAhead: false, blocks: 132),
+                    depth: depth)
+        }
+        #expect(bytes(16, 1024, depth: 3) == 111_744)
+        #expect(bytes(4, 1024, depth: 3) == 98_176)
+        #expect(bytes(8, 512, depth: 5) == 97_920)
+    }
+
+    /// Half of the shared memory of an H200, an A100's and a workstation's multiprocessor.
+    @Test(arguments: [115_712, 166_912, 50_176])
+    func everyCutFits(_ limit: Int) {
+        for bits in [16, 8, 4] {
+            for (slots, columns) in [
+                (5120, 8192), (51_200, 5120), (2790, 25_600), (2330, 2790), (1, 1),
+            ] {
+                for tokens in [1, 3, 8, 16] {
+                    let problem = problem(
+                        bits: bits, slots: slots, columns: columns, tokens: tokens,
+                        normalised: true, lookedUp: limit > 80_000 ? 4 : 0)
+                    let candidates = problem.candidates(multiprocessors: 132, limit: limit)
+                    #expect(Set(candidates).count == candidates.count)
+                    for tuning in candidates {
+                        #expect(problem.allows(tuning), "\(problem) \(tuning)")
+                        #expect(
+                            problem.depth(tuning, limit: limit) != nil, "\(problem) \(tuning)")
+                    }
+                }
+            }
+        }
+    }
+
+    /// The cuts that were fastest for Qwen3-32B's shapes on an H200 (NOTES-linear.md).
+    @Test func measuredCutsAreTheUsualOnes() {
+        func cut(_ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int) -> LinearTuning {
+            problem(bits: bits, slots: slots, columns: columns, tokens: tokens)
+                .tuning(multiprocessors: 132, limit: 115_712)
+        }
+        func expected(_ stage: Int, _ grain: Int, _ chunk: Int, ahead: Bool = false) -> LinearTuning
+        {
+            LinearTuning(stage: stage, grain: grain, chunk: chunk, readsAhead: ahead, blocks: 132)
+        }
+        #expect(cut(16, 10_240, 5120, 1) == expected(1024, 512, 5120))
+        #expect(cut(16, 51_200, 5120, 1) == expected(1024, 1024, 5120))
+        #expect(cut(16, 5120, 25_600, 1) == expected(1024, 512, 5120, ahead: true))
+        #expect(cut(16, 8000, 2240, 1) == expected(768, 768, 2240))
+        #expect(cut(16, 51_200, 5120, 8) == expected(1280, 640, 1280))
+        #expect(cut(8, 10_240, 5120, 1) == expected(512, 512, 5120))
+        #expect(cut(8, 5120, 25_600, 8) == expected(512, 512, 2560))
+        #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
+        #expect(cut(4, 5120, 25_600, 1) == expected(1024, 1024, 5120, ahead: true))
+    }
+}
