@@ -25,7 +25,7 @@ public final class CUDAContext: Sendable {
 
     let primary: PrimaryContext
     private let compiler = Mutex<KernelCompiler?>(nil)
-    private let kernels = Mutex<[Request: Kernel]>([:])
+    private let kernels = Mutex<[Request: KernelPlace]>([:])
 
     private struct Request: Hashable {
         let source: KernelSource
@@ -93,18 +93,19 @@ public final class CUDAContext: Sendable {
         let request = Request(
             source: source, entry: entry, constants: constants, sharedBytes: sharedBytes,
             registers: registers)
-        if let kernel = kernels.withLock({ $0[request] }) { return kernel }
-        let cubin = try openCompiler().cubin(
-            source, architecture: architecture, constants: constants, registers: registers,
-            cache: cache)
-        let kernel = try Kernel(
-            cubin, name: "\(entry) of \(source.name)", entry: entry, sharedBytes: sharedBytes,
-            context: self)
-        return kernels.withLock { kernels in
-            // Another thread may have been faster.
-            if let first = kernels[request] { return first }
-            kernels[request] = kernel
-            return kernel
+        let place = kernels.withLock { kernels in
+            if let place = kernels[request] { return place }
+            let place = KernelPlace()
+            kernels[request] = place
+            return place
+        }
+        return try place.kernel { () throws(KernelError) in
+            let cubin = try openCompiler().cubin(
+                source, architecture: architecture, constants: constants, registers: registers,
+                cache: cache)
+            return try Kernel(
+                cubin, name: "\(entry) of \(source.name)", entry: entry,
+                sharedBytes: sharedBytes, context: self)
         }
     }
 
@@ -115,6 +116,24 @@ public final class CUDAContext: Sendable {
                 let opened = try KernelCompiler()
                 compiler = opened
                 return .success(opened)
+            } catch {
+                return .failure(error)
+            }
+        }.get()
+    }
+}
+
+/// A kernel that threads ask for: the first compiles it, the others wait for it.
+private final class KernelPlace: Sendable {
+    private let found = Mutex<Kernel?>(nil)
+
+    func kernel(_ make: () throws(KernelError) -> Kernel) throws(KernelError) -> Kernel {
+        try found.withLock { found -> Result<Kernel, KernelError> in
+            if let found { return .success(found) }
+            do throws(KernelError) {
+                let kernel = try make()
+                found = kernel
+                return .success(kernel)
             } catch {
                 return .failure(error)
             }

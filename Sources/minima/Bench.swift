@@ -123,7 +123,8 @@ struct Bench: ParsableCommand {
                 if let result { try save(result) }
                 let tokens = 1 / max(run.step.median, .leastNormalMagnitude)
                 Terminal.write(
-                    "minima: \(run.label), \(run.requests) requests: \(fixed(tokens, 1)) tokens/s each")
+                    "minima: \(run.label), \(run.requests) requests: \(fixed(tokens, 1)) tokens/s each"
+                )
             }
         }
         guard var result else { return }

@@ -15,7 +15,8 @@ extension BenchResult.Card {
     public init(measuring context: CUDAContext, bytes: Int = 4 << 30, repeats: Int = 10) throws {
         let device = context.device
         let generator = try RandomGenerator(seed: 0, device: device)
-        func spread(_ work: Double, _ body: (CUDAStream) throws -> Void) throws -> BenchResult.Spread
+        func spread(_ work: Double, _ body: (CUDAStream) throws -> Void) throws
+            -> BenchResult.Spread
         {
             let stream = try CUDAStream(on: context)
             let (start, end) = (try CUDAEvent(on: context), try CUDAEvent(on: context))

@@ -5,35 +5,36 @@ import MinimaTensor
 private let typedMultiplyOperator = Operator("aten::mm", "dtype_out")
 
 extension CUDADecoder {
-    /// Rows up to which the decoding kernel multiplies; more go through the library's products.
+    /// Rows that the decoding kernel multiplies at a time; more bfloat16 rows go through the library's
+    /// products.
     static let narrowRows = 8
+    /// The same for codes, which would have to be expanded for the library…
+    static let narrowCodeRows = 16
+    /// …and the most rows for which they are read again for each of those: expanding takes about nine
+    /// bytes per byte of 4-bit codes, every further reading one.
+    static let mostCodeRows = 128
+    /// Threads that compile a step's kernels.
+    private static let compilers = 16
 
     /// The kernels of a decode step of `bucket` rows, in order.
     ///
     /// They read the slots that ``rows`` names and leave each slot's next token in ``state``.
     func makeStep(_ bucket: Int) throws -> [StepKernel] {
         let sizes = weights.architecture.dimensions
+        let step = try StepBuffers(self, bucket)
+        let begin = try kernels.kernel(
+            KernelSource("step.cu"), entry: "begin_step", constants: ["BLOCK": 128])
         let attention = try DecodeAttention(
             weights.attentionShape(), format: layout.format, requests: bucket,
             maxPages: layout.pagesPerSlot, context: kernels)
-        let (rows, lengths) = (try rows.narrow(0, 0..<bucket), try lengths.narrow(0, 0..<bucket))
-        let rowTables = try rowTables.narrow(0, 0..<bucket)
-        func taken(_ buffer: Tensor) throws(TensorError) -> Tensor {
-            try buffer.narrow(0, 0..<min(bucket, buffer.shape[0]))
-        }
-        let residual = try taken(buffers.residual)
-        let (qkv, attended) = (try taken(buffers.qkv), try taken(buffers.attended))
-        let (gateUp, gated) = (try taken(buffers.gateUp), try taken(buffers.gated))
-        let logits = try taken(buffers.logits)
-        let begin = try kernels.kernel(
-            KernelSource("step.cu"), entry: "begin_step", constants: ["BLOCK": 128])
-        var step = [
+        var result = [
             StepKernel(name: "begin", bytes: 0) { [state, tables, layout] stream in
                 try begin.launch(
                     grid: (bucket, 1, 1), block: 128, on: stream,
                     [
-                        .tensor(rows), .tensor(state.positions), .tensor(tables),
-                        .tensor(lengths), .tensor(rowTables), .int32(layout.pagesPerSlot),
+                        .tensor(step.rows), .tensor(state.positions), .tensor(tables),
+                        .tensor(step.lengths), .tensor(step.tables),
+                        .int32(layout.pagesPerSlot),
                     ])
             },
             // The first kernel behind one that does not overlap, so that the rows' tables stand
@@ -41,77 +42,98 @@ extension CUDADecoder {
             StepKernel(name: "embed", bytes: 2 * bucket * sizes.hiddenSize) {
                 [elementwise, weights, state] stream in
                 try elementwise.gatherRows(
-                    weights.embedding, ids: state.tokens, slots: rows, into: residual, on: stream,
-                    overlapping: false)
+                    weights.embedding, ids: state.tokens, slots: step.rows, into: step.residual,
+                    on: stream, overlapping: false)
             },
         ]
-        let narrow = bucket <= Self.narrowRows
-        for (index, layer) in weights.layers.enumerated() {
-            let attend = StepKernel(name: "attention", bytes: 0) {
-                [cache, weights] stream in
+        let layers = try concurrentMap(weights.layers.count, threads: Self.compilers) { index in
+            let layer = weights.layers[index]
+            let attend = StepKernel(name: "attention", bytes: 0) { [cache, weights] stream in
                 try attention.launch(
-                    projections: qkv, queryNorm: layer.queryNorm, keyNorm: layer.keyNorm,
+                    projections: step.qkv, queryNorm: layer.queryNorm, keyNorm: layer.keyNorm,
                     frequencies: weights.frequencies, pages: cache.layers[index],
-                    table: rowTables, lengths: lengths, attended: attended, on: stream,
-                    overlapping: narrow)
+                    table: step.tables, lengths: step.lengths, attended: step.attended,
+                    on: stream)
             }
-            guard narrow else {
-                step += try wideLayer(index, attend, bucket)
-                continue
-            }
-            let products = NarrowProducts(decoder: self, tokens: bucket)
-            step += try products.kernels(
-                layer.qkv, "qkv", of: residual, norm: layer.inputNorm, into: .values(qkv))
-            step.append(attend)
-            step += try products.kernels(layer.output, "o", of: attended, into: .stream(residual))
-            step += try products.kernels(
-                layer.gateUp, "gate_up", of: residual, norm: layer.postNorm,
-                into: .gated(gated, through: gateUp))
-            step += try products.kernels(layer.down, "down", of: gated, into: .stream(residual))
+            return try self.layer(index, step, attend)
         }
-        step += try head(residual, into: logits)
-        step.append(
+        result += layers.joined()
+        result += try head(step.residual, into: step.logits)
+        result.append(
             StepKernel(name: "sample", bytes: 0) { [sampling, state] stream in
-                try sampling.launch(logits, slots: rows, state: state, on: stream)
+                try sampling.launch(step.logits, slots: step.rows, state: state, on: stream)
             })
-        return step
+        return result
     }
 
-    /// A layer of a step of many rows.
-    private func wideLayer(_ index: Int, _ attend: StepKernel, _ bucket: Int) throws -> [StepKernel] {
+    private func layer(_ index: Int, _ step: StepBuffers, _ attend: StepKernel) throws
+        -> [StepKernel]
+    {
         let (layer, wide) = (weights.layers[index], wide[index])
-        let rows = 0..<bucket
-        let residual = try buffers.residual.narrow(0, rows)
-        let normed = try buffers.normed.narrow(0, rows)
-        let (qkv, attended) = (
-            try buffers.qkv.narrow(0, rows), try buffers.attended.narrow(0, rows)
-        )
-        let gateUp = try buffers.gateUp.narrow(0, 0..<min(bucket, buffers.gateUp.shape[0]))
-        let gated = try buffers.gated.narrow(0, rows)
-        func kernel(
-            _ name: String, _ site: DecoderSite?, _ queue: @escaping (CUDAStream) throws -> Void
-        ) -> StepKernel {
-            StepKernel(name: name, bytes: site?.byteCount ?? 0, queue: queue)
+        let (residual, normed) = (step.residual, step.normed)
+        var result = try narrow(
+            layer.qkv, "qkv", of: residual, norm: layer.inputNorm, into: .values(step.qkv))
+        if result == nil {
+            result = [
+                norm("norm", residual, layer.inputNorm, into: normed),
+                StepKernel(name: "qkv", bytes: layer.qkv.byteCount) {
+                    try wide.qkv(normed, into: step.qkv, adding: false, on: $0)
+                },
+            ]
         }
-        return [
-            kernel("norm", nil) { [unowned self] _ in
-                try norm(residual, layer.inputNorm, into: normed)
-            },
-            kernel("qkv", layer.qkv) { try wide.qkv(normed, into: qkv, adding: false, on: $0) },
-            attend,
-            kernel("o", layer.output) {
-                try wide.output(attended, into: residual, adding: true, on: $0)
-            },
-            kernel("norm", nil) { [unowned self] _ in
-                try norm(residual, layer.postNorm, into: normed)
-            },
-            kernel("gate_up", layer.gateUp) {
-                try wide.gateUp.gated(normed, through: gateUp, into: gated, on: $0)
-            },
-            kernel("down", layer.down) {
-                try wide.down(gated, into: residual, adding: true, on: $0)
-            },
-        ]
+        var kernels = (result ?? []) + [attend]
+        kernels +=
+            try narrow(layer.output, "o", of: step.attended, into: .stream(residual)) ?? [
+                StepKernel(name: "o", bytes: layer.output.byteCount) {
+                    try wide.output(step.attended, into: residual, adding: true, on: $0)
+                }
+            ]
+        kernels +=
+            try narrow(
+                layer.gateUp, "gate_up", of: residual, norm: layer.postNorm,
+                into: .gated(step.gated, through: step.gateUp)) ?? [
+                norm("norm", residual, layer.postNorm, into: normed),
+                StepKernel(name: "gate_up", bytes: layer.gateUp.byteCount) {
+                    try wide.gateUp.gated(normed, through: step.gateUp, into: step.gated, on: $0)
+                },
+            ]
+        kernels +=
+            try narrow(layer.down, "down", of: step.gated, into: .stream(residual)) ?? [
+                StepKernel(name: "down", bytes: layer.down.byteCount) {
+                    try wide.down(step.gated, into: residual, adding: true, on: $0)
+                }
+            ]
+        return kernels
+    }
+
+    /// A site's launches through the decoding kernel, some rows at a time; `nil` where the library's
+    /// products take over.
+    private func narrow(
+        _ site: DecoderSite, _ name: String, of x: Tensor, norm: Tensor? = nil,
+        into destination: NarrowProducts.Destination
+    ) throws -> [StepKernel]? {
+        let count = x.shape[0]
+        let isCoded = site.products.contains { $0.form.matrices.contains(where: \.isQuantized) }
+        guard count <= (isCoded ? Self.mostCodeRows : Self.narrowRows) else { return nil }
+        let size = isCoded ? Self.narrowCodeRows : Self.narrowRows
+        var result: [StepKernel] = []
+        for start in stride(from: 0, to: count, by: size) {
+            let rows = start..<min(start + size, count)
+            let products = NarrowProducts(decoder: self, tokens: rows.count)
+            result += try products.kernels(
+                site, name, of: x.narrow(0, rows), norm: norm,
+                into: destination.narrow(rows))
+        }
+        return result
+    }
+
+    private func norm(_ name: String, _ x: Tensor, _ weight: Tensor, into out: Tensor)
+        -> StepKernel
+    {
+        StepKernel(name: name, bytes: 0) { [elementwise, weights] stream in
+            try elementwise.rmsNorm(
+                x, weight: weight, epsilon: weights.architecture.epsilon, into: out, on: stream)
+        }
     }
 
     /// Final norm and output projection of `residual` `[rows, hidden]`.
@@ -123,15 +145,51 @@ extension CUDADecoder {
         }
         let normed = try buffers.normed.narrow(0, 0..<count)
         return [
-            StepKernel(name: "norm", bytes: 0) { [unowned self] _ in
-                try norm(residual, weights.norm, into: normed)
-            },
-            StepKernel(name: "head", bytes: weights.head.byteCount) { [unowned self] stream in
+            norm("norm", residual, weights.norm, into: normed),
+            StepKernel(name: "head", bytes: weights.head.byteCount) { [weights] stream in
                 let matrix = weights.head.products[0].form.matrices[0]
                 let right = try matrix.dense(through: nil, on: stream).transpose()
                 _ = try typedMultiplyOperator(
                     .tensor(normed), .tensor(right), .dtype(.float32), .tensor(logits))
             },
         ]
+    }
+}
+
+/// The first rows of the decoder's buffers, as many as a step has.
+private struct StepBuffers {
+    let rows, lengths, tables: Tensor
+    let residual, normed, qkv, attended, gateUp, gated, logits: Tensor
+
+    init(_ decoder: CUDADecoder, _ count: Int) throws(TensorError) {
+        let buffers = decoder.buffers
+        func taken(_ buffer: Tensor) throws(TensorError) -> Tensor {
+            try buffer.narrow(0, 0..<min(count, buffer.shape[0]))
+        }
+        rows = try taken(decoder.rows)
+        lengths = try taken(decoder.lengths)
+        tables = try taken(decoder.rowTables)
+        residual = try taken(buffers.residual)
+        normed = try taken(buffers.normed)
+        qkv = try taken(buffers.qkv)
+        attended = try taken(buffers.attended)
+        gateUp = try taken(buffers.gateUp)
+        gated = try taken(buffers.gated)
+        logits = try taken(buffers.logits)
+    }
+}
+
+extension NarrowProducts.Destination {
+    /// The same for some of the rows.
+    fileprivate func narrow(_ rows: Range<Int>) throws -> Self {
+        switch self {
+        case .values(let y): .values(try y.narrow(0, rows))
+        case .stream(let y): .stream(try y.narrow(0, rows))
+        case .logits(let y): .logits(try y.narrow(0, rows))
+        case .gated(let y, let through):
+            .gated(
+                try y.narrow(0, rows),
+                through: through.shape[0] == 0 ? through : try through.narrow(0, rows))
+        }
     }
 }
