@@ -13,6 +13,8 @@ extension CUDADecoder {
     /// …and the most rows for which they are read again for each of those: expanding takes about nine
     /// bytes per byte of 4-bit codes, every further reading one.
     static let mostCodeRows = 128
+    /// Tokens of attention's parts where they are fixed: 8K tokens of eight KV heads fill the card.
+    private static let fixedSplit = 512
     /// Threads that compile a step's kernels.
     private static let compilers = 16
 
@@ -26,7 +28,8 @@ extension CUDADecoder {
             KernelSource("step.cu"), entry: "begin_step", constants: ["BLOCK": 128])
         let attention = try DecodeAttention(
             weights.attentionShape(), format: layout.format, requests: bucket,
-            maxPages: layout.pagesPerSlot, context: kernels)
+            maxPages: layout.pagesPerSlot,
+            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil, context: kernels)
         var result = [
             StepKernel(name: "begin", bytes: 0) { [state, tables, layout] stream in
                 try begin.launch(

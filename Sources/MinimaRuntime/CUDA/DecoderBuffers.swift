@@ -16,17 +16,22 @@ public struct CUDALayout: Sendable, Hashable {
     public var chunk: Int
     /// Rows that decode steps are made for, ascending, the last at least ``slots``.
     public var buckets: [Int]
+    /// Whether a row's result depends neither on the other rows nor on its place: attention is cut
+    /// at fixed tokens then, not by what the batch leaves.
+    public var isDeterministic: Bool
 
     /// A layout.
     ///
-    /// - Parameter buckets: `nil`: 1, 2, 4, 8, then in steps of about a third.
+    /// - Parameter buckets: `nil`: 1, 2, 4, 8, then in steps of about a third; deterministic, the
+    ///   largest alone.
     public init(
         slots: Int, context: Int, pages: Int? = nil, format: KeyValueFormat = .bfloat16,
-        chunk: Int = 2048, buckets: [Int]? = nil
+        chunk: Int = 2048, buckets: [Int]? = nil, isDeterministic: Bool = false
     ) {
         let steps = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
         let last = steps.first { $0 >= slots } ?? slots
-        self.buckets = buckets ?? steps.filter { $0 < slots } + [last]
+        self.buckets = buckets ?? (isDeterministic ? [] : steps.filter { $0 < slots }) + [last]
+        self.isDeterministic = isDeterministic
         self.slots = slots
         self.context = context
         self.pages = pages

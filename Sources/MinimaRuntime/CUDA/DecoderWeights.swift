@@ -34,12 +34,18 @@ struct DecoderWeights: Sendable {
     ///   - context: Tokens that a sequence may reach; dynamic scaling of rotary embeddings depends
     ///     on it.
     ///   - onProgress: Called after each layer; throws to cancel.
-    /// - Throws: `RuntimeError.unsupportedFamily` for a family whose layers the kernels do not know.
+    /// - Throws: `RuntimeError` for a family whose layers the kernels do not know, and for a context
+    ///   that they cannot rotate.
     init(
         _ source: any WeightSource, kernels: CUDAContext, context: Int,
         onProgress: (StageProgress) throws -> Void
     ) throws {
         let architecture = try Self.architecture(of: source)
+        if case .dynamic(_, let positions) = architecture.rope.scaling, context > positions {
+            throw RuntimeError.unsupportedSize(
+                name: "the context of a model whose rotary frequencies depend on the length",
+                found: context, needed: "at most \(positions)")
+        }
         try source.checkModel()
         let device = kernels.device
         let stream = try CUDAStream.current(on: kernels)
