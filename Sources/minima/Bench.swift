@@ -64,6 +64,14 @@ struct Bench: ParsableCommand {
     @Option(help: "File to write the account to.", completion: .file())
     var out: String?
 
+    @Option(
+        help: """
+            With --shape or --sizes: time the linear layers of each of --weights alone, at each number \
+            of --requests up to 128, and write what `minima plan --costs` reads.
+            """,
+        completion: .file())
+    var costs: String?
+
     @Option(help: "Seed of random weights and tokens.")
     var seed: UInt64 = 0
 
@@ -74,6 +82,9 @@ struct Bench: ParsableCommand {
     var json = false
 
     func validate() throws {
+        if costs != nil, !models.isEmpty || plan != nil {
+            throw ValidationError("--costs times --weights at the sizes of --shape or --sizes")
+        }
         guard models.isEmpty == (shape != nil || sizes != nil), shape == nil || sizes == nil else {
             throw ValidationError("give model directories, or one of --shape and --sizes")
         }
@@ -96,9 +107,7 @@ struct Bench: ParsableCommand {
     }
 
     func run() throws {
-        var compute = ComputeOptions()
-        compute.device = device
-        _ = try compute.open()
+        let device = try ComputeOptions.open(device)
         catchInterrupts()
         let progress = ProgressLine()
         let kernels = try engine.kernels(on: device)
@@ -107,6 +116,7 @@ struct Bench: ParsableCommand {
             format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
             progress: progress.show)
         let card = try BenchResult.Card(measuring: kernels)
+        if let costs { return try measureCosts(bench, card, to: costs) }
         var result: BenchResult?
         for candidate in try candidates() {
             let source = try candidate.open()
@@ -114,7 +124,7 @@ struct Bench: ParsableCommand {
                 result = BenchResult(
                     version: Minima.versionNumber, model: shape ?? sizes ?? models[0],
                     dimensions: try bench.dimensions(of: source), card: card, seed: seed,
-                    command: CommandLine.arguments.dropFirst().reduce("minima") { "\($0) \($1)" },
+                    command: commandLine,
                     versions: ["libtorch": Torch.neededVersion], runs: [])
             }
             try bench.run(source, label: candidate.label) { run in
@@ -132,6 +142,42 @@ struct Bench: ParsableCommand {
         try save(result)
         if json { return try result.printJSON() }
         try Terminal.output(result.table(), terminator: "")
+    }
+
+    /// Times the sites of models of a few layers.
+    private func measureCosts(_ bench: DecodeBench, _ card: BenchResult.Card, to path: String)
+        throws
+    {
+        let config =
+            try sizes.map { try ModelConfig(path: $0 + "/config.json") }
+            ?? ModelShape.config(shape ?? "")
+        var members = config.json.object ?? [:]
+        members["num_hidden_layers"] = .integer(Int64(DecodeBench.timedLayers))
+        let few = try ModelConfig(json: .object(members), path: config.path)
+        let dense = try RandomWeights(few, path: config.path, seed: seed)
+        var account = DecodeCosts(
+            version: Minima.versionNumber, card: card.name, readBandwidth: card.readBandwidth,
+            command: commandLine, rows: [])
+        for choice in weights {
+            let modules = try choice.plan(dense).modules
+            let source = try RandomWeights(few, path: config.path, seed: seed, plan: modules)
+            for tokens in requests.sorted() where tokens <= 128 {
+                account.rows += try bench.costs(of: source, modules: modules, tokens: tokens)
+                try AtomicFile.write(account.json() + "\n", to: path)
+            }
+        }
+        if json { return try account.printJSON() }
+        for row in account.rows {
+            let rate = Double(row.bytes) / row.nanoseconds.median
+            try Terminal.output(
+                "\(row.spec.json.text(indent: nil)) \(row.outputs) × \(row.inputs), "
+                    + "\(row.tokens) tokens: \(fixed(row.nanoseconds.median / 1000, 1)) µs, "
+                    + "\(fixed(rate, 0)) GB/s")
+        }
+    }
+
+    private var commandLine: String {
+        CommandLine.arguments.dropFirst().reduce("minima") { "\($0) \($1)" }
     }
 
     private func save(_ result: BenchResult) throws {

@@ -48,7 +48,10 @@ struct ComputeOptions: ParsableArguments {
     }
 
     /// Opens libtorch and the device.
-    func open() throws -> Device {
+    func open() throws -> Device { try Self.open(device, threads: threads) }
+
+    /// Opens libtorch and `device`, or the GPU where there is one.
+    static func open(_ device: Device?, threads: Int? = nil) throws -> Device {
         // Read by the OpenMP runtime when libtorch is opened. Threads that spin at every barrier
         // make a busy machine four times slower (two cores, one other process).
         setenv("OMP_WAIT_POLICY", "passive", 0)

@@ -6,15 +6,15 @@ import MinimaTensor
 
 /// Measures decoding of one model after the other on a CUDA device.
 public struct DecodeBench {
-    private let kernels: CUDAContext
+    let kernels: CUDAContext
     private let context: Int
     private let requests: [Int]
-    private let format: KeyValueFormat
+    let format: KeyValueFormat
     private let steps: Int
     private let repeats: Int
     private let chunk: Int
     private let seed: UInt64
-    private let progress: ProgressHandler
+    let progress: ProgressHandler
 
     /// - Parameters:
     ///   - context: Tokens in the cache when the timed steps begin.
