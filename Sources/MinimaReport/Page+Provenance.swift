@@ -6,7 +6,7 @@ extension Page {
         let parts =
             analysisRecords(report) + planRecords(report) + compressionRecords(report)
             + healingRecords(report) + ablationRecords(report) + evaluationRecords(report)
-            + benchRecords(report)
+            + benchRecords(report) + costRecords(report)
             + architectures(report)
         return parts.isEmpty ? [] : [section("provenance", "Provenance", "\(parts)")]
     }
@@ -66,6 +66,22 @@ extension Page {
             caption: "Time of the passes without loading; of both models together where two ran",
             label: "Evaluations", columns: columns, rows: rows)
         return ["<h3>Evaluations</h3>\n\(evaluations)"]
+    }
+
+    private func costRecords(_ report: Report) -> [Markup] {
+        report.costs.map { costs in
+            let formats = Set(costs.rows.map(\.spec.title)).sorted().joined(separator: ", ")
+            return """
+                <h3>Decoding times: \(isolated(costs.card))</h3>
+                <dl class="record">
+                \(entry("Minima", costs.version))\
+                \(entry("Command", costs.command))\
+                \(entry("Read bandwidth", "\(Figure.gigabytes(costs.readBandwidth.median)) \(Figure.spread(costs.readBandwidth))"))\
+                \(entry("Layers", Figure.count(costs.rows.count)))\
+                \(entry("Formats", formats))</dl>
+
+                """
+        }
     }
 
     private func architectures(_ report: Report) -> [Markup] {

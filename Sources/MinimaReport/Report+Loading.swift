@@ -17,6 +17,7 @@ extension Report {
         var ablations: [AblationResult] = []
         var healings: [(result: HealingResult, directory: String?)] = []
         var benches: [BenchResult] = []
+        var costs: [DecodeCosts] = []
         for file in files {
             let (path, text) = try read(file)
             do {
@@ -33,6 +34,7 @@ extension Report {
                 case HealingResult.kind:
                     healings.append((try .init(json: text), directory(ofRecord: path)))
                 case BenchResult.kind: benches.append(try .init(json: text))
+                case DecodeCosts.kind: costs.append(try .init(json: text))
                 default: throw ReportError.unknownKind(path: path, found: kind)
                 }
             } catch let error as ReportError {
@@ -44,7 +46,7 @@ extension Report {
         return Report(
             title: nil, inspections: inspections, evaluations: evaluations,
             compressions: compressions, generations: generations, analyses: analyses,
-            plans: plans, ablations: ablations, healings: healings, benches: benches)
+            plans: plans, ablations: ablations, healings: healings, benches: benches, costs: costs)
     }
 
     /// The largest file that can be a result; a weight file given by mistake is not read.
@@ -105,6 +107,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
     private static let kinds = [
         InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
         Analysis.kind, CompressionPlan.kind, AblationResult.kind, HealingResult.kind,
-        BenchResult.kind,
+        BenchResult.kind, DecodeCosts.kind,
     ]
 }

@@ -25,6 +25,8 @@ public struct Report: Sendable {
     public let healings: [HealingResult]
     /// Measurements of `minima bench`.
     public let benches: [BenchResult]
+    /// Decoding times of single layers that `minima bench` measured.
+    public let costs: [DecodeCosts]
     /// Who was made of whom.
     let lineage: Lineage
 
@@ -34,13 +36,13 @@ public struct Report: Sendable {
         evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
         generations: [GenerationResult] = [], analyses: [Analysis] = [],
         plans: [CompressionPlan] = [], ablations: [AblationResult] = [],
-        healings: [HealingResult] = [], benches: [BenchResult] = []
+        healings: [HealingResult] = [], benches: [BenchResult] = [], costs: [DecodeCosts] = []
     ) {
         self.init(
             title: title, inspections: inspections, evaluations: evaluations,
             compressions: compressions.map { ($0, nil) }, generations: generations,
             analyses: analyses, plans: plans, ablations: ablations,
-            healings: healings.map { ($0, nil) }, benches: benches)
+            healings: healings.map { ($0, nil) }, benches: benches, costs: costs)
     }
 
     /// A report on these results, where the directories that compressions and healings wrote may be
@@ -51,7 +53,7 @@ public struct Report: Sendable {
         generations: [GenerationResult], analyses: [Analysis], plans: [CompressionPlan],
         ablations: [AblationResult],
         healings: [(result: HealingResult, directory: String?)] = [],
-        benches: [BenchResult] = []
+        benches: [BenchResult] = [], costs: [DecodeCosts] = []
     ) {
         let compressions = Lineage.compressions(compressions, healings)
         self.inspections = inspections
@@ -63,6 +65,7 @@ public struct Report: Sendable {
         self.ablations = ablations
         self.healings = healings.map(\.result)
         self.benches = benches
+        self.costs = costs
         lineage = Lineage(
             inspections: inspections, evaluations: evaluations, compressions: compressions,
             healings: healings, generations: generations, analyses: analyses,

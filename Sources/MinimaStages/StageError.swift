@@ -6,10 +6,12 @@ public enum StageError: Error, CustomStringConvertible {
     case notEnoughMemory(purpose: String, neededBytes: Int, availableBytes: Int)
     case badRatio(Double)
     case moduleTooSmall(name: String, reason: String)
+    case noAlignedRank(name: String, ranks: [Int], alignment: Int)
     case notFinite(what: String)
     case unknownFormats(String, known: [String])
     case infeasible(target: String, smallest: String)
     case noOptions(site: String)
+    case unmeasured(what: String, tokens: Int, measured: [Int])
     case otherSchema(what: String, found: Int, expected: Int)
     case damagedAnalysis(reason: String)
 
@@ -34,6 +36,11 @@ public enum StageError: Error, CustomStringConvertible {
             "a ratio of \(ratio) removes nothing or everything; give a number between 0 and 1"
         case .moduleTooSmall(let name, let reason):
             "\(name) cannot be compressed that far: \(reason); lower the ratio"
+        case .noAlignedRank(let name, let ranks, let alignment):
+            """
+            \(name) would take ranks \(ranks); no multiple of \(alignment) there makes it smaller than \
+            dense; take a smaller alignment, another format or a larger model
+            """
         case .notFinite(let what):
             "\(what) is not finite; check the model's weights (`minima inspect --check-finite`)"
         case .unknownFormats(let name, let known):
@@ -50,6 +57,11 @@ public enum StageError: Error, CustomStringConvertible {
             """
         case .damagedAnalysis(let reason):
             "the analysis is damaged: \(reason); analyze the model again"
+        case .unmeasured(let what, let tokens, let measured):
+            """
+            the decoding times have none of \(what) for \(tokens) requests at once, they are for \
+            \(measured.map(String.init).joined(separator: ", ")); measure this model's shapes
+            """
         case .noOptions(let site):
             "nothing that is allowed covers \(site); allow another cut of the sites"
         }

@@ -9,7 +9,9 @@ struct Plan: ParsableCommand {
         discussion: """
             Reads what `minima analyze` learned and writes plan.json, which a person can edit and \
             `minima compress --plan` executes. Give one target: --ratio, --total-ratio, --bytes, \
-            --bits-per-weight, or --vram with --context and --requests.
+            --bits-per-weight, or --vram with --context and --requests. Decoding times that \
+            `minima bench` measured can limit what it chooses: --costs with --no-slower, \
+            --linear-us or --speed-up.
             """)
 
     @Argument(help: "Directory that `minima analyze` wrote.", completion: .directory)
@@ -20,6 +22,7 @@ struct Plan: ParsableCommand {
 
     @OptionGroup var target: TargetOptions
     @OptionGroup var choices: ChoiceOptions
+    @OptionGroup var speed: SpeedOptions
 
     @Flag(help: "Show where the budget went and why.")
     var explain = false
@@ -30,8 +33,9 @@ struct Plan: ParsableCommand {
     func run() throws {
         let analysis = try readResult(Analysis.self, analysisFile(analysis))
         let planner = Planner(analysis)
-        let (plan, explanation) = try planner.plan(
-            choices.request(target.planTarget(), analysis))
+        var request = try choices.request(target.planTarget(), analysis)
+        request.speed = try speed.demands(requests: target.requests)
+        let (plan, explanation) = try planner.plan(request)
         try AtomicFile.write(plan.json() + "\n", to: out)
         if json { return try explanation.printJSON() }
         let before = Double(plan.linearParametersBefore)
@@ -46,15 +50,20 @@ struct Plan: ParsableCommand {
             predicted      \(fixed(explanation.damage, 4)) nats per token; no choice of these \
             options does less than \(fixed(explanation.bound, 4))
             """)
+        if let decoding = explanation.decoding { try Terminal.output(decoding.line) }
         guard explain else { return }
-        try Terminal.output("\n" + explanation.text(frontier: frontier(planner, analysis)))
+        try Terminal.output("\n" + explanation.text(frontier: frontier(planner, request)))
     }
 
     /// What neighbouring targets would cost, so that a person sees what the limit is worth.
-    private func frontier(_ planner: Planner, _ analysis: Analysis) throws -> [PlanExplanation] {
+    private func frontier(_ planner: Planner, _ request: Planner.Request) throws
+        -> [PlanExplanation]
+    {
         try target.neighbours().compactMap { target in
+            var request = request
+            request.target = target
             do {
-                return try planner.plan(choices.request(target, analysis)).explanation
+                return try planner.plan(request).explanation
             } catch {
                 // A neighbour that cannot be met is no error of this plan.
                 guard case .infeasible? = error as? StageError else { throw error }
@@ -84,7 +93,7 @@ struct TargetOptions: ParsableArguments {
     @Option(help: "With --vram: tokens of each request.")
     var context = 8192
 
-    @Option(help: "With --vram: requests at once.")
+    @Option(help: "With --vram or --costs: requests at once.")
     var requests = 1
 
     func validate() throws {
@@ -196,6 +205,53 @@ struct ChoiceOptions: ParsableArguments {
     }
 }
 
+/// What measured decoding times ask of a plan.
+struct SpeedOptions: ParsableArguments {
+    @Option(
+        help: "Decoding times that `minima bench` measured: show what the plan takes.",
+        completion: .file())
+    var costs: String?
+
+    @Flag(help: "With --costs: nothing that decodes slower than the dense layer in its place.")
+    var noSlower = false
+
+    @Option(
+        help: "With --costs: microseconds that all linear layers may take for a decode step.")
+    var linearUs: Double?
+
+    @Option(help: "With --costs: how many times as fast as dense all linear layers decode.")
+    var speedUp: Double?
+
+    func validate() throws {
+        guard costs != nil || !noSlower && linearUs == nil && speedUp == nil else {
+            throw ValidationError("--no-slower, --linear-us and --speed-up need --costs")
+        }
+        guard linearUs == nil || speedUp == nil else {
+            throw ValidationError("give one of --linear-us and --speed-up")
+        }
+        if let linearUs, !(linearUs > 0 && linearUs < 1e12) {
+            throw ValidationError("--linear-us must be positive, found \(linearUs)")
+        }
+        if let speedUp, !(speedUp > 0 && speedUp < 1e6) {
+            throw ValidationError("--speed-up must be positive, found \(speedUp)")
+        }
+    }
+
+    func demands(requests: Int) throws -> PlanSpeed? {
+        guard let costs else { return nil }
+        let times: DecodeTimes
+        do {
+            times = try DecodeTimes(readResult(DecodeCosts.self, costs))
+        } catch let error as DecodeCostsError {
+            throw FileError(path: costs, reason: "\(error)")
+        }
+        let limit =
+            linearUs.map { PlanSpeed.Limit.nanoseconds(Int(($0 * 1000).rounded())) }
+            ?? speedUp.map { .speedUp($0) }
+        return PlanSpeed(times: times, tokens: requests, noSlower: noSlower, limit: limit)
+    }
+}
+
 /// The analysis in a directory that `minima analyze` wrote, or the file itself.
 func analysisFile(_ path: String) -> String {
     path.hasSuffix(".json") ? path : path + "/analysis.json"
@@ -238,6 +294,10 @@ extension PlanExplanation {
                 "  \(module.name.padded(36)) \(fixed(module.damage ?? 0, 4)) nats as "
                     + "\(module.spec.title), \(fixed(100 * kept, 0))% of the numbers")
         }
+        if let excluded = decoding?.excluded, !excluded.isEmpty {
+            lines.append("options that decoding times rule out:")
+            for entry in excluded { lines.append("  \(entry.format.padded(24)) \(entry.reason)") }
+        }
         if !frontier.isEmpty {
             lines.append("what neighbouring targets would cost:")
             for other in frontier {
@@ -245,6 +305,37 @@ extension PlanExplanation {
             }
         }
         return lines.joined(separator: "\n")
+    }
+}
+
+extension PlanExplanation.Decoding {
+    /// What the linear layers take, in a line.
+    fileprivate var line: String {
+        let dense = Double(denseNanoseconds)
+        let own =
+            nanoseconds.map {
+                "\(microseconds(dense)) → \(microseconds(Double($0))) µs "
+                    + "(\(fixed(dense / Double(max($0, 1)), 2)) times as fast)"
+            }
+            ?? "\(microseconds(dense)) µs dense, the plan has \(unmeasured) pieces of unknown time"
+        return "decoding       \(own), linear layers with --requests \(tokens) on \(card)"
+    }
+
+    private func microseconds(_ nanoseconds: Double) -> String { fixed(nanoseconds / 1000, 1) }
+}
+
+extension PlanExplanation.Excluded {
+    /// Why these options were none.
+    fileprivate var reason: String {
+        var parts: [String] = []
+        if let least, let most {
+            parts.append(
+                "\(slower) slower than dense (\(fixed(least, 2)) to \(fixed(most, 2)) times "
+                    + "its time)")
+        }
+        if inSlowCuts > 0 { parts.append("\(inSlowCuts) in cuts slower than the whole") }
+        if unmeasured > 0 { parts.append("\(unmeasured) not measured") }
+        return parts.joined(separator: ", ")
     }
 }
 

@@ -137,6 +137,18 @@ enum Hostile {
                 closedFormSpearman: .infinity, used: text))
     }
 
+    static func costs(_ text: String) -> DecodeCosts {
+        let spread = BenchResult.Spread(
+            median: .nan, lowest: .infinity, highest: -.infinity, repetitions: .min)
+        return DecodeCosts(
+            version: text, schema: .min, card: text, readBandwidth: spread, command: text,
+            rows: specs(text).map {
+                .init(
+                    spec: $0, outputs: .max, inputs: .min, tokens: .min, nanoseconds: spread,
+                    bytes: .min)
+            })
+    }
+
     static func bench(_ text: String) -> BenchResult {
         let values = [Double.nan, .infinity, -.infinity, 1e308, .leastNonzeroMagnitude, -3, 0]
         func spread(_ value: Double) -> BenchResult.Spread {

@@ -24,6 +24,18 @@ extension Sample {
         layers: 64, hiddenSize: 5_120, heads: 64, keyValueHeads: 8, headDim: 128,
         intermediateSize: 25_600, vocabularySize: 151_936)
 
+    /// Times of single layers.
+    static var costs: DecodeCosts {
+        .init(
+            version: "0.1.0", card: "NVIDIA H200", readBandwidth: spread(4.36e12),
+            command: "minima bench --shape qwen3-32b --sweep",
+            rows: [
+                .init(
+                    spec: FormatSpec(format: "dense"), outputs: 10_240, inputs: 5_120, tokens: 1,
+                    nanoseconds: spread(25_400), bytes: 104_857_600)
+            ])
+    }
+
     /// Dense and compressed, one request and fifty, and a peer.
     static var bench: BenchResult {
         var dense = run("dense bf16", weights: 65_524_246_528, milliseconds: 16.9)

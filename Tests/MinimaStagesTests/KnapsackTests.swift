@@ -22,7 +22,8 @@ private struct ChoiceNumbers: RandomNumberGenerator {
                         (0..<options).map { _ in
                             Knapsack.Option(
                                 cost: Int.random(in: 0...40, using: &numbers),
-                                damage: Double.random(in: 0...1, using: &numbers))
+                                damage: Double.random(in: 0...1, using: &numbers),
+                                time: Int.random(in: 0...20, using: &numbers))
                         }
                     }
                 }
@@ -75,20 +76,95 @@ private struct ChoiceNumbers: RandomNumberGenerator {
         #expect(exact * 10 > gaps.count * 4, "\(exact) of \(gaps.count)")
     }
 
+    /// Least damage within both limits over every combination; `nil` when none fits.
+    private func exhaustive(_ knapsack: Knapsack, limit: Int, timeLimit: Int) -> Double? {
+        struct State: Hashable { var cost, time: Int }
+        var best = [State(cost: 0, time: 0): 0.0]
+        for alternatives in knapsack.items {
+            var next: [State: Double] = [:]
+            for slots in alternatives {
+                var states = best
+                for options in slots {
+                    var grown: [State: Double] = [:]
+                    for (state, damage) in states {
+                        for option in options {
+                            let sum = State(
+                                cost: state.cost + option.cost, time: state.time + option.time)
+                            guard sum.cost <= limit, sum.time <= timeLimit else { continue }
+                            grown[sum] = min(grown[sum] ?? .infinity, damage + option.damage)
+                        }
+                    }
+                    states = grown
+                }
+                next.merge(states, uniquingKeysWith: min)
+            }
+            best = next
+        }
+        return best.values.min()
+    }
+
+    @Test func twoLimitsAreKeptAndBounded() throws {
+        var gaps: [Double] = []
+        var missed = 0
+        for seed in 1...25 {
+            let knapsack = random(UInt64(seed), items: 6, options: 4)
+            for (limit, timeLimit) in [(60, 30), (60, 60), (120, 30), (120, 60), (1000, 40)] {
+                let optimum = exhaustive(knapsack, limit: limit, timeLimit: timeLimit)
+                guard let solution = knapsack.solve(limit: limit, timeLimit: timeLimit) else {
+                    #expect(knapsack.smallestCost > limit && optimum == nil)
+                    continue
+                }
+                #expect(solution.cost <= limit)
+                guard let optimum else {
+                    #expect(solution.time > timeLimit)
+                    continue
+                }
+                guard solution.time <= timeLimit else {
+                    missed += 1
+                    continue
+                }
+                #expect(solution.bound <= optimum + 1e-9)
+                #expect(optimum <= solution.damage + 1e-9)
+                gaps.append(solution.damage - optimum)
+            }
+        }
+        // Six items are the worst case: each is a sixth of the limits.
+        #expect(missed * 10 < gaps.count, "\(missed) of \(gaps.count + missed)")
+        #expect(gaps.count > 50)
+        let mean = gaps.reduce(0, +) / Double(gaps.count)
+        #expect(mean < 0.2, "\(mean)")
+    }
+
+    @Test func gapsOfTwoLimitsAreSmallAmongManyItems() throws {
+        let knapsack = random(11, items: 60, options: 6)
+        let free = try #require(knapsack.solve(limit: 600))
+        for share in [0.9, 0.7, 0.5] {
+            let timeLimit = Int(share * Double(free.time))
+            let solution = try #require(knapsack.solve(limit: 600, timeLimit: timeLimit))
+            #expect(solution.cost <= 600 && solution.time <= timeLimit)
+            #expect(solution.bound >= free.bound - 1e-9)
+            #expect(solution.damage <= solution.bound * 1.02, "share \(share)")
+        }
+        // A limit that does not bind changes nothing.
+        let loose = try #require(knapsack.solve(limit: 600, timeLimit: 60 * 2 * 20))
+        #expect(loose.choices == free.choices)
+    }
+
     @Test func whatIsReportedIsWhatWasChosen() throws {
         let knapsack = random(7, items: 40, options: 12)
         for limit in stride(from: knapsack.smallestCost, to: 2000, by: 61) {
             let solution = try #require(knapsack.solve(limit: limit))
-            var (cost, damage) = (0, 0.0)
+            var (cost, damage, time) = (0, 0.0, 0)
             for (item, choice) in zip(knapsack.items, solution.choices) {
                 let slots = item[choice.alternative]
                 #expect(slots.count == choice.options.count)
                 for (slot, option) in zip(slots, choice.options) {
                     cost += slot[option].cost
                     damage += slot[option].damage
+                    time += slot[option].time
                 }
             }
-            #expect(cost == solution.cost)
+            #expect(cost == solution.cost && time == solution.time)
             #expect(abs(damage - solution.damage) < 1e-9)
         }
     }

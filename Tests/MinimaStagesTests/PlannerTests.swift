@@ -6,7 +6,7 @@ import Testing
 
 @Suite struct PlannerTests {
     /// A model of `layers` layers with two sites each; damage falls with rank and with bits.
-    private func analysis(layers: Int = 3) throws -> Analysis {
+    func analysis(layers: Int = 3) throws -> Analysis {
         var sites: [SiteAnalysis] = []
         for layer in 0..<layers {
             for (role, outputs) in [("gate_up_proj", [64, 64]), ("down_proj", [48])] {
@@ -83,7 +83,7 @@ import Testing
         return .init(row: row, rows: rows, column: 0, columns: columns, options: options)
     }
 
-    private func request(_ target: PlanTarget, _ formats: [String] = [], cuts: [String] = [])
+    func request(_ target: PlanTarget, _ formats: [String] = [], cuts: [String] = [])
         throws -> Planner.Request
     {
         .init(

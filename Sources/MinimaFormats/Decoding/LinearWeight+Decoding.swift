@@ -21,6 +21,8 @@ extension DecodableWeight {
 struct StoredMatrices {
     private let storage: [String: Storage]
     private let prefix: String
+    /// Whether they are what the weight holds itself, not codes that stand for it.
+    let areValues: Bool
 
     private enum Storage {
         case values(Tensor)
@@ -31,6 +33,7 @@ struct StoredMatrices {
     init(_ tensors: [(name: String, tensor: Tensor)]) {
         storage = Dictionary(uniqueKeysWithValues: tensors.map { ($0.name, .values($0.tensor)) })
         prefix = ""
+        areValues = true
     }
 
     /// What a quantised weight keeps of its part's tensors, which are called `names`.
@@ -45,11 +48,13 @@ struct StoredMatrices {
         }
         self.storage = storage
         prefix = ""
+        areValues = false
     }
 
     private init(_ other: StoredMatrices, prefix: String) {
         storage = other.storage
         self.prefix = prefix
+        areValues = other.areValues
     }
 
     /// Those of part `index` of a composite.
@@ -228,6 +233,8 @@ extension LinearWeight {
     fileprivate func pieces(of stored: StoredMatrices) throws(TensorError) -> [DecodePiece]? {
         // A quantised part's codes have names of their own; it finds them itself.
         if self is Quantized { return try decodePieces() }
-        return try (self as? any DecodableWeight)?.decodePieces(stored)
+        if let pieces = try (self as? any DecodableWeight)?.decodePieces(stored) { return pieces }
+        // Beside others that are as they are stored, this part alone is multiplied out.
+        return stored.areValues ? try decodePieces() : nil
     }
 }

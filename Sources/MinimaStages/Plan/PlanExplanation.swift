@@ -22,13 +22,48 @@ public struct PlanExplanation: StageResult, Hashable {
         public var damage: Double
     }
 
+    /// What the linear layers take while decoding, from measured times.
+    public struct Decoding: Codable, Sendable, Hashable {
+        /// The card that was measured.
+        public var card: String
+        /// Requests at once.
+        public var tokens: Int
+        /// Nanoseconds of all linear layers under the plan; `nil` where a piece was not measured.
+        public var nanoseconds: Int?
+        /// Pieces of the plan that were not measured.
+        public var unmeasured: Int
+        /// Nanoseconds of all linear layers when they are dense.
+        public var denseNanoseconds: Int
+        /// Nanoseconds that they may take; `nil` where times were only reported.
+        public var limit: Int?
+        /// What was no option because of its time.
+        public var excluded: [Excluded]
+    }
+
+    /// Options of one format that a plan could not choose because of their time.
+    public struct Excluded: Codable, Sendable, Hashable {
+        /// The format's title.
+        public var format: String
+        /// Options slower than what is dense in their place.
+        public var slower = 0
+        /// The shortest of their times, relative to the dense one.
+        public var least: Double?
+        /// The longest.
+        public var most: Double?
+        /// Options of pieces with which a site would be slower than whole and dense, whatever its
+        /// other pieces are.
+        public var inSlowCuts = 0
+        /// Options whose time is not known.
+        public var unmeasured = 0
+    }
+
     /// The plan's target.
     public var target: String
     /// Parameters or bytes that the linear layers may have.
     public var limit: Int
     /// Predicted damage of the plan, nats per token.
     public var damage: Double
-    /// No choice of these options within the limit has less predicted damage than this.
+    /// No choice of these options within the limits has less predicted damage than this.
     public var bound: Double
     /// Predicted damage that one more parameter or byte would save.
     public var price: Double
@@ -36,11 +71,15 @@ public struct PlanExplanation: StageResult, Hashable {
     public var roles: [Role]
     /// Modules that do the most damage, first the worst.
     public var worst: [CompressionPlan.Module]
+    /// Decoding times; `nil` where none were given.
+    public var decoding: Decoding?
 
     init(
-        plan: CompressionPlan, analysis: Analysis, limit: Int, bound: Double, price: Double
+        plan: CompressionPlan, analysis: Analysis, limit: Int, bound: Double, price: Double,
+        decoding: Decoding?
     ) {
         target = plan.target
+        self.decoding = decoding
         self.limit = limit
         damage = plan.damage ?? 0
         self.bound = bound

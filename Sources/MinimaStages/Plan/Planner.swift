@@ -19,6 +19,8 @@ public struct Planner {
         public var damageCap: Double
         /// Ranks are multiples of this.
         public var alignment: Int
+        /// What measured decoding times ask for; `nil` where they play no part.
+        public var speed: PlanSpeed?
         /// Version of Minima, for the record.
         public var version: String
 
@@ -26,7 +28,7 @@ public struct Planner {
         public init(
             target: PlanTarget, formats: FormatFilter, protected: [String] = [],
             cuts: [String] = [], floor: Double = 0, damageCap: Double = .infinity,
-            alignment: Int = 1, version: String
+            alignment: Int = 1, speed: PlanSpeed? = nil, version: String
         ) {
             self.target = target
             self.formats = formats
@@ -35,6 +37,7 @@ public struct Planner {
             self.floor = floor
             self.damageCap = damageCap
             self.alignment = alignment
+            self.speed = speed
             self.version = version
         }
     }
@@ -48,19 +51,27 @@ public struct Planner {
 
     /// The plan, and why it is so.
     ///
-    /// - Throws: `StageError.infeasible`, naming the smallest target that can be met;
-    ///   `.damagedAnalysis` and `.otherSchema`.
+    /// - Throws: `StageError.infeasible`, naming the smallest target that can be met, or the shortest
+    ///   time that was found within it; `.unmeasured`, `.damagedAnalysis` and `.otherSchema`.
     public func plan(_ request: Request) throws(StageError) -> (
         plan: CompressionPlan, explanation: PlanExplanation
     ) {
         try analysis.check()
-        let menu = try menu(request)
+        var timing = try request.speed.map { speed throws(StageError) in
+            try PlanTiming(speed, analysis)
+        }
+        let menu = try menu(request, &timing)
         let limit = request.target.limit(analysis)
         let knapsack = menu.knapsack
-        guard let solution = knapsack.solve(limit: limit) else {
+        guard let solution = knapsack.solve(limit: limit, timeLimit: timing?.limit) else {
             throw .infeasible(
                 target: "\(request.target)",
                 smallest: request.target.feasible(knapsack.smallestCost, analysis))
+        }
+        if let limit = timing?.limit, solution.time > limit {
+            throw .infeasible(
+                target: "\(request.target) in \(rounded(Double(limit) / 1000)) µs of decoding",
+                smallest: "--linear-us \(rounded(Double(solution.time) / 1000 + 0.005))")
         }
         var modules: [CompressionPlan.Module] = []
         var (parameters, bytes) = (0, 0)
@@ -72,11 +83,13 @@ public struct Planner {
             parameters += chosen.reduce(0) { $0 + $1.option.parameters }
             bytes += chosen.reduce(0) { $0 + $1.option.bytes }
             modules += Self.modules(site, cut.kind, chosen)
+            timing?.add(site, chosen.map { ($0.piece, $0.option.spec) })
         }
         let linear = analysis.linearParameters
+        let target = [request.target.description] + (request.speed?.demands ?? [])
         let plan = CompressionPlan(
             version: request.version, model: analysis.model, fingerprints: analysis.fingerprints,
-            target: "\(request.target)", formats: request.formats.names,
+            target: target.joined(separator: ", "), formats: request.formats.names,
             linearParametersBefore: linear, linearParametersAfter: parameters,
             linearBytesBefore: linear * analysis.dtype.byteCount, linearBytesAfter: bytes,
             damage: solution.damage, modules: modules)
@@ -84,7 +97,7 @@ public struct Planner {
             plan,
             PlanExplanation(
                 plan: plan, analysis: analysis, limit: limit, bound: solution.bound,
-                price: solution.price)
+                price: solution.price, decoding: timing?.decoding)
         )
     }
 
@@ -94,7 +107,7 @@ public struct Planner {
         var knapsack: Knapsack
     }
 
-    private func menu(_ request: Request) throws(StageError) -> Menu {
+    private func menu(_ request: Request, _ timing: inout PlanTiming?) throws(StageError) -> Menu {
         var cuts: [[SiteAnalysis.Cut]] = []
         var items: [[Knapsack.Alternative]] = []
         let limit = request.target.limit(analysis)
@@ -124,12 +137,17 @@ public struct Planner {
                 }
                 if cut.pieces.allSatisfy({ !$0.options.isEmpty }) { allowed.append(cut) }
             }
+            let times = timing?.restrict(&allowed, of: site)
             guard !allowed.isEmpty else { throw .noOptions(site: site.name) }
             cuts.append(allowed)
             items.append(
-                allowed.map { cut in
-                    cut.pieces.map { piece in
-                        piece.options.map { .init(cost: unit.cost($0), damage: $0.damage) }
+                allowed.enumerated().map { index, cut in
+                    cut.pieces.enumerated().map { slot, piece in
+                        piece.options.enumerated().map { place, option in
+                            .init(
+                                cost: unit.cost(option), damage: option.damage,
+                                time: times?[index][slot][place] ?? 0)
+                        }
                     }
                 })
         }
