@@ -34,9 +34,9 @@ struct Bench: ParsableCommand {
         help: """
             With --shape or --sizes, how the weights are stored: FORMAT[:SHARE][:intBITS], as dense, \
             interpolative:0.383, tt:0.383:int8, dense:int4. SHARE of the linear layers' parameters \
-            is removed; codes share a scale in groups of 64.
+            is removed; codes share a scale in groups of 64. Default: dense.
             """)
-    var weights: [WeightChoice] = [WeightChoice(format: Dense.name)]
+    var weights: [WeightChoice] = []
 
     @Option(help: "With --shape or --sizes, a plan in place of --weights.", completion: .file())
     var plan: String?
@@ -56,7 +56,7 @@ struct Bench: ParsableCommand {
     @Option(help: "Tokens of a prompt read at once.")
     var chunk = 2048
 
-    @OptionGroup var engine: EngineOptionsGroup
+    @OptionGroup var engine: DeviceEngineOptions
 
     @Option(help: "Account of another engine on the same card to show beside.", completion: .file())
     var peer: [String] = []
@@ -78,6 +78,9 @@ struct Bench: ParsableCommand {
     @Option(help: "cuda or cuda:N.")
     var device = Device.cuda(0)
 
+    @Flag(help: "Search for the fastest cut of each linear kernel first; found ones are kept.")
+    var tune = false
+
     @Flag(help: "Print JSON.")
     var json = false
 
@@ -87,6 +90,16 @@ struct Bench: ParsableCommand {
         }
         guard models.isEmpty == (shape != nil || sizes != nil), shape == nil || sizes == nil else {
             throw ValidationError("give model directories, or one of --shape and --sizes")
+        }
+        if !models.isEmpty, !weights.isEmpty || plan != nil {
+            throw ValidationError(
+                "--weights and --plan go with --shape or --sizes; models are stored as they are")
+        }
+        if plan != nil, !weights.isEmpty {
+            throw ValidationError("give --weights or --plan, not both")
+        }
+        if device == .cpu {
+            throw ValidationError("--device must be cuda or cuda:N, found cpu: kernels need a GPU")
         }
         if let shape, ModelShape.all[shape] == nil {
             throw ValidationError("--shape must be one of \(ModelShape.names), found \(shape)")
@@ -101,12 +114,20 @@ struct Bench: ParsableCommand {
                     "\(name) must be between \(range.lowerBound) and \(range.upperBound)")
             }
         }
-        for choice in weights {
+        for choice in choices {
             do { try choice.check() } catch { throw ValidationError("\(error)") }
         }
     }
 
+    /// What ``weights`` name.
+    private var choices: [WeightChoice] {
+        weights.isEmpty ? [WeightChoice(format: Dense.name)] : weights
+    }
+
     func run() throws {
+        // What can be wrong with files is found before anything is measured.
+        let candidates = try candidates()
+        let peers = try peer.map { try readResult(BenchResult.self, $0) }
         let device = try ComputeOptions.open(device)
         catchInterrupts()
         let progress = ProgressLine()
@@ -114,11 +135,11 @@ struct Bench: ParsableCommand {
         let bench = DecodeBench(
             kernels: kernels, context: context, requests: requests.sorted(),
             format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
-            progress: progress.show)
+            tunesKernels: tune, progress: progress.show)
         let card = try BenchResult.Card(measuring: kernels)
         if let costs { return try measureCosts(bench, card, to: costs) }
         var result: BenchResult?
-        for candidate in try candidates() {
+        for candidate in candidates {
             let source = try candidate.open()
             if result == nil {
                 result = BenchResult(
@@ -138,7 +159,7 @@ struct Bench: ParsableCommand {
             }
         }
         guard var result else { return }
-        for path in peer { try result.add(peer: readResult(BenchResult.self, path)) }
+        for peer in peers { try result.add(peer: peer) }
         try save(result)
         if json { return try result.printJSON() }
         try Terminal.output(result.table(), terminator: "")
@@ -158,7 +179,7 @@ struct Bench: ParsableCommand {
         var account = DecodeCosts(
             version: Minima.versionNumber, card: card.name, readBandwidth: card.readBandwidth,
             command: commandLine, rows: [])
-        for choice in weights {
+        for choice in choices {
             let modules = try choice.plan(dense).modules
             let source = try RandomWeights(few, path: config.path, seed: seed, plan: modules)
             for tokens in requests.sorted() where tokens <= 128 {
@@ -192,8 +213,9 @@ struct Bench: ParsableCommand {
 
     private func candidates() throws -> [Candidate] {
         guard models.isEmpty else {
-            return models.map { path in
-                Candidate(label: path) { try Checkpoint(path: path) }
+            return try models.map { path in
+                let checkpoint = try Checkpoint(path: path)
+                return Candidate(label: path) { checkpoint }
             }
         }
         let config =
@@ -209,7 +231,7 @@ struct Bench: ParsableCommand {
                 }
             ]
         }
-        return weights.map { choice in
+        return choices.map { choice in
             Candidate(label: choice.label) {
                 try RandomWeights(
                     config, path: name, seed: seed, plan: choice.plan(dense).modules)

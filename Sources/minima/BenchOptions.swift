@@ -41,16 +41,26 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
 
     /// Throws unless the format, the share and the bits exist and go together.
     func check() throws {
-        let type = try FormatRegistry.format(format)
-        let isDense = format == Dense.name
-        guard type is any BudgetedFormat.Type, isDense == (ratio == 0), (0..<1).contains(ratio)
-        else {
+        guard try FormatRegistry.format(format) is any BudgetedFormat.Type else {
+            let known = FormatRegistry.all.filter { $0 is any BudgetedFormat.Type }.map { $0.name }
             throw ValidationError(
-                isDense
-                    ? "--weights dense removes nothing, found a share of \(ratio)"
-                    : "--weights \(format) needs the share to remove, such as \(format):0.35")
+                "--weights \(format) is made of other formats; start with one of "
+                    + known.joined(separator: ", "))
         }
-        if let bits { _ = try FormatSpec(bits: bits, of: type) }
+        let isDense = format == Dense.name
+        guard !isDense || ratio == 0 else {
+            throw ValidationError(
+                "--weights dense removes nothing, found a share of \(ratio); leave the share out")
+        }
+        guard isDense || ratio > 0 && ratio < 1 else {
+            throw ValidationError(
+                "--weights \(format) needs a share to remove between 0 and 1, found "
+                    + "\(ratio == 0 ? "none" : "\(ratio)"); write for example \(format):0.35")
+        }
+        guard let bits else { return }
+        let spec = FormatSpec(
+            format: Quantized.name, bits: bits, parts: [FormatSpec(format: Dense.name)])
+        _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
     }
 
     /// What tables call it.
@@ -64,15 +74,6 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         try .sharing(
             model, ratio: ratio, format: format, alignment: Self.alignment,
             quantization: bits.map { ($0, Self.groupSize) }, version: Minima.versionNumber)
-    }
-}
-
-extension FormatSpec {
-    /// A quantised weight of a small size, to check `bits`.
-    fileprivate init(bits: Int, of type: any LinearWeight.Type) throws {
-        self.init(
-            format: Quantized.name, bits: bits, parts: [FormatSpec(format: Dense.name)])
-        _ = try Quantized.layout(self, outputs: 16, inputs: 16)
     }
 }
 

@@ -33,7 +33,7 @@ struct Eval: ParsableCommand {
     var against: String?
 
     @OptionGroup var compute: ComputeOptions
-    @OptionGroup var engine: EngineOptionsGroup
+    @OptionGroup var engine: DeviceEngineOptions
 
     @Flag(help: "Decode token by token through the kernels that serve the model; needs a GPU.")
     var decode = false
@@ -44,6 +44,12 @@ struct Eval: ParsableCommand {
     func validate() throws {
         if decode, against != nil {
             throw ValidationError("--decode measures perplexity only; leave out --against")
+        }
+        if decode, compute.dtype != nil {
+            throw ValidationError("--decode computes in bfloat16; leave out --dtype")
+        }
+        if decode, compute.device == .cpu {
+            throw ValidationError("--decode needs a GPU; leave out --decode or --device cpu")
         }
         if let context, !(2...1 << 24).contains(context) {
             throw ValidationError("--context must be between 2 and \(1 << 24)")
@@ -90,9 +96,10 @@ struct Eval: ParsableCommand {
     private func measureDecoding(
         _ checkpoint: Checkpoint, _ windows: [[Int32]], _ context: Int, _ device: Device
     ) throws {
+        let tokens = windows.reduce(0) { $0 + $1.count }
         let windows = windows.filter { $0.count >= 2 }
         guard !windows.isEmpty else {
-            throw StageError.tooLittleText(tokens: 0, needed: 2, purpose: "evaluation")
+            throw StageError.tooLittleText(tokens: tokens, needed: 2, purpose: "evaluation")
         }
         let progress = ProgressLine()
         let kernels = try engine.kernels(on: device)

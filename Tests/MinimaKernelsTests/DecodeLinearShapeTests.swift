@@ -159,4 +159,21 @@ struct DecodeLinearShapeTests {
         #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(4, 5120, 25_600, 1) == expected(1024, 1024, 5120, ahead: true))
     }
+
+    /// What is kept of a cut reads back, and nothing else reads as one.
+    @Test func cutsAreKept() throws {
+        var generator = SystemRandomNumberGenerator()
+        for _ in 0..<200 {
+            let tuning = LinearTuning(
+                stage: .random(in: 1...4096), grain: .random(in: 1...4096),
+                chunk: .random(in: 1...30_000), readsAhead: .random(using: &generator),
+                blocks: .random(in: 1...200))
+            #expect(LinearTuning(text: tuning.text) == tuning)
+        }
+        for text in [
+            "", "1 2 3 4", "1 2 3 2 5", "1 2 3 1 5 6", "0 2 3 1 5", "1 -2 3 1 5", "a b c d e",
+        ] {
+            #expect(LinearTuning(text: text) == nil, "\(text)")
+        }
+    }
 }

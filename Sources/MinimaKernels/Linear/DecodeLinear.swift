@@ -137,7 +137,7 @@ public struct DecodeLinear: Sendable {
 
     /// Half of a multiprocessor's shared memory where kernels overlap, so that the next one's ring
     /// fills meanwhile.
-    private static func sharedLimit(_ context: CUDAContext) -> Int {
+    static func sharedLimit(_ context: CUDAContext) -> Int {
         let overlaps = !context.architecture.hasPrefix("sm_8")
         // Each block takes 1 KiB more than it asks for.
         return overlaps

@@ -14,6 +14,7 @@ public struct DecodeBench {
     private let repeats: Int
     private let chunk: Int
     private let seed: UInt64
+    private let tunesKernels: Bool
     let progress: ProgressHandler
 
     /// - Parameters:
@@ -23,9 +24,11 @@ public struct DecodeBench {
     ///   - steps: Decode steps of a repetition.
     ///   - chunk: Tokens of a prompt read at once.
     ///   - seed: Of the tokens.
+    ///   - tunesKernels: Whether the linear kernels' cuts are searched for first.
     public init(
         kernels: CUDAContext, context: Int, requests: [Int], format: KeyValueFormat, steps: Int,
-        repeats: Int, chunk: Int, seed: UInt64, progress: @escaping ProgressHandler
+        repeats: Int, chunk: Int, seed: UInt64, tunesKernels: Bool,
+        progress: @escaping ProgressHandler
     ) {
         self.kernels = kernels
         self.context = context
@@ -35,6 +38,7 @@ public struct DecodeBench {
         self.repeats = repeats
         self.chunk = chunk
         self.seed = seed
+        self.tunesKernels = tunesKernels
         self.progress = progress
     }
 
@@ -67,7 +71,8 @@ public struct DecodeBench {
         // The token of the last step is written, too.
         let layout = CUDALayout(
             slots: count, context: context + steps + 1, format: format, chunk: chunk,
-            buckets: [CUDALayout(slots: count, context: context).largestBucket])
+            buckets: [CUDALayout(slots: count, context: context).largestBucket],
+            tunesKernels: tunesKernels)
         let backend = try CUDABackend(
             weights, layout: layout, kernels: kernels, onProgress: progress)
         let prompt = tokens(context, vocabulary: sizes.vocabularySize)

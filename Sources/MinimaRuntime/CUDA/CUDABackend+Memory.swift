@@ -5,7 +5,12 @@ import MinimaTensor
 extension CUDABackend {
     /// What the engine was predicted to hold on the device.
     public var memory: DecodeMemory {
-        DecodeMemory(decoder.weights, layout: decoder.layout, workspace: decoder.workspace.bytes)
+        let weights = decoder.weights
+        return DecodeMemory(
+            weights.architecture.dimensions, weightBytes: weights.byteCount,
+            attention: decoder.keyValues.shape,
+            buffers: DecoderBuffers.Shapes(weights, decoder.layout), layout: decoder.layout,
+            workspace: decoder.workspace.bytes)
     }
 
     /// Writes keys and values of random projections for a sequence, as reading a prompt would: to
@@ -39,18 +44,17 @@ extension CUDABackend {
 
 extension DecodeMemory {
     /// What an engine of this layout holds.
-    init(_ weights: DecoderWeights, layout: CUDALayout, workspace: Int) {
-        let sizes = weights.architecture.dimensions
-        let cache =
-            (try? weights.attentionShape()).map {
-                PagedKeyValues.bytes(
-                    layers: sizes.layers, pages: layout.pageCount, shape: $0,
-                    format: layout.format)
-            } ?? 0
+    init(
+        _ sizes: DecoderDimensions, weightBytes: Int, attention: AttentionShape,
+        buffers: DecoderBuffers.Shapes, layout: CUDALayout, workspace: Int
+    ) {
         self.init(
-            weights: weights.byteCount, cache: cache,
-            activations: DecoderBuffers.byteCount(weights, layout)
+            weights: weightBytes,
+            cache: PagedKeyValues.bytes(
+                layers: sizes.layers, pages: layout.pageCount, shape: attention,
+                format: layout.format),
+            activations: buffers.byteCount
                 + SamplingState.bytes(slots: layout.slots, vocabulary: sizes.vocabularySize),
-            workspace: workspace, logits: 4 * layout.largestBucket * sizes.vocabularySize)
+            workspace: workspace, logits: buffers.logitBytes)
     }
 }

@@ -64,6 +64,7 @@ public final class CUDABackend: DecodeBackend {
             vocabulary: weights.architecture.dimensions.vocabularySize,
             prefillChunk: layout.chunk, buckets: buckets,
             deterministicBucket: layout.largestBucket, queuedSteps: 2)
+        if layout.tunesKernels { try decoder.tune(layout.buckets, onProgress: onProgress) }
         firstToken = try decoder.head(
             decoder.buffers.residual.narrow(0, 0..<1),
             into: decoder.buffers.logits.narrow(0, 0..<1))

@@ -22,6 +22,11 @@ final class CUDADecoder {
     /// Counters and partial sums of the decoding kernels.
     let workspace: DecodeLinear.Workspace
 
+    /// The fastest cuts found so far; `nil` where nothing is kept.
+    let tuner: LinearTuner?
+    /// Launches whose cut is not known, while they are collected.
+    var untuned: UntunedLinears?
+
     /// Pages by slot, int32 `[slots, pages of a sequence]`.
     let tables: Tensor
     /// Each slot's position, last token and way of sampling.
@@ -50,7 +55,7 @@ final class CUDADecoder {
         cache = try PagedKeyValues(
             layers: weights.layers.count, pages: layout.pageCount, shape: shape,
             format: layout.format, device: device)
-        let buffers = try DecoderBuffers(weights, layout, device: device)
+        let buffers = try DecoderBuffers(DecoderBuffers.Shapes(weights, layout), device: device)
         self.buffers = buffers
         let elementwise = try Elementwise(context: kernels)
         self.elementwise = elementwise
@@ -62,6 +67,7 @@ final class CUDADecoder {
         state = try SamplingState(
             slots: layout.slots, vocabulary: vocabulary, device: device)
         workspace = DecodeLinear.Workspace(device: device)
+        tuner = try LinearTuner(context: kernels)
         let scratch = WideProducts.Scratch(
             expanded: buffers.expanded, results: buffers.factored)
         wide = try weights.layers.map { layer in

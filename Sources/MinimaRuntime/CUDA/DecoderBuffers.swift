@@ -2,53 +2,6 @@ import MinimaCore
 import MinimaKernels
 import MinimaTensor
 
-/// What an engine on a CUDA device is made for.
-public struct CUDALayout: Sendable, Hashable {
-    /// Sequences that can be open at one time.
-    public var slots: Int
-    /// Tokens of the longest sequence.
-    public var context: Int
-    /// Pages of keys and values; `nil`: as many as all slots need at full length.
-    public var pages: Int?
-    /// The type of stored keys and values.
-    public var format: KeyValueFormat
-    /// Tokens of a prompt read at once.
-    public var chunk: Int
-    /// Rows that decode steps are made for, ascending, the last at least ``slots``.
-    public var buckets: [Int]
-    /// Whether a row's result depends neither on the other rows nor on its place: attention is cut
-    /// at fixed tokens then, not by what the batch leaves.
-    public var isDeterministic: Bool
-
-    /// A layout.
-    ///
-    /// - Parameter buckets: `nil`: 1, 2, 4, 8, then in steps of about a third; deterministic, the
-    ///   largest alone.
-    public init(
-        slots: Int, context: Int, pages: Int? = nil, format: KeyValueFormat = .bfloat16,
-        chunk: Int = 2048, buckets: [Int]? = nil, isDeterministic: Bool = false
-    ) {
-        let steps = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
-        let last = steps.first { $0 >= slots } ?? slots
-        self.buckets = buckets ?? (isDeterministic ? [] : steps.filter { $0 < slots }) + [last]
-        self.isDeterministic = isDeterministic
-        self.slots = slots
-        self.context = context
-        self.pages = pages
-        self.format = format
-        self.chunk = chunk
-    }
-
-    /// Pages of a sequence at full length.
-    var pagesPerSlot: Int { (context + PagedKeyValues.pageTokens - 1) / PagedKeyValues.pageTokens }
-
-    /// Pages of the cache.
-    var pageCount: Int { pages ?? slots * pagesPerSlot }
-
-    /// Rows of the largest step.
-    var largestBucket: Int { buckets.last ?? 1 }
-}
-
 /// What lies between the kernels of a step or of a prompt's chunk, bfloat16 unless said.
 struct DecoderBuffers {
     /// The residual stream `[rows, hidden]`.
@@ -75,38 +28,79 @@ struct DecoderBuffers {
     /// float32 `[largest bucket, vocabulary]`.
     let logits: Tensor
 
-    init(_ weights: DecoderWeights, _ layout: CUDALayout, device: Device) throws(TensorError) {
-        let sizes = weights.architecture.dimensions
-        let rows = max(layout.chunk, layout.largestBucket)
+    /// Zeros everywhere.
+    init(_ shapes: Shapes, device: Device) throws(TensorError) {
         func buffer(_ shape: [Int]) throws(TensorError) -> Tensor {
             try .zeros(shape, dtype: .bfloat16, device: device)
         }
-        residual = try buffer([rows, sizes.hiddenSize])
-        normed = try buffer([rows, sizes.hiddenSize])
-        qkv = try buffer([rows, sizes.sites[0].outputs])
-        attended = try buffer([rows, sizes.heads * sizes.headDim])
-        gateUp = try buffer(
-            [weights.gathersGates ? 0 : rows, 2 * sizes.intermediateSize])
-        gated = try buffer([rows, sizes.intermediateSize])
-        factored = try buffer([rows * max(weights.largestResults, 1)])
-        expanded = try weights.largestExpanded > 0 ? buffer([weights.largestExpanded]) : nil
-        let span = layout.pagesPerSlot * PagedKeyValues.pageTokens
-        keys = try buffer([span, sizes.keyValueHeads, sizes.headDim])
-        values = try buffer([span, sizes.keyValueHeads, sizes.headDim])
-        queries = try buffer([rows, sizes.heads, sizes.headDim])
-        logits = try .zeros([layout.largestBucket, sizes.vocabularySize], device: device)
+        residual = try buffer(shapes.residual)
+        normed = try buffer(shapes.residual)
+        qkv = try buffer(shapes.qkv)
+        attended = try buffer(shapes.attended)
+        gateUp = try buffer(shapes.gateUp)
+        gated = try buffer(shapes.gated)
+        factored = try buffer(shapes.factored)
+        expanded = try shapes.expanded[0] > 0 ? buffer(shapes.expanded) : nil
+        keys = try buffer(shapes.keys)
+        values = try buffer(shapes.keys)
+        queries = try buffer(shapes.queries)
+        logits = try .zeros(shapes.logits, device: device)
     }
+}
 
-    /// Bytes of all of them but the logits.
-    static func byteCount(_ weights: DecoderWeights, _ layout: CUDALayout) -> Int {
-        let sizes = weights.architecture.dimensions
-        let rows = max(layout.chunk, layout.largestBucket)
-        let width =
-            2 * sizes.hiddenSize + sizes.sites[0].outputs + 2 * sizes.heads * sizes.headDim
-            + (weights.gathersGates ? 1 : 3) * sizes.intermediateSize
-            + max(weights.largestResults, 1)
-        let span = layout.pagesPerSlot * PagedKeyValues.pageTokens
-        let gathered = 2 * span * sizes.keyValueHeads * sizes.headDim
-        return 2 * (rows * width + gathered + weights.largestExpanded)
+extension DecoderBuffers {
+    /// The sizes of the buffers.
+    struct Shapes: Sendable, Hashable {
+        /// Of the residual stream and of its norm.
+        let residual: [Int]
+        let qkv, attended, gateUp, gated, factored, expanded: [Int]
+        /// Of the keys, and of the values.
+        let keys: [Int]
+        let queries, logits: [Int]
+
+        /// What a model's decoder needs.
+        ///
+        /// - Parameters:
+        ///   - gathersGates: Whether every layer's gates and ups are gathered from one weight.
+        ///   - largestResults: Values that a factored weight gives for one token at most.
+        ///   - largestExpanded: Values of the largest matrix of codes.
+        init(
+            _ sizes: DecoderDimensions, gathersGates: Bool, largestResults: Int,
+            largestExpanded: Int, layout: CUDALayout
+        ) {
+            let rows = max(layout.chunk, layout.largestBucket)
+            residual = [rows, sizes.hiddenSize]
+            qkv = [rows, sizes.sites[0].outputs]
+            attended = [rows, sizes.heads * sizes.headDim]
+            gateUp = [gathersGates ? 0 : rows, 2 * sizes.intermediateSize]
+            gated = [rows, sizes.intermediateSize]
+            factored = [rows * max(largestResults, 1)]
+            expanded = [largestExpanded]
+            keys = [
+                layout.pagesPerSlot * PagedKeyValues.pageTokens, sizes.keyValueHeads, sizes.headDim,
+            ]
+            queries = [rows, sizes.heads, sizes.headDim]
+            logits = [layout.largestBucket, sizes.vocabularySize]
+        }
+
+        /// Bytes of all buffers but the logits.
+        var byteCount: Int {
+            [
+                residual, residual, qkv, attended, gateUp, gated, factored, expanded, keys, keys,
+                queries,
+            ].reduce(0) { $0 + 2 * $1.reduce(1, *) }
+        }
+
+        /// Bytes of the logits.
+        var logitBytes: Int { 4 * logits.reduce(1, *) }
+    }
+}
+
+extension DecoderBuffers.Shapes {
+    init(_ weights: DecoderWeights, _ layout: CUDALayout) {
+        self.init(
+            weights.architecture.dimensions, gathersGates: weights.gathersGates,
+            largestResults: weights.largestResults, largestExpanded: weights.largestExpanded,
+            layout: layout)
     }
 }

@@ -140,16 +140,23 @@ struct NarrowProducts {
         _ matrix: SiteMatrix, _ task: Task, _ epilogue: DecodeLinear.Epilogue,
         compact: Tensor? = nil
     ) throws -> StepKernel {
-        let linear = try DecodeLinear(
-            matrix.kernel, tokens: tokens, epilogue: epilogue, normalised: task.norm != nil,
-            biased: task.bias != nil, inputStride: task.x.shape[1],
-            outputStride: task.y.shape[1], compactStride: compact?.shape[1],
-            workspace: decoder.workspace, context: decoder.kernels)
-        let epsilon = decoder.weights.architecture.epsilon
-        return StepKernel(name: task.name, bytes: matrix.kernel.bytes) { stream in
-            try linear.launch(
-                task.x, norm: task.norm, epsilon: epsilon, bias: task.bias, into: task.y,
-                compact: compact, on: stream)
+        let kind = LinearTuner.Kind(
+            matrix.kernel, tokens: tokens, normalised: task.norm != nil)
+        func launch(_ tuning: LinearTuning?) throws -> StepKernel {
+            let linear = try DecodeLinear(
+                matrix.kernel, tokens: tokens, epilogue: epilogue, normalised: task.norm != nil,
+                biased: task.bias != nil, inputStride: task.x.shape[1],
+                outputStride: task.y.shape[1], compactStride: compact?.shape[1], tuning: tuning,
+                workspace: decoder.workspace, context: decoder.kernels)
+            let epsilon = decoder.weights.architecture.epsilon
+            return StepKernel(name: task.name, bytes: matrix.kernel.bytes) { stream in
+                try linear.launch(
+                    task.x, norm: task.norm, epsilon: epsilon, bias: task.bias, into: task.y,
+                    compact: compact, on: stream)
+            }
         }
+        let known = decoder.tuner?.known(kind)
+        if known == nil { decoder.untuned?.add(kind, launch) }
+        return try launch(known)
     }
 }

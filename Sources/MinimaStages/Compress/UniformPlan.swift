@@ -56,10 +56,12 @@ extension CompressionPlan {
     /// - Parameters:
     ///   - ratio: Share of each site's parameters to remove; 0 keeps the sites dense.
     ///   - format: A registered format that has a specification for every budget.
-    ///   - alignment: The rank of the bond next to the input is the nearest multiple of this.
+    ///   - alignment: The rank of the bond next to the input is a multiple of this: the nearest, or
+    ///     the next below where that is too large for the site or removes nothing.
     ///   - quantization: Bits, and neighbours that share a scale, of what is stored; `nil` keeps the
     ///     model's type.
-    /// - Throws: As ``uniform(_:ratio:format:version:)``.
+    /// - Throws: As ``uniform(_:ratio:format:version:)``; `StageError.noAlignedRank` for a site that
+    ///   has no such rank.
     public static func sharing(
         _ source: any WeightSource, ratio: Double, format name: String, alignment: Int,
         quantization: (bits: Int, groupSize: Int)?, version: String
@@ -78,36 +80,66 @@ extension CompressionPlan {
         for site in stored.sites {
             let (outputs, inputs) = (site.outputs, site.inputs)
             let dtype = site.members.first.map { stored.dtype(of: $0) } ?? .bfloat16
+            var spec = FormatSpec(format: Dense.name)
             do throws(FormatError) {
-                var spec = FormatSpec(format: Dense.name)
                 if ratio > 0 {
                     spec = try format.spec(
                         fitting: Int((1 - ratio) * Double(outputs * inputs)), outputs: outputs,
                         inputs: inputs)
-                    if let rank = spec.ranks.last {
-                        let steps = max((rank + alignment / 2) / alignment, 1)
-                        spec.ranks[spec.ranks.count - 1] = steps * alignment
-                    }
                 }
-                if let quantization {
-                    spec = FormatSpec(
-                        format: Quantized.name, bits: quantization.bits,
-                        groupSize: quantization.groupSize, parts: [spec])
-                }
-                let whole = try FormatRegistry.format(spec.format)
-                plan.append(
-                    Module(
-                        name: site.name, outputs: outputs, inputs: inputs, spec: spec,
-                        parameters: try whole.parameterCount(
-                            spec, outputs: outputs, inputs: inputs),
-                        bytes: try whole.byteCount(
-                            spec, outputs: outputs, inputs: inputs, dtype: dtype), damage: nil),
-                    dtype: dtype)
             } catch {
                 throw StageError.moduleTooSmall(name: site.name, reason: "\(error)")
             }
+            if !spec.ranks.isEmpty {
+                guard
+                    let aligned = aligned(spec, outputs: outputs, inputs: inputs, to: alignment)
+                else {
+                    throw StageError.noAlignedRank(
+                        name: site.name, ranks: spec.ranks, alignment: alignment)
+                }
+                spec = aligned
+            }
+            if let quantization {
+                spec = FormatSpec(
+                    format: Quantized.name, bits: quantization.bits,
+                    groupSize: quantization.groupSize, parts: [spec])
+            }
+            let whole = try FormatRegistry.format(spec.format)
+            plan.append(
+                Module(
+                    name: site.name, outputs: outputs, inputs: inputs, spec: spec,
+                    parameters: try whole.parameterCount(
+                        spec, outputs: outputs, inputs: inputs),
+                    bytes: try whole.byteCount(
+                        spec, outputs: outputs, inputs: inputs, dtype: dtype), damage: nil),
+                dtype: dtype)
         }
         return plan
+    }
+
+    /// `spec` with a bond next to the input that is a multiple of `alignment`; `nil` where none is
+    /// possible with fewer numbers than the dense weight's.
+    private static func aligned(
+        _ spec: FormatSpec, outputs: Int, inputs: Int, to alignment: Int
+    ) -> FormatSpec? {
+        guard alignment > 0, let format = try? FormatRegistry.format(spec.format) else {
+            return nil
+        }
+        // The terms of a sum of blocks come first; the bond is their number times the blocks' ranks.
+        let isSum = spec.format == BlockTerm.name
+        let place = isSum ? 0 : spec.ranks.count - 1
+        var (step, rest) = (alignment, isSum ? spec.ranks.dropFirst().reduce(1, *) : 1)
+        while rest != 0 { (step, rest) = (rest, step % rest) }
+        step = alignment / step
+        var aligned = spec
+        var rank = max((spec.ranks[place] + step / 2) / step, 1) * step
+        while rank > 0 {
+            aligned.ranks[place] = rank
+            let count = try? format.parameterCount(aligned, outputs: outputs, inputs: inputs)
+            if let count, count < outputs * inputs { return aligned }
+            rank -= step
+        }
+        return nil
     }
 
     private mutating func append(_ module: Module, dtype: DType) {

@@ -4,7 +4,7 @@ import MinimaKernels
 import MinimaTensor
 
 /// How the decode engine on a GPU is made.
-struct EngineOptionsGroup: ParsableArguments {
+struct DeviceEngineOptions: ParsableArguments {
     @Option(help: "Type of stored keys and values on a GPU: bfloat16 or float8.")
     var kvDtype = CacheChoice.bfloat16
 

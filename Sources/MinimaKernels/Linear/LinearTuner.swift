@@ -1,0 +1,104 @@
+import MinimaCore
+
+/// The fastest cuts of linear kernels on one card, found by timing and kept beside the compiled
+/// kernels: under the card's name, the kernel's source and the kind of linear, so that none is stale.
+public struct LinearTuner: Sendable {
+    /// Linears for which one cut is best: equal in sizes, stored type, tokens and prologue.
+    public struct Kind: Sendable, Hashable {
+        let problem: LinearProblem
+
+        /// The kind of a product.
+        public init(_ matrix: LinearMatrix, tokens: Int, normalised: Bool) {
+            problem = matrix.problem(tokens: tokens, normalised: normalised)
+        }
+    }
+
+    private let context: CUDAContext
+    private let cache: KernelCache
+    private let source: KernelSource
+
+    /// A tuner that remembers in the context's cache; `nil` where it has none.
+    public init?(context: CUDAContext) throws(KernelError) {
+        guard let cache = context.cache else { return nil }
+        self.context = context
+        self.cache = cache
+        source = try KernelSource("linear.cu")
+    }
+
+    /// The cut that was found for a kind; `nil` where none was, or it is none for this kernel.
+    public func known(_ kind: Kind) -> LinearTuning? {
+        guard let bytes = cache.cubin(key(kind)),
+            let tuning = LinearTuning(text: String(decoding: bytes, as: UTF8.self)),
+            kind.problem.allows(tuning)
+        else { return nil }
+        return tuning
+    }
+
+    /// Times the cuts that are worth it, and keeps the fastest.
+    ///
+    /// - Parameters:
+    ///   - launches: How many different weights there are to launch with, so that no cache holds them.
+    ///   - prepare: Compiles for a cut; what it returns queues one of the launches.
+    /// - Returns: The fastest cut and its time per launch.
+    /// - Throws: `KernelError` where not even the usual cut can be timed; others that the device
+    ///   cannot hold are left out.
+    @discardableResult
+    public func tune(
+        _ kind: Kind, launches: Int,
+        prepare: (LinearTuning) throws -> (CUDAStream, _ launch: Int) throws -> Void
+    ) throws -> (tuning: LinearTuning, time: DeviceTime) {
+        let candidates = kind.problem.candidates(
+            multiprocessors: context.multiprocessors, limit: DecodeLinear.sharedLimit(context))
+        var best: (tuning: LinearTuning, time: DeviceTime)?
+        for tuning in candidates {
+            let time: DeviceTime
+            do {
+                let queue = try prepare(tuning)
+                time = try context.time(repeats: 5, perReplay: launches) { stream, launch in
+                    try queue(stream, launch)
+                }
+            } catch let error as KernelError {
+                guard best != nil, case .exceedsDevice = error else { throw error }
+                continue
+            }
+            // The usual cut stays unless another is faster by more than their spread.
+            guard let found = best else {
+                best = (tuning, time)
+                continue
+            }
+            if time.quartiles.upperBound < found.time.quartiles.lowerBound { best = (tuning, time) }
+        }
+        guard let best else {
+            throw KernelError.invalidLaunch(
+                kernel: source.name, reason: "there is no cut for \(kind.problem)")
+        }
+        try cache.store(Array(best.tuning.text.utf8), for: key(kind))
+        return best
+    }
+
+    private func key(_ kind: Kind) -> String {
+        var hash = SHA256()
+        let headers = KernelSource.headers.map { $0.name + $0.text }.joined()
+        for part in ["\(context.name) \(context.multiprocessors)", "\(kind.problem)", headers] {
+            Array(part.utf8).withUnsafeBytes { hash.update($0) }
+        }
+        Array(source.text.utf8).withUnsafeBytes { hash.update($0) }
+        return hash.hexadecimalDigest()
+    }
+}
+
+extension LinearTuning {
+    /// The numbers in the order of the properties.
+    var text: String { "\(stage) \(grain) \(chunk) \(readsAhead ? 1 : 0) \(blocks)" }
+
+    /// Reads what ``text`` wrote.
+    init?(text: String) {
+        let numbers = text.split(separator: " ", omittingEmptySubsequences: false).map { Int($0) }
+        guard numbers.count == 5, let stage = numbers[0], let grain = numbers[1],
+            let chunk = numbers[2], let ahead = numbers[3], let blocks = numbers[4],
+            [0, 1].contains(ahead), [stage, grain, chunk, blocks].allSatisfy({ $0 > 0 })
+        else { return nil }
+        self.init(
+            stage: stage, grain: grain, chunk: chunk, readsAhead: ahead == 1, blocks: blocks)
+    }
+}
