@@ -4,11 +4,65 @@
 #include "minima_cuda.h"
 
 static const minima_cuda_file files[] = {
+    {"attention_geometry.cuh", (const unsigned char[]){
+#embed "cuda/attention_geometry.cuh" suffix(, 0)
+    }},
+    {"attention_parts.cuh", (const unsigned char[]){
+#embed "cuda/attention_parts.cuh" suffix(, 0)
+    }},
+    {"attention_plan.cuh", (const unsigned char[]){
+#embed "cuda/attention_plan.cuh" suffix(, 0)
+    }},
+    {"attention_products.cuh", (const unsigned char[]){
+#embed "cuda/attention_products.cuh" suffix(, 0)
+    }},
+    {"attention_rows.cuh", (const unsigned char[]){
+#embed "cuda/attention_rows.cuh" suffix(, 0)
+    }},
+    {"attention_stream.cuh", (const unsigned char[]){
+#embed "cuda/attention_stream.cuh" suffix(, 0)
+    }},
     {"common.cuh", (const unsigned char[]){
 #embed "cuda/common.cuh" suffix(, 0)
     }},
     {"keyvalue.cuh", (const unsigned char[]){
 #embed "cuda/keyvalue.cuh" suffix(, 0)
+    }},
+    {"linear_codes.cuh", (const unsigned char[]){
+#embed "cuda/linear_codes.cuh" suffix(, 0)
+    }},
+    {"linear_epilogue.cuh", (const unsigned char[]){
+#embed "cuda/linear_epilogue.cuh" suffix(, 0)
+    }},
+    {"linear_finisher.cuh", (const unsigned char[]){
+#embed "cuda/linear_finisher.cuh" suffix(, 0)
+    }},
+    {"linear_geometry.cuh", (const unsigned char[]){
+#embed "cuda/linear_geometry.cuh" suffix(, 0)
+    }},
+    {"linear_input.cuh", (const unsigned char[]){
+#embed "cuda/linear_input.cuh" suffix(, 0)
+    }},
+    {"linear_products.cuh", (const unsigned char[]){
+#embed "cuda/linear_products.cuh" suffix(, 0)
+    }},
+    {"linear_ring.cuh", (const unsigned char[]){
+#embed "cuda/linear_ring.cuh" suffix(, 0)
+    }},
+    {"sampling_arithmetic.cuh", (const unsigned char[]){
+#embed "cuda/sampling_arithmetic.cuh" suffix(, 0)
+    }},
+    {"sampling_results.cuh", (const unsigned char[]){
+#embed "cuda/sampling_results.cuh" suffix(, 0)
+    }},
+    {"sampling_row.cuh", (const unsigned char[]){
+#embed "cuda/sampling_row.cuh" suffix(, 0)
+    }},
+    {"sampling_selection.cuh", (const unsigned char[]){
+#embed "cuda/sampling_selection.cuh" suffix(, 0)
+    }},
+    {"sampling_workspace.cuh", (const unsigned char[]){
+#embed "cuda/sampling_workspace.cuh" suffix(, 0)
     }},
     {"attention.cu", (const unsigned char[]){
 #embed "cuda/attention.cu" suffix(, 0)

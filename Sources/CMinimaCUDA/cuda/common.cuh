@@ -81,9 +81,9 @@ DEVICE void dependents_launch() {
 #endif
 }
 
-/// Waits until the kernels ahead have ended and what they wrote is visible. Every thread that touches
-/// such data calls it, and at least one thread of every block even if none does: so a kernel never
-/// ends before the one ahead of it.
+/// Waits until the kernels ahead have ended and what they wrote is visible. Every thread that
+/// touches such data calls it, and at least one thread of every block even if none does: so a
+/// kernel never ends before the one ahead of it.
 DEVICE void dependencies_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -144,13 +144,15 @@ DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
     do {
 #if __CUDA_ARCH__ >= 900
         asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; "
+            "selp.u32 %0, 1, 0, p; }"
             : "=r"(done)
             : "r"(barrier), "r"(parity)
             : "memory");
 #else
         asm volatile(
-            "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+            "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
+            "selp.u32 %0, 1, 0, p; }"
             : "=r"(done)
             : "r"(barrier), "r"(parity)
             : "memory");
@@ -180,16 +182,16 @@ DEVICE u64 evict_first_policy() {
 /// Starts a copy of `bytes` bytes that counts on `barrier`; addresses and size are multiples of 16.
 DEVICE void copy_bulk(u32 destination, const void* source, u32 bytes, u32 barrier) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-            destination),
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+        "[%3];" ::"r"(destination),
         "l"(__cvta_generic_to_global(source)), "r"(bytes), "r"(barrier)
         : "memory");
 }
 
 DEVICE void copy_bulk(u32 destination, const void* source, u32 bytes, u32 barrier, u64 policy) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
-        "%2, [%3], %4;" ::"r"(destination),
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1], %2, [%3], %4;" ::"r"(destination),
         "l"(__cvta_generic_to_global(source)), "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
 }
@@ -213,9 +215,9 @@ DEVICE void load_matrices(u32 (&m)[4], u32 address) {
 
 /// c [16, 8] += a [16, 16] · b [16, 8], bfloat16 into float.
 ///
-/// With g = lane / 4 and q = lane % 4: a = rows g, g + 8, g, g + 8 at columns 2q, 2q + 1 (and 8 more
-/// for the last two); b = rows 2q, 2q + 1 (and 8 more) of column g; c = row g at columns 2q, 2q + 1,
-/// then row g + 8.
+/// With g = lane / 4 and q = lane % 4: a = rows g, g + 8, g, g + 8 at columns 2q, 2q + 1 (and 8
+/// more for the last two); b = rows 2q, 2q + 1 (and 8 more) of column g; c = row g at columns 2q,
+/// 2q + 1, then row g + 8.
 DEVICE void multiply_add(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"

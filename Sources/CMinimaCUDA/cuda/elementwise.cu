@@ -1,7 +1,7 @@
 // Elementwise kernels of prefill and of the steps between other kernels: embedding rows, RMSNorm,
 // SwiGLU, columns picked by an index, conversions. bfloat16 in and out, arithmetic in fp32; made to
-// move each byte once. Row lengths are multiples of 8 and rows are aligned to 16
-// bytes, unless an entry says otherwise. Constant: BLOCK, threads of a block.
+// move each byte once. Row lengths are multiples of 8 and rows are aligned to 16 bytes, unless an
+// entry says otherwise. Constant: BLOCK, threads of a block.
 //
 // Each entry rounds where transformers' modules do. Gathers and conversions are exact. RMSNorm and
 // SwiGLU differ from them by the order of a sum and the last bits of e^x, which can move each of

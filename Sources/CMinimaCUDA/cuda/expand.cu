@@ -1,12 +1,14 @@
-// expand: the layout of repack.cu into row-major bfloat16 [rows, PITCH], for matrix products over many
-// tokens: out[order[slot], column] = bf16(level · base · 2^(-scale / 16)), 0 from COLUMNS to PITCH.
+// expand: the layout of repack.cu into row-major bfloat16 [rows, PITCH], for matrix products over
+// many tokens: out[order[slot], column] = bf16(level · base · 2^(-scale / 16)), 0 from COLUMNS to
+// PITCH.
 //
 // A warp decodes blocks of 16 slots and 64 columns into shared memory and writes 128 bytes a row.
-// Constants: as of repack.cu without the storage's, and PITCH (a multiple of 8), BLOCKS (blocks of 64
-// columns per warp), VALUE_0…VALUE_7 (WEIGHT 4: positive levels).
+// Constants: as of repack.cu without the storage's, and PITCH (a multiple of 8), BLOCKS (blocks of
+// 64 columns per warp), VALUE_0…VALUE_7 (WEIGHT 4: positive levels).
 // Grid (ceil(ceil(PITCH / 64) / (8 · BLOCKS)), tiles of 16 slots), block 256.
 // Parameters: in, base [1] float, order [SLOTS] (null: slot), out.
-// Reference: QuantizedMatrix.dense; within 2^-9 of a value for the rounding and 2^-20 for the scale.
+// Reference: QuantizedMatrix.dense; within 2^-9 of a value for the rounding and 2^-20 for the
+// scale.
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 PITCH=1000 BLOCKS=4 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=2 PITCH=1008 BLOCKS=1 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0
 // compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4
@@ -32,7 +34,8 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
 #if WEIGHT == 4
     __shared__ float levels[16];
     if (threadIdx.x == 0) {
-        const float values[8] = {VALUE_0, VALUE_1, VALUE_2, VALUE_3, VALUE_4, VALUE_5, VALUE_6, VALUE_7};
+        const float values[8] = {VALUE_0, VALUE_1, VALUE_2, VALUE_3,
+                                 VALUE_4, VALUE_5, VALUE_6, VALUE_7};
 #pragma unroll
         for (i32 i = 0; i < 8; ++i) {
             levels[i] = values[i];
@@ -55,7 +58,8 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
 #pragma unroll
             for (i32 half = 0; half < 2; ++half) {
                 const u32 code = present
-                    ? from[TILES_PER_STAGE * codeBytes + m * scaleBytes + g * (128 / PIECE) + piece * 2 + half]
+                    ? from[TILES_PER_STAGE * codeBytes + m * scaleBytes + g * (128 / PIECE)
+                           + piece * 2 + half]
                     : 255;
                 scales[half][piece] = code == 255 ? 0.0f : unit * exp2_fast((float)code * -0.0625f);
             }
@@ -87,8 +91,8 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
                     values[second] =
                         column < COLUMNS ? values[second] * scales[pair & 1][k * 16 / PIECE] : 0.0f;
                 }
-                *(u32*)(own + (g + (pair & 1) * 8) * pitch + (k * 16 + (pair & 2) * 4 + q * 2) * 2) =
-                    to_bf16x2(values[0], values[1]);
+                *(u32*)(own + (g + (pair & 1) * 8) * pitch
+                        + (k * 16 + (pair & 2) * 4 + q * 2) * 2) = to_bf16x2(values[0], values[1]);
             }
         }
         __syncwarp();

@@ -1,21 +1,25 @@
-// repack: packed rows of codes with their scales into the layout that linear.cu streams, once at load.
+// repack: packed rows of codes with their scales into the layout that linear.cu streams, once at
+// load.
 //
-// In: codes [rows, ROW_BYTES] as BitPlanes stores them (a row is one plane per part of a code, lowest
-// bits first; of widths 2 | 2 + 1 | 4 | 8 for 2, 3, 4, 8 BITS), scales [rows, GROUPS] (one code for
-// GROUP_SIZE columns), order [SLOTS]: the row for each slot (-1: none; null: its own number).
-// Out: for every tile of 16 · TILES_PER_STAGE slots, for every block of 64 columns: per 16 slots m the
-// codes, 128 · WEIGHT bytes, then per m the scales, 16 · 64 / PIECE bytes. Slots and columns that do
-// not exist have the scale 0 or the code of the lowest level; x is 0 there.
-//   Lane l = 4g + q of a warp holds, of 16 columns at a time (step k of the block's four), the operand
-// A: pairs a[0] = (slot g, columns 2q, 2q + 1), a[1] = slot g + 8, a[2] = slot g at 8 columns more,
-// a[3] = slot g + 8 there. WEIGHT 4: word k of the lane's 16 bytes, in one of the two orders that
-// `decode` describes, by k < LOOKED_UP. A code c of 2^BITS ascending levels symmetric about 0 becomes a
-// sign and the place of a positive level. WEIGHT 8: words 2k and 2k + 1 of the lane, words 0–3 of all
-// lanes before words 4–7; a word's bytes 0 and 2 are a[0] (a[2]), 1 and 3 are a[1] (a[3]); c - 128.
+// In: codes [rows, ROW_BYTES] as BitPlanes stores them (a row is one plane per part of a code,
+// lowest bits first; of widths 2 | 2 + 1 | 4 | 8 for 2, 3, 4, 8 BITS), scales [rows, GROUPS] (one
+// code for GROUP_SIZE columns), order [SLOTS]: the row for each slot (-1: none; null: its own
+// number).
+// Out: for every tile of 16 · TILES_PER_STAGE slots, for every block of 64 columns: per 16 slots m
+// the codes, 128 · WEIGHT bytes, then per m the scales, 16 · 64 / PIECE bytes. Slots and columns
+// that do not exist have the scale 0 or the code of the lowest level; x is 0 there.
+//   Lane l = 4g + q of a warp holds, of 16 columns at a time (step k of the block's four), the
+//   operand A: pairs a[0] = (slot g, columns 2q, 2q + 1), a[1] = slot g + 8, a[2] = slot g at 8
+//   columns more, a[3] = slot g + 8 there. WEIGHT 4: word k of the lane's 16 bytes, in one of the
+//   two orders that `decode` (linear_codes.cuh) describes, by k < LOOKED_UP. A code c of 2^BITS
+//   ascending levels symmetric about 0 becomes a sign and the place of a positive level. WEIGHT 8:
+//   words 2k and 2k + 1 of the lane, words 0–3 of all lanes before words 4–7; a word's bytes 0 and
+//   2 are a[0] (a[2]), 1 and 3 are a[1] (a[3]); c - 128.
 //   Scales: bytes [g][piece][slot g, slot g + 8].
 // Constants: BITS WEIGHT (4: BITS 2, 3, 4; 8: BITS 8) SLOTS COLUMNS ROW_BYTES GROUPS GROUP_SIZE
 // TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP.
-// Grid (ceil(COLUMNS / 64), tiles · TILES_PER_STAGE), block 32. Parameters: codes, scales, order, out.
+// Grid (ceil(COLUMNS / 64), tiles · TILES_PER_STAGE), block 32. Parameters: codes, scales, order,
+// out.
 // Reference: BitPlanes.unpack and the layout above; exact.
 // compile: BITS=2 WEIGHT=4 ROW_BYTES=250 LOOKED_UP=4 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
 // compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
@@ -41,7 +45,8 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
     constexpr i32 blocks = (COLUMNS + 63) / 64;
     const i32 m = tile % TILES_PER_STAGE;
     u8* to = out
-        + ((i64)(tile / TILES_PER_STAGE) * blocks + block) * (TILES_PER_STAGE * (codeBytes + scaleBytes));
+        + ((i64)(tile / TILES_PER_STAGE) * blocks + block)
+            * (TILES_PER_STAGE * (codeBytes + scaleBytes));
 
     i32 rows[2];
     for (i32 half = 0; half < 2; ++half) {
@@ -63,7 +68,8 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
                 const u32 c = code(pair, k, second);
                 const u32 sign = c < half, place = c < half ? half - 1 - c : c - half;
                 word |= place << (8 * pair + 4 * second);
-                word |= sign << (k < LOOKED_UP ? 8 * pair + 4 * second + 3 : 4 * pair + 16 * second + 3);
+                word |= sign << (k < LOOKED_UP ? 8 * pair + 4 * second + 3
+                                               : 4 * pair + 16 * second + 3);
             }
         }
         words[lane * 4 + k] = word;

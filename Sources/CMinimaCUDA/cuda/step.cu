@@ -1,11 +1,11 @@
 // begin_step: what a decode step's rows are, from the state of the slots that they stand for.
 //
-//   lengths[r] = positions[rows[r]] + 1       tokens of the row with the one that goes in; 0: padding
+//   lengths[r] = positions[rows[r]] + 1       tokens with the one that goes in; 0: padding
 //   row_tables[r] = tables[rows[r]]           pages of the row
 //
-// Parameters, in order: rows int32 [gridDim.x], the slot of each row, negative for padding; positions
-// int32 [slots], tokens already in the cache; tables int32 [slots, max_pages]; lengths int32
-// [gridDim.x]; row_tables int32 [gridDim.x, max_pages]; max_pages int32.
+// Parameters, in order: rows int32 [gridDim.x], the slot of each row, negative for padding;
+// positions int32 [slots], tokens already in the cache; tables int32 [slots, max_pages]; lengths
+// int32 [gridDim.x]; row_tables int32 [gridDim.x, max_pages]; max_pages int32.
 // Grid: one block per row, of BLOCK threads. Reference: the two lines above; exact.
 // compile: BLOCK=128
 #include "common.cuh"

@@ -1,0 +1,80 @@
+// Codes of weights, in repack.cu's order, to tensor-core operands; codes of scales to scales.
+#pragma once
+#include "linear_geometry.cuh"
+
+#if WEIGHT != 16
+/// Byte n is the one that nibble n of `selector` picks of the eight of `low` and `high`.
+DEVICE u32 permute(u32 low, u32 high, u32 selector) {
+    u32 bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+    return bytes;
+}
+
+/// 2^(-code / 16) for a byte of `codes`; 0 for 255.
+DEVICE float scale_of(u32 codes, i32 byte) {
+    // 2^23 + code, exactly.
+    const float shifted = __uint_as_float(permute(codes, 0x4b000000u, 0x7440 + byte));
+    const float exponent = fmaf(shifted, -0.0625f, 524288.0f);
+    return exp2_fast(exponent < -15.9f ? -200.0f : exponent);
+}
+
+#if WEIGHT == 4
+/// Bytes of four levels for `permute`: the lower or the upper ones.
+#define LEVEL_BYTES(a, b, c, d, shift)                                \
+    ((u32)(((a) >> shift) & 255) | (u32)(((b) >> shift) & 255) << 8 | \
+     (u32)(((c) >> shift) & 255) << 16 | (u32)(((d) >> shift) & 255) << 24)
+
+/// One word of codes to the operand A of 16 columns.
+///
+/// Looked up: byte j holds the codes of the pair a[j], each a sign over three bits of a level's
+/// place. Permuted: nibble i holds in three bits the place of value i, of a[i / 2]; the signs of
+/// the lower and the upper value of a[j] are the bits 3 + 4j and 19 + 4j.
+template <bool lookedUp>
+DEVICE void decode(u32 (&a)[4], u32 word) {
+    if (lookedUp) {
+        const u32 lane = (threadIdx.x & 31) * 4;
+        a[0] = *(const u32*)(shared + TABLE_AT + (((word << 7) & 0x7f80) | lane));
+        a[1] = *(const u32*)(shared + TABLE_AT + (((word >> 1) & 0x7f80) | lane));
+        a[2] = *(const u32*)(shared + TABLE_AT + (((word >> 9) & 0x7f80) | lane));
+        a[3] = *(const u32*)(shared + TABLE_AT + (((word >> 17) & 0x7f80) | lane));
+    } else {
+        constexpr u32 low0 = LEVEL_BYTES(LEVEL_0, LEVEL_1, LEVEL_2, LEVEL_3, 0);
+        constexpr u32 low1 = LEVEL_BYTES(LEVEL_4, LEVEL_5, LEVEL_6, LEVEL_7, 0);
+        constexpr u32 high0 = LEVEL_BYTES(LEVEL_0, LEVEL_1, LEVEL_2, LEVEL_3, 8);
+        constexpr u32 high1 = LEVEL_BYTES(LEVEL_4, LEVEL_5, LEVEL_6, LEVEL_7, 8);
+        const u32 places = word & 0x77777777;
+        const u32 upper = places >> 16;
+        const u32 low = permute(low0, low1, places), high = permute(high0, high1, places);
+        const u32 low2 = permute(low0, low1, upper), high2 = permute(high0, high1, upper);
+        a[0] = permute(low, high, 0x5140) ^ ((word << 12) & 0x80008000);
+        a[1] = permute(low, high, 0x7362) ^ ((word << 8) & 0x80008000);
+        a[2] = permute(low2, high2, 0x5140) ^ ((word << 4) & 0x80008000);
+        a[3] = permute(low2, high2, 0x7362) ^ (word & 0x80008000);
+    }
+}
+
+#if LOOKED_UP > 0
+/// The pairs that a byte of two codes stands for, once per lane so that no two lanes share a bank.
+DEVICE void fill_table() {
+    const i32 thread = threadIdx.x;
+    if (thread >= 256) return;
+    // The byte `thread`, permuted as by `decode`: its nibbles' signs go to the bits 3 and 19.
+    u32 a[4];
+    decode<false>(a, (thread & 0x77) | (thread & 8) | (thread & 128) << 12);
+#pragma unroll
+    for (i32 k = 0; k < 8; ++k)
+        *(Eight*)(shared + TABLE_AT + thread * 128 + ((k + thread) & 7) * 16) =
+            Eight{{a[0], a[0], a[0], a[0]}};
+}
+#endif
+#else
+/// Two signed bytes, at the bits 0 and 16, as bfloat16: (128 + low bits) - (128 or 256).
+DEVICE u32 integers(u32 word) {
+    const u32 low = (word & 0x007f007f) | 0x43004300;
+    const u32 sign = (word & 0x00800080) | 0x43004300;
+    u32 difference;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(sign), "r"(0xbf80bf80), "r"(low));
+    return difference;
+}
+#endif
+#endif
