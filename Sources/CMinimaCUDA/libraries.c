@@ -39,7 +39,6 @@ static const symbol driver_symbols[] = {
     {"cuGraphGetNodes", offsetof(minima_cuda_driver, graph_nodes)},
     {"cuGraphInstantiateWithFlags", offsetof(minima_cuda_driver, graph_instantiate)},
     {"cuGraphDestroy", offsetof(minima_cuda_driver, graph_destroy)},
-    {"cuGraphUpload", offsetof(minima_cuda_driver, executable_upload)},
     {"cuGraphLaunch", offsetof(minima_cuda_driver, executable_launch)},
     {"cuGraphExecDestroy", offsetof(minima_cuda_driver, executable_destroy)},
     {"cuEventCreate", offsetof(minima_cuda_driver, event_create)},

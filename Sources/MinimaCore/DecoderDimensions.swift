@@ -87,15 +87,4 @@ public struct DecoderDimensions: Codable, Sendable, Hashable {
             4 * Double(layers) * Double(heads) * Double(headDim) * count * (count + 1) / 2
         return linear + attention + 2 * Double(headParameters)
     }
-
-    /// Floating-point operations of one decode step of `requests` requests, each with `context`
-    /// tokens in the cache.
-    ///
-    /// - Parameter linearParameters: As in ``prefillFlops(tokens:linearParameters:)``.
-    public func decodeFlops(context: Int, requests: Int, linearParameters: Int? = nil) -> Double {
-        let linear = 2 * Double(linearParameters ?? self.linearParameters)
-        let attention =
-            4 * Double(layers) * Double(heads) * Double(headDim) * (Double(context) + 1)
-        return Double(requests) * (linear + attention + 2 * Double(headParameters))
-    }
 }

@@ -6,11 +6,20 @@ extension StageResult {
     /// Numbers that JSON lacks are the strings `NaN`, `Infinity` and `-Infinity`: a diverged
     /// perplexity is a finding, too.
     public func json() throws -> String {
+        try encoded([.prettyPrinted, .sortedKeys, .withoutEscapingSlashes])
+    }
+
+    /// The same without line breaks: one of several results in a file of JSON lines.
+    public func jsonLine() throws -> String {
+        try encoded([.sortedKeys, .withoutEscapingSlashes])
+    }
+
+    private func encoded(_ format: JSONEncoder.OutputFormatting) throws -> String {
         let encoder = JSONEncoder()
         encoder.keyEncodingStrategy = .convertToSnakeCase
         encoder.nonConformingFloatEncodingStrategy = .convertToString(
             positiveInfinity: "Infinity", negativeInfinity: "-Infinity", nan: "NaN")
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        encoder.outputFormatting = format
         return String(decoding: try encoder.encode(Tagged(result: self)), as: UTF8.self)
     }
 

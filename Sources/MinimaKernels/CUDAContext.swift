@@ -18,8 +18,6 @@ public final class CUDAContext: Sendable {
     public let sharedPerBlock: Int
     /// Bytes of shared memory of a multiprocessor; each block takes 1 KiB more than it asks for.
     public let sharedPerMultiprocessor: Int
-    /// Bytes of the second-level cache.
-    public let l2Bytes: Int
     /// Where compiled kernels are kept on disk; `nil` when each process compiles anew.
     public let cache: KernelCache?
 
@@ -64,7 +62,6 @@ public final class CUDAContext: Sendable {
         multiprocessors = try primary.attribute(MINIMA_CUDA_MULTIPROCESSORS)
         sharedPerBlock = try primary.attribute(MINIMA_CUDA_SHARED_PER_BLOCK)
         sharedPerMultiprocessor = try primary.attribute(MINIMA_CUDA_SHARED_PER_MULTIPROCESSOR)
-        l2Bytes = try primary.attribute(MINIMA_CUDA_L2_BYTES)
         self.primary = primary
     }
 

@@ -92,11 +92,6 @@ public final class CUDAGraph: Sendable {
         return try context.driver.take(graph, "cuStreamEndCapture", 0)
     }
 
-    /// Brings the graph to the device, so that the first launch takes no longer than the others.
-    public func upload(on stream: CUDAStream) throws(KernelError) {
-        try context.call("cuGraphUpload") { $0.executable_upload(handle, stream.handle) }
-    }
-
     /// Queues all of it.
     ///
     /// - Precondition: The graph is not queued twice at a time on different streams.

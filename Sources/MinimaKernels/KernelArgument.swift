@@ -10,17 +10,15 @@ public enum KernelArgument: Sendable {
     case none
     /// A 32-bit integer; the value must fit.
     case int32(Int)
-    /// A 64-bit integer.
+    /// A 64-bit integer, signed or not: the bits count.
     case int64(Int)
     /// A 32-bit float, rounded from the value.
     case float(Double)
-    /// An unsigned 64-bit integer.
-    case uint64(UInt64)
 
     /// Bytes that the parameter takes.
     var size: Int {
         switch self {
-        case .tensor, .tensorAt, .none, .int64, .uint64: 8
+        case .tensor, .tensorAt, .none, .int64: 8
         case .int32, .float: 4
         }
     }
@@ -29,7 +27,7 @@ public enum KernelArgument: Sendable {
     var tensor: Tensor? {
         switch self {
         case .tensor(let tensor), .tensorAt(let tensor, _): tensor
-        case .none, .int32, .int64, .float, .uint64: nil
+        case .none, .int32, .int64, .float: nil
         }
     }
 
@@ -48,7 +46,6 @@ public enum KernelArgument: Sendable {
             return UInt64(UInt32(bitPattern: narrow))
         case .int64(let value): return UInt64(bitPattern: Int64(value))
         case .float(let value): return UInt64(Float(value).bitPattern)
-        case .uint64(let value): return value
         }
     }
 

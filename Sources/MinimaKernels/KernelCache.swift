@@ -57,7 +57,7 @@ public struct KernelCache: Sendable {
         defer { close(descriptor) }
         var status = stat()
         guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
-            (1...limit).contains(Int(status.st_size)),
+            status.st_size > 0, status.st_size <= limit,
             let file = Self.read(descriptor, Int(status.st_size))
         else { return nil }
         let start = Self.header.count + 64

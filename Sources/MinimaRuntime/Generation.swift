@@ -2,7 +2,9 @@ import MinimaCore
 import MinimaModels
 import MinimaTensor
 
-/// Continues token sequences with a model.
+/// Continues token sequences with a model, one pass after the other over a contiguous cache: the
+/// reference of ``Engine``, which does the same for many requests at a time, and the way of sampling
+/// text to calibrate and train with.
 public struct TextGenerator {
     /// Why a generation ended.
     public enum FinishReason: String, Sendable {

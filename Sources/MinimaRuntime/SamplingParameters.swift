@@ -1,3 +1,5 @@
+import MinimaKernels
+
 /// How the next token of a request is chosen from the model's logits.
 ///
 /// Applied in this order, as vLLM and transformers do: ``logitBias``, ``repetitionPenalty``,
@@ -31,7 +33,7 @@ public struct SamplingParameters: Sendable, Hashable {
     public var seed: UInt64
 
     /// Biases of one request at most.
-    public static let mostBiases = 512
+    public static let mostBiases = SamplingKernel.mostBiases
     /// Likeliest tokens reported at most.
     public static let mostLogprobs = 20
 

@@ -109,9 +109,10 @@ struct Bench: ParsableCommand {
             ("--steps", [steps], 1...1 << 16), ("--repeats", [repeats], 1...1000),
             ("--chunk", [chunk], 16...1 << 16),
         ] {
-            guard !values.isEmpty, values.allSatisfy(range.contains) else {
+            if let value = values.first(where: { !range.contains($0) }) {
                 throw ValidationError(
-                    "\(name) must be between \(range.lowerBound) and \(range.upperBound)")
+                    "\(name) must be between \(range.lowerBound) and \(range.upperBound), "
+                        + "found \(value)")
             }
         }
         for choice in choices {
@@ -149,6 +150,8 @@ struct Bench: ParsableCommand {
                     versions: ["libtorch": Torch.neededVersion], runs: [])
             }
             try bench.run(source, label: candidate.label) { run in
+                var run = run
+                run.plan = plan
                 result?.runs.append(run)
                 // A later run that fails, or is stopped, does not take the earlier ones with it.
                 if let result { try save(result) }

@@ -60,7 +60,11 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         guard let bits else { return }
         let spec = FormatSpec(
             format: Quantized.name, bits: bits, parts: [FormatSpec(format: Dense.name)])
-        _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
+        do throws(FormatError) {
+            _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
+        } catch {
+            throw ValidationError("--weights \(format): \(error)")
+        }
     }
 
     /// What tables call it.

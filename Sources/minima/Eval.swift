@@ -96,10 +96,10 @@ struct Eval: ParsableCommand {
     private func measureDecoding(
         _ checkpoint: Checkpoint, _ windows: [[Int32]], _ context: Int, _ device: Device
     ) throws {
-        let tokens = windows.reduce(0) { $0 + $1.count }
+        let given = windows.reduce(0) { $0 + $1.count }
         let windows = windows.filter { $0.count >= 2 }
         guard !windows.isEmpty else {
-            throw StageError.tooLittleText(tokens: tokens, needed: 2, purpose: "evaluation")
+            throw StageError.tooLittleText(tokens: given, needed: 2, purpose: "evaluation")
         }
         let progress = ProgressLine()
         let kernels = try engine.kernels(on: device)
@@ -133,7 +133,7 @@ struct Eval: ParsableCommand {
         if let kl = result.kl { try Terminal.output("KL          \(fixed(kl, 5)) nats per token") }
         try Terminal.output(
             """
-            tokens      \(grouped(result.tokens)) in windows of \(context)
+            tokens      \(grouped(result.tokens)) in windows of \(result.context)
             speed       \(short(result.tokensPerSecond)) tokens/s on \(result.device) in \(result.dtype)
             """)
     }

@@ -391,6 +391,11 @@ struct DecodeLinearGPUTests {
                 matrix, tokens: 1, epilogue: .interpolatedSwiglu, inputStride: 64,
                 outputStride: 32, workspace: workspace, context: context)
         }
+        #expect(throws: KernelError.self) {
+            try DecodeLinear(
+                matrix, tokens: 1, epilogue: .store, inputStride: 64, outputStride: 31,
+                workspace: workspace, context: context)
+        }
         let linear = try DecodeLinear(
             matrix, tokens: 2, epilogue: .store, inputStride: 64, outputStride: 32,
             workspace: workspace, context: context)

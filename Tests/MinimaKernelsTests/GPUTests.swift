@@ -31,7 +31,7 @@ struct GPUKernelTests {
 
     @Test func theDeviceIsDescribed() {
         #expect(!context.name.isEmpty && context.architecture.hasPrefix("sm_"))
-        #expect(context.multiprocessors > 0 && context.l2Bytes > 1 << 20)
+        #expect(context.multiprocessors > 0)
         #expect(context.sharedPerBlock >= 48 << 10)
         #expect(context.sharedPerMultiprocessor >= context.sharedPerBlock)
     }
@@ -111,7 +111,7 @@ struct GPUKernelTests {
                 grid: (1, 1, 1), block: 1, on: stream,
                 [
                     .tensor(y), .int32(-7), .none, .float(0.25), .int64(-(1 << 40)),
-                    .uint64(1 << 63), .tensorAt(x, byteOffset: 16),
+                    .int64(.min), .tensorAt(x, byteOffset: 16),
                 ])
             #expect(
                 try y.values(as: Double.self) == [-7, 1, 0.25, -0x1p40, 0x1p63, 3])
@@ -392,7 +392,6 @@ struct GPUGraphTests {
         try stream.use {
             let x = try Tensor.ones([64], device: context.device)
             let graph = try CUDAGraph.capture(on: stream) { try scale(x, x, factor: 2) }
-            try graph.upload(on: stream)
             for _ in 0..<3 { try graph.launch(on: stream) }
             #expect(try x.values(as: Float.self).allSatisfy { $0 == 8 })
         }

@@ -90,6 +90,8 @@ struct KernelCacheTests {
         #expect(folder.files() == ["\(key(6)).cubin"], "a large one takes all of it")
         try small.store(contents(7, count: 5000), for: key(7))
         #expect(folder.files() == ["\(key(6)).cubin"], "one above the limit is not kept")
+        let none = try KernelCache(directory: folder.path, limit: 0)
+        #expect(none.cubin(key(6)) == nil)
     }
 
     @Test func otherFilesStayAndAbandonedOnesGo() throws {

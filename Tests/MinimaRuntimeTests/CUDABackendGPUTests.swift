@@ -99,10 +99,23 @@ struct CUDABackendGPUTests {
     /// places in another order; e4m3 adds 2⁻⁵ for keys and values.
     @Test(arguments: ways, [KeyValueFormat.bfloat16, .float8])
     func logitsAreTheForwardPass(_ way: String, _ format: KeyValueFormat) throws {
+        try compareLogits(way, format, lengths: [5, 64, 130], bucket: 4, steps: 6)
+    }
+
+    /// The same in steps of more rows than one launch of the decoding kernel takes: codes go through it
+    /// in groups, other weights through the library's products.
+    @Test(arguments: ways)
+    func logitsOfManyRowsAreTheForwardPass(_ way: String) throws {
+        try compareLogits(
+            way, .bfloat16, lengths: (0..<20).map { 3 + 7 * $0 }, bucket: 24, steps: 1)
+    }
+
+    private func compareLogits(
+        _ way: String, _ format: KeyValueFormat, lengths: [Int], bucket: Int, steps: Int
+    ) throws {
         let source = try model(way)
         let model = try source.loadModel(device: .cuda(0), dtype: .float32)
         let rounding = try source.loadModel(device: .cuda(0), dtype: .bfloat16)
-        let lengths = [5, 64, 130]
         func check(_ found: Tensor, _ sequence: [Int32]) throws {
             let last = sequence.count - 1
             let expected = try reference(model, sequence, from: last)
@@ -115,9 +128,10 @@ struct CUDABackendGPUTests {
         }
         let backend = try CUDABackend(
             source,
-            layout: CUDALayout(slots: 4, context: 256, format: format, chunk: 48, buckets: [4]),
+            layout: CUDALayout(
+                slots: bucket, context: 256, format: format, chunk: 48, buckets: [bucket]),
             kernels: kernels)
-        let sequences = lengths.enumerated().map { tokens($1 + 6, seed: UInt64($0 + 1)) }
+        let sequences = lengths.enumerated().map { tokens($1 + steps, seed: UInt64($0 + 1)) }
         let pages = lengths.indices.map { slot in
             (slot * 4..<slot * 4 + 4).map { Int32($0) }
         }
@@ -137,8 +151,8 @@ struct CUDABackendGPUTests {
             _ = try backend.collect()
             try check(backend.decoder.buffers.logits.narrow(0, 0..<1), prompt)
         }
-        for step in 0..<6 {
-            var inputs = [Int32](repeating: 0, count: 4)
+        for step in 0..<steps {
+            var inputs = [Int32](repeating: 0, count: bucket)
             for (slot, length) in lengths.enumerated() {
                 inputs[slot] = sequences[slot][length + step]
             }
@@ -146,12 +160,12 @@ struct CUDABackendGPUTests {
                 try HostTransfer.upload(inputs, to: backend.decoder.state.tokens)
             }
             // In another order than the slots'.
-            let order = [2, 0, 1]
+            let order = [lengths.count - 1] + lengths.indices.dropLast()
             try backend.decode(
                 DecodeBatch(
                     rows: order.map {
                         DecodeBatch.Row(slot: $0, position: lengths[$0] + step, pages: pages[$0])
-                    }, bucket: 4))
+                    }, bucket: bucket))
             _ = try backend.collect()
             for (row, slot) in order.enumerated() {
                 let length = lengths[slot] + step + 1

@@ -59,17 +59,13 @@ struct PlainSampling {
     }
 }
 
-/// Numbers that depend on the seed alone (Steele, Lea & Flood 2014: SplitMix64).
+/// Random logits, parameters and tokens that depend on the seed alone.
 struct SamplingGenerator: RandomNumberGenerator {
-    var state: UInt64
+    private var random: TestRandom
 
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-        return z ^ z >> 31
-    }
+    init(state: UInt64) { random = TestRandom(state) }
+
+    mutating func next() -> UInt64 { random.next() }
 
     /// Logits around 0, multiples of 1/64, so that some are equal.
     mutating func logits(_ count: Int, spread: Double = 3) -> [Float] {

@@ -77,17 +77,16 @@ struct SharingPlanTests {
         // Embedding and head; the norms of layers, heads and the end.
         let others = 2 * 151_936 * 5120 + layers * (2 * 5120 + 2 * 128) + 5120
         #expect(try StoredModel(source).size.parameters == dense + others)
-        let all = Double(plan.linearParametersAfter + others)
-        #expect(abs(all / 20.8e9 - 1) < 0.005, "\(all)")
+        // The multiples of 128 next to the ranks at which r·(outputs + inputs − r + 1) is 61.7%.
+        let ranks = [2560, 2304, 3072, 2944]
+        #expect(plan.modules.map { $0.spec.ranks } == (0..<4 * layers).map { [ranks[$0 % 4]] })
+        let after =
+            layers * zip(sites, ranks).reduce(0) { $0 + $1.1 * ($1.0.0 + $1.0.1 - $1.1 + 1) }
+        #expect(plan.linearParametersAfter == after)
+        #expect(abs(Double(after + others) / 20.8e9 - 1) < 0.01)
         // Values take two bytes, pivots four.
         let pivots = plan.modules.reduce(0) { $0 + $1.spec.ranks[0] }
         #expect(plan.linearBytesAfter == 2 * plan.linearParametersAfter + 2 * pivots)
-        for module in plan.modules {
-            let (outputs, inputs) = (module.outputs, module.inputs)
-            let rank = module.spec.ranks[0]
-            #expect(rank % 128 == 0)
-            #expect(module.parameters == rank * (outputs + inputs - rank) + rank)
-        }
         #expect(plan.formats == [Interpolative.name] && plan.damage == nil)
     }
 
@@ -190,10 +189,11 @@ struct SharingPlanTests {
                     #expect(count < module.outputs * module.inputs)
                 }
             } catch StageError.noAlignedRank(let name, let ranks, let found) {
-                #expect(alignment == found && (alignment < 1 || alignment > 1) && !ranks.isEmpty)
+                #expect(alignment == found && !ranks.isEmpty)
                 let text = "\(StageError.noAlignedRank(name: name, ranks: ranks, alignment: found))"
                 #expect(text.contains(name) && text.contains("\(alignment)"))
-                #expect(alignment < 1 || alignment > 16, "\(text)")
+                // The smallest site is [24, 28]: a product of rank 8 is smaller than that.
+                #expect(alignment < 1 || alignment > 8, "\(text)")
             }
         }
     }

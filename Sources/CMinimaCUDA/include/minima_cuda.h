@@ -29,7 +29,6 @@ typedef struct minima_nvrtc_program* minima_nvrtc_program;
 /// CUdevice_attribute; what is not listed is not asked for.
 typedef enum minima_cuda_device_attribute : int32_t {
     MINIMA_CUDA_MULTIPROCESSORS = 16,
-    MINIMA_CUDA_L2_BYTES = 38,
     MINIMA_CUDA_CAPABILITY_MAJOR = 75,
     MINIMA_CUDA_CAPABILITY_MINOR = 76,
     MINIMA_CUDA_SHARED_PER_MULTIPROCESSOR = 81,
@@ -97,8 +96,6 @@ typedef struct minima_cuda_driver {
     int (*_Nonnull graph_instantiate)(minima_cuda_executable _Nullable* _Nonnull executable,
                                       minima_cuda_graph graph, unsigned long long flags);
     int (*_Nonnull graph_destroy)(minima_cuda_graph graph);
-    int (*_Nonnull executable_upload)(minima_cuda_executable executable,
-                                      minima_cuda_stream _Nullable stream);
     int (*_Nonnull executable_launch)(minima_cuda_executable executable,
                                       minima_cuda_stream _Nullable stream);
     int (*_Nonnull executable_destroy)(minima_cuda_executable executable);

@@ -18,10 +18,9 @@ public struct DecodeAttention: Sendable {
     public let queries: Int
     /// Columns of the page table.
     public let maxPages: Int
-    /// Registers and local memory of the kernel.
-    public var kernel: Kernel { attention }
+    /// The compiled kernel.
+    public let kernel: Kernel
 
-    private let attention: Kernel
     private let plan: Plan
     private let workspace: Tensor
     private let counters: Tensor
@@ -62,7 +61,7 @@ public struct DecodeAttention: Sendable {
         constants["QUERIES"] = .int(queries)
         constants["SLOTS"] = .int(plan.slots)
         constants["PAGE_WARPS"] = .int(plan.pageWarps)
-        attention = try context.kernel(
+        kernel = try context.kernel(
             KernelSource("attention.cu"), entry: "attention", constants: constants,
             sharedBytes: plan.sharedBytes)
         (workspace, counters) = try KernelError.wrapping { () throws(TensorError) in
@@ -176,8 +175,8 @@ public struct DecodeAttention: Sendable {
         overlapping: Bool = true
     ) throws(KernelError) {
         let rows = requests * queries
-        try PagedKeyValues.check(pages, shape, format, attention.name)
-        try KernelShapes(attention.name)
+        try PagedKeyValues.check(pages, shape, format, kernel.name)
+        try KernelShapes(kernel.name)
             .expect("projections", projections, .bfloat16, [rows, shape.projectionWidth])
             .norms(queryNorm, keyNorm, shape)
             .expect("frequencies", frequencies, .float32, [shape.rotaryDim / 2])
@@ -185,7 +184,7 @@ public struct DecodeAttention: Sendable {
             .expect("lengths", lengths, .int32, [requests])
             .expect("attended", attended, .bfloat16, [rows, shape.heads * shape.headDim])
             .check()
-        try attention.launch(
+        try kernel.launch(
             grid: (plan.grid, 1, 1), block: plan.threads, on: stream, overlapping: overlapping,
             [
                 .tensor(projections), .optional(queryNorm), .optional(keyNorm),

@@ -47,7 +47,7 @@ public struct DecodeLinear: Sendable {
     ///   - normalised: Whether x goes through an RMSNorm first; the columns are a multiple of 8 then.
     ///   - biased: Whether a bias is added, by output element.
     ///   - inputStride: Elements from row to row of x, a multiple of 8, at least the columns.
-    ///   - outputStride: Elements from row to row of y.
+    ///   - outputStride: Elements from row to row of y, beyond every element that a slot names.
     ///   - compactStride: Elements from row to row of a second result, which has the slots side by
     ///     side, bfloat16, without bias and addition: what the other half of a factored linear reads;
     ///     `nil` for none. With ``Epilogue/store`` and ``Epilogue/add``.
@@ -62,7 +62,8 @@ public struct DecodeLinear: Sendable {
         let problem = matrix.problem(tokens: tokens, normalised: normalised)
         let stores = epilogue == .store || epilogue == .add
         guard (1...16).contains(tokens), inputStride % 8 == 0, inputStride >= matrix.columns,
-            outputStride > 0, compactStride.map({ stores && $0 >= matrix.slots.count }) ?? true,
+            outputStride >= matrix.slots.outputWidth(gated: epilogue == .swiglu),
+            compactStride.map({ stores && $0 >= matrix.slots.count }) ?? true,
             !normalised || matrix.columns % 8 == 0,
             (epilogue == .interpolatedSwiglu) == (matrix.slots.gates != nil),
             epilogue != .swiglu || matrix.slots.count % 16 == 0,
@@ -74,8 +75,8 @@ public struct DecodeLinear: Sendable {
                     \(tokens) tokens, \(matrix.slots.count) slots, \(matrix.columns) columns, rows of \
                     \(inputStride), \(outputStride) and \(compactStride ?? 0) with the epilogue \
                     \(epilogue) were asked for; it takes 1 to 16 tokens, inputs in rows of a multiple of \
-                    8, a second result beside store and add, a bias beside those and storeFloat, and \
-                    the slots made for the epilogue
+                    8, outputs in rows that hold every slot's element, a second result beside store and \
+                    add, a bias beside those and storeFloat, and the slots made for the epilogue
                     """)
         }
         let limit = Self.sharedLimit(context)
@@ -96,15 +97,8 @@ public struct DecodeLinear: Sendable {
                     """)
         }
         var constants = matrix.constants
+        constants.merge(tuning.constants(depth: depth, columns: matrix.columns)) { $1 }
         constants["TOKENS"] = .int(tokens)
-        constants["STAGE"] = .int(tuning.stage)
-        constants["GRAIN"] = .int(tuning.grain)
-        constants["CHUNK"] = .int(min(tuning.chunk, matrix.columns))
-        constants["AHEAD"] = .int(tuning.readsAhead ? 1 : 0)
-        constants["DEPTH"] = .int(depth)
-        constants["CTAS"] = .int(tuning.blocks)
-        constants["WARPS"] = .int(LinearProblem.warps)
-        constants["BULK"] = 1
         constants["PROLOGUE"] = .int(normalised ? 1 : 0)
         constants["EPILOGUE"] = .int(epilogue.rawValue)
         constants["COMPACT"] = .int(compactStride == nil ? 0 : 1)
@@ -125,14 +119,6 @@ public struct DecodeLinear: Sendable {
         self.inputStride = inputStride
         self.outputStride = outputStride
         self.compactStride = compactStride
-    }
-
-    /// Cuts of such a kernel that are worth timing, the usual one first.
-    public static func candidates(
-        _ matrix: LinearMatrix, tokens: Int, normalised: Bool = false, context: CUDAContext
-    ) -> [LinearTuning] {
-        matrix.problem(tokens: tokens, normalised: normalised).candidates(
-            multiprocessors: context.multiprocessors, limit: sharedLimit(context))
     }
 
     /// Half of a multiprocessor's shared memory where kernels overlap, so that the next one's ring
@@ -252,6 +238,17 @@ public struct DecodeLinear: Sendable {
             }
             return try result.get()
         }
+    }
+}
+
+extension LinearTuning {
+    /// What linear.cu is specialised by, of the cut.
+    fileprivate func constants(depth: Int, columns: Int) -> [String: KernelConstant] {
+        [
+            "STAGE": .int(stage), "GRAIN": .int(grain), "CHUNK": .int(min(chunk, columns)),
+            "AHEAD": .int(readsAhead ? 1 : 0), "DEPTH": .int(depth), "CTAS": .int(blocks),
+            "WARPS": .int(LinearProblem.warps),
+        ]
     }
 }
 

@@ -28,6 +28,16 @@ public struct LinearSlots: Sendable, Hashable {
         (self.count, self.rows, self.outputs, self.gates) = (count, rows, outputs, gates)
     }
 
+    /// Elements that an output row has at least: one more than the highest that is written.
+    ///
+    /// - Parameter gated: Whether pairs of slots, gate and up, give one element each.
+    func outputWidth(gated: Bool) -> Int {
+        guard let outputs else { return gated ? count / 2 : count }
+        let pairs = gates?.pairs ?? []
+        let made = stride(from: 2, to: pairs.count, by: 3).map { pairs[$0] }
+        return Int(max(outputs.max() ?? -1, made.max() ?? -1)) + 1
+    }
+
     /// Row i gives element i.
     public init(rows: Int) {
         self.init(count: rows)

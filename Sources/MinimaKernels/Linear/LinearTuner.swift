@@ -15,21 +15,25 @@ public struct LinearTuner: Sendable {
 
     private let context: CUDAContext
     private let cache: KernelCache
-    private let source: KernelSource
+    /// Hash of the card and of the kernel's source: keys begin with it.
+    private let place: String
 
     /// A tuner that remembers in the context's cache; `nil` where it has none.
     public init?(context: CUDAContext) throws(KernelError) {
         guard let cache = context.cache else { return nil }
         self.context = context
         self.cache = cache
-        source = try KernelSource("linear.cu")
+        let source = try KernelSource("linear.cu")
+        let headers = KernelSource.headers.map { $0.name + $0.text }.joined()
+        place = Self.hash(
+            "\(context.name) \(context.multiprocessors)\n\(headers)\n\(source.text)")
     }
 
     /// The cut that was found for a kind; `nil` where none was, or it is none for this kernel.
     public func known(_ kind: Kind) -> LinearTuning? {
         guard let bytes = cache.cubin(key(kind)),
             let tuning = LinearTuning(text: String(decoding: bytes, as: UTF8.self)),
-            kind.problem.allows(tuning)
+            tuning.blocks <= context.multiprocessors, kind.problem.allows(tuning)
         else { return nil }
         return tuning
     }
@@ -70,19 +74,17 @@ public struct LinearTuner: Sendable {
         }
         guard let best else {
             throw KernelError.invalidLaunch(
-                kernel: source.name, reason: "there is no cut for \(kind.problem)")
+                kernel: "linear.cu", reason: "there is no cut for \(kind.problem)")
         }
         try cache.store(Array(best.tuning.text.utf8), for: key(kind))
         return best
     }
 
-    private func key(_ kind: Kind) -> String {
+    private func key(_ kind: Kind) -> String { Self.hash("\(place) \(kind.problem)") }
+
+    private static func hash(_ text: String) -> String {
         var hash = SHA256()
-        let headers = KernelSource.headers.map { $0.name + $0.text }.joined()
-        for part in ["\(context.name) \(context.multiprocessors)", "\(kind.problem)", headers] {
-            Array(part.utf8).withUnsafeBytes { hash.update($0) }
-        }
-        Array(source.text.utf8).withUnsafeBytes { hash.update($0) }
+        Array(text.utf8).withUnsafeBytes { hash.update($0) }
         return hash.hexadecimalDigest()
     }
 }
@@ -96,7 +98,8 @@ extension LinearTuning {
         let numbers = text.split(separator: " ", omittingEmptySubsequences: false).map { Int($0) }
         guard numbers.count == 5, let stage = numbers[0], let grain = numbers[1],
             let chunk = numbers[2], let ahead = numbers[3], let blocks = numbers[4],
-            [0, 1].contains(ahead), [stage, grain, chunk, blocks].allSatisfy({ $0 > 0 })
+            [0, 1].contains(ahead),
+            [stage, grain, chunk, blocks].allSatisfy((1...1 << 24).contains)
         else { return nil }
         self.init(
             stage: stage, grain: grain, chunk: chunk, readsAhead: ahead == 1, blocks: blocks)

@@ -54,7 +54,7 @@ struct LinearProblem: Sendable, Hashable {
             : stage / 64 * tilesPerStage * (128 * bits + 16 * (64 / piece))
     }
 
-    /// Bytes of shared memory with a ring of `depth` stages; as in linear.cu.
+    /// Bytes of shared memory with a ring of `depth` stages; as in linear_geometry.cuh.
     func sharedBytes(_ tuning: LinearTuning, depth: Int) -> Int {
         func padded(_ bytes: Int) -> Int { (bytes + 127) / 128 * 128 }
         let held = min(tuning.chunk, columns)

@@ -23,6 +23,7 @@ extension DecodeBench {
             layout: CUDALayout(
                 slots: tokens, context: PagedKeyValues.pageTokens, format: format, chunk: 16,
                 buckets: [tokens]), kernels: kernels)
+        if tunesKernels { try decoder.tune([tokens], onProgress: progress) }
         let step = try decoder.makeStep(tokens)
         return try weights.layers[0].sites.compactMap { site in
             guard let module = modules.first(where: { $0.name == site.name }),

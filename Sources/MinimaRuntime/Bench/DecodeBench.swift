@@ -14,8 +14,15 @@ public struct DecodeBench {
     private let repeats: Int
     private let chunk: Int
     private let seed: UInt64
-    private let tunesKernels: Bool
+    let tunesKernels: Bool
     let progress: ProgressHandler
+
+    /// Replays of a graph that are timed together.
+    private static let replays = 4
+
+    /// Tokens of a sequence at most: prompt, timed steps and the last step's token, which is written,
+    /// too.
+    private var longest: Int { context + max(steps, Self.replays) + 1 }
 
     /// - Parameters:
     ///   - context: Tokens in the cache when the timed steps begin.
@@ -55,7 +62,7 @@ public struct DecodeBench {
     ) throws {
         let device = kernels.device
         let weights = try DecoderWeights(
-            source, kernels: kernels, context: context + steps, onProgress: progress)
+            source, kernels: kernels, context: longest, onProgress: progress)
         try device.emptyCache()
         for count in requests {
             try device.resetPeakMemory()
@@ -68,53 +75,51 @@ public struct DecodeBench {
         -> BenchResult.Run
     {
         let sizes = weights.architecture.dimensions
-        // The token of the last step is written, too.
         let layout = CUDALayout(
-            slots: count, context: context + steps + 1, format: format, chunk: chunk,
+            slots: count, context: longest, format: format, chunk: chunk,
             buckets: [CUDALayout(slots: count, context: context).largestBucket],
             tunesKernels: tunesKernels)
         let backend = try CUDABackend(
             weights, layout: layout, kernels: kernels, onProgress: progress)
         let prompt = tokens(context, vocabulary: sizes.vocabularySize)
-        var (firstToken, prefill): ([Double], [Double]) = ([], [])
-        for _ in 0..<max(repeats / 2, 2) {
-            let (first, read) = try readPrompt(prompt, backend)
-            firstToken.append(first)
-            prefill.append(read)
-        }
-        for slot in 0..<count {
+        // The first reading loads the library's kernels.
+        _ = try readPrompt(prompt, backend)
+        let firstToken = try Self.spread(
+            (0..<max(repeats / 2, 2)).map { _ in try readPrompt(prompt, backend) })
+        for slot in 1..<max(count, 1) {
             try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
         }
-        var step: [Double] = []
-        for _ in 0..<repeats { step.append(try decode(prompt, count, backend)) }
+        let step = try Self.spread((0..<repeats).map { _ in try decode(prompt, count, backend) })
         let bucket = layout.largestBucket
         let (kernelsOfStep, graph) = backend.step(bucket)
         let traffic = DecodeTraffic(
             sizes, weightBytes: weights.readBytes, cacheType: format.dtype, context: context,
             requests: count)
-        var replays: [Double] = []
-        try reset(prompt, count, backend)
-        for _ in 0..<max(repeats, 3) {
-            if let graph { replays.append(try replay(graph, backend)) }
+        let replays = try graph.map { graph in
+            try (0..<max(repeats, 3)).map { _ in
+                try reset(prompt, count, backend)
+                return try replay(graph, backend)
+            }
         }
-        try reset(prompt, count, backend)
-        let parts = try profile(kernelsOfStep, traffic: traffic, backend)
-        func spread(_ values: [Double]) -> BenchResult.Spread {
-            BenchResult.Spread(values)
-                ?? BenchResult.Spread(median: 0, lowest: 0, highest: 0, repetitions: 0)
-        }
+        // Kernels alone are timed on streams of their own, for which libraries take more memory.
+        let peak = try kernels.device.memory()?.peakAllocated
         return BenchResult.Run(
             label: label, parameters: weights.parameterCount, weightBytes: weights.byteCount,
             cacheType: format.dtype, context: context, requests: count, steps: steps,
-            step: spread(step), graph: BenchResult.Spread(replays),
-            firstToken: count == 1 ? spread(firstToken) : nil,
+            step: step, graph: replays.flatMap { BenchResult.Spread($0) },
+            firstToken: count == 1 ? firstToken : nil,
             prefill: BenchResult.Run.Prefill(
-                tokens: context, chunk: chunk, seconds: spread(prefill),
+                tokens: context, chunk: chunk, seconds: firstToken,
                 flops: sizes.prefillFlops(
                     tokens: context, linearParameters: weights.linearParameterCount)),
-            peakBytes: try kernels.device.memory()?.peakAllocated,
-            predictedMemory: backend.memory, traffic: traffic, kernels: parts,
+            peakBytes: peak, predictedMemory: backend.memory, traffic: traffic,
+            kernels: try profile(kernelsOfStep, traffic: traffic),
             settings: ["bucket": "\(bucket)"])
+    }
+
+    private static func spread(_ values: [Double]) -> BenchResult.Spread {
+        BenchResult.Spread(values)
+            ?? BenchResult.Spread(median: 0, lowest: 0, highest: 0, repetitions: 0)
     }
 
     private func tokens(_ count: Int, vocabulary: Int) -> [Int32] {
@@ -126,14 +131,13 @@ public struct DecodeBench {
         }
     }
 
-    /// Seconds to the first token, and of reading the prompt alone.
-    private func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> (Double, Double) {
+    /// Seconds from a prompt to its first token: reading it, and the logits and choice behind it.
+    private func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> Double {
         let clock = ContinuousClock()
         try backend.open(0, start(prompt))
         try backend.decoder.stream.synchronize()
         let pages = Self.pages(of: 0, backend.decoder.layout)
         let begin = clock.now
-        var read = 0.0
         for position in stride(from: 0, to: prompt.count, by: chunk) {
             let end = min(position + chunk, prompt.count)
             try backend.prefill(
@@ -142,8 +146,7 @@ public struct DecodeBench {
                     samples: end == prompt.count))
         }
         _ = try backend.collect()
-        read = (clock.now - begin).totalSeconds
-        return (read, read)
+        return (clock.now - begin).totalSeconds
     }
 
     private func start(_ prompt: [Int32]) throws -> SequenceStart {
@@ -186,22 +189,21 @@ public struct DecodeBench {
         return (clock.now - begin).totalSeconds / Double(steps)
     }
 
-    /// Seconds of one replay, without the host.
+    /// Seconds of one replay, without the host; each replay goes a token further.
     private func replay(_ graph: CUDAGraph, _ backend: CUDABackend) throws -> Double {
         let stream = backend.decoder.stream
         let (start, end) = (try CUDAEvent(on: kernels), try CUDAEvent(on: kernels))
-        let count = 4
         try start.record(on: stream)
-        for _ in 0..<count { try graph.launch(on: stream) }
+        for _ in 0..<Self.replays { try graph.launch(on: stream) }
         try end.record(on: stream)
         try end.synchronize()
-        return try end.elapsed(since: start) / 1000 / Double(count)
+        return try end.elapsed(since: start) / 1000 / Double(Self.replays)
     }
 
     /// Times the kernels of a step by name, each behind those of its name in other layers.
-    private func profile(
-        _ step: [StepKernel], traffic: DecodeTraffic, _ backend: CUDABackend
-    ) throws -> [BenchResult.Run.Kernel] {
+    private func profile(_ step: [StepKernel], traffic: DecodeTraffic) throws
+        -> [BenchResult.Run.Kernel]
+    {
         var names: [String] = []
         for kernel in step where !names.contains(kernel.name) { names.append(kernel.name) }
         return try names.filter { $0 != "begin" && $0 != "sample" }.map { name in

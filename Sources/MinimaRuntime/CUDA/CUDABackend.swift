@@ -209,13 +209,14 @@ public final class CUDABackend: DecodeBackend {
 
     /// Queues copies of pages in all layers.
     public func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        let device = decoder.kernels.device
-        let (from, to) = (try Tensor(sources).to(device), try Tensor(destinations).to(device))
-        for pages in decoder.cache.layers {
-            try decoder.keyValues.copy(pages: pages, from: from, to: to, on: decoder.stream)
+        let (device, stream) = (decoder.kernels.device, decoder.stream)
+        // Memory of this stream, which gets it back behind the kernels that read it.
+        try stream.use {
+            let (from, to) = (try Tensor(sources).to(device), try Tensor(destinations).to(device))
+            for pages in decoder.cache.layers {
+                try decoder.keyValues.copy(pages: pages, from: from, to: to, on: stream)
+            }
         }
-        // The places are read by kernels on this stream; they end when it has come here.
-        try decoder.stream.synchronize()
     }
 }
 

@@ -29,21 +29,15 @@ extension CUDADecoder {
         let normed = try buffers.normed.narrow(0, rows)
         let qkv = try buffers.qkv.narrow(0, rows)
         let attended = try buffers.attended.narrow(0, rows)
-        try norm(residual, layer.inputNorm, into: normed)
+        try norm(residual, layer.inputNorm, into: normed).queue(stream)
         try wide.qkv(normed, into: qkv, adding: false, on: stream)
         try attend(layer, index, qkv, at: position, slot: slot, into: attended)
         try wide.output(attended, into: residual, adding: true, on: stream)
-        try norm(residual, layer.postNorm, into: normed)
+        try norm(residual, layer.postNorm, into: normed).queue(stream)
         let gated = try buffers.gated.narrow(0, rows)
         let gateUp = try buffers.gateUp.narrow(0, 0..<min(count, buffers.gateUp.shape[0]))
         try wide.gateUp.gated(normed, through: gateUp, into: gated, on: stream)
         try wide.down(gated, into: residual, adding: true, on: stream)
-    }
-
-    /// RMSNorm of the residual stream.
-    func norm(_ x: Tensor, _ weight: Tensor, into out: Tensor) throws {
-        try elementwise.rmsNorm(
-            x, weight: weight, epsilon: weights.architecture.epsilon, into: out, on: stream)
     }
 
     /// Attention of a chunk over the sequence's tokens up to its own.

@@ -62,6 +62,8 @@ extension CUDADecoder {
         }
         result += layers.joined()
         result += try head(step.residual, into: step.logits)
+        // Counters are set on the default stream, for which the one that steps run on does not wait.
+        try kernels.device.synchronize()
         result.append(
             StepKernel(name: "sample", bytes: 0) { [sampling, state] stream in
                 try sampling.launch(step.logits, slots: step.rows, state: state, on: stream)
@@ -74,17 +76,15 @@ extension CUDADecoder {
     {
         let (layer, wide) = (weights.layers[index], wide[index])
         let (residual, normed) = (step.residual, step.normed)
-        var result = try narrow(
-            layer.qkv, "qkv", of: residual, norm: layer.inputNorm, into: .values(step.qkv))
-        if result == nil {
-            result = [
-                norm("norm", residual, layer.inputNorm, into: normed),
+        var kernels =
+            try narrow(
+                layer.qkv, "qkv", of: residual, norm: layer.inputNorm, into: .values(step.qkv)) ?? [
+                norm(residual, layer.inputNorm, into: normed),
                 StepKernel(name: "qkv", bytes: layer.qkv.byteCount) {
                     try wide.qkv(normed, into: step.qkv, adding: false, on: $0)
                 },
             ]
-        }
-        var kernels = (result ?? []) + [attend]
+        kernels.append(attend)
         kernels +=
             try narrow(layer.output, "o", of: step.attended, into: .stream(residual)) ?? [
                 StepKernel(name: "o", bytes: layer.output.byteCount) {
@@ -95,7 +95,7 @@ extension CUDADecoder {
             try narrow(
                 layer.gateUp, "gate_up", of: residual, norm: layer.postNorm,
                 into: .gated(step.gated, through: step.gateUp)) ?? [
-                norm("norm", residual, layer.postNorm, into: normed),
+                norm(residual, layer.postNorm, into: normed),
                 StepKernel(name: "gate_up", bytes: layer.gateUp.byteCount) {
                     try wide.gateUp.gated(normed, through: step.gateUp, into: step.gated, on: $0)
                 },
@@ -109,8 +109,9 @@ extension CUDADecoder {
         return kernels
     }
 
-    /// A site's launches through the decoding kernel, some rows at a time; `nil` where the library's
-    /// products take over.
+    /// A site's launches through the decoding kernel, some rows at a time, as many each as go evenly:
+    /// a row's sums depend on how many it is multiplied with. `nil` where the library's products take
+    /// over.
     private func narrow(
         _ site: DecoderSite, _ name: String, of x: Tensor, norm: Tensor? = nil,
         into destination: NarrowProducts.Destination
@@ -118,22 +119,27 @@ extension CUDADecoder {
         let count = x.shape[0]
         let isCoded = site.products.contains { $0.form.matrices.contains(where: \.isQuantized) }
         guard count <= (isCoded ? Self.mostCodeRows : Self.narrowRows) else { return nil }
-        let size = isCoded ? Self.narrowCodeRows : Self.narrowRows
+        let most = isCoded ? Self.narrowCodeRows : Self.narrowRows
+        let groups = (count + most - 1) / most
+        let size = (count + groups - 1) / groups
         var result: [StepKernel] = []
         for start in stride(from: 0, to: count, by: size) {
             let rows = start..<min(start + size, count)
             let products = NarrowProducts(decoder: self, tokens: rows.count)
-            result += try products.kernels(
+            let launches = try products.kernels(
                 site, name, of: x.narrow(0, rows), norm: norm,
                 into: destination.narrow(rows))
+            // A step has to read the weights once, however often it does.
+            result +=
+                start == 0
+                ? launches : launches.map { StepKernel(name: $0.name, bytes: 0, queue: $0.queue) }
         }
         return result
     }
 
-    private func norm(_ name: String, _ x: Tensor, _ weight: Tensor, into out: Tensor)
-        -> StepKernel
-    {
-        StepKernel(name: name, bytes: 0) { [elementwise, weights] stream in
+    /// RMSNorm of rows of the residual stream.
+    func norm(_ x: Tensor, _ weight: Tensor, into out: Tensor) -> StepKernel {
+        StepKernel(name: "norm", bytes: 0) { [elementwise, weights] stream in
             try elementwise.rmsNorm(
                 x, weight: weight, epsilon: weights.architecture.epsilon, into: out, on: stream)
         }
@@ -148,7 +154,7 @@ extension CUDADecoder {
         }
         let normed = try buffers.normed.narrow(0, 0..<count)
         return [
-            norm("norm", residual, weights.norm, into: normed),
+            norm(residual, weights.norm, into: normed),
             StepKernel(name: "head", bytes: weights.head.byteCount) { [weights] stream in
                 let matrix = weights.head.products[0].form.matrices[0]
                 let right = try matrix.dense(through: nil, on: stream).transpose()

@@ -12,7 +12,9 @@ extension CUDADecoder {
         defer { self.untuned = nil }
         for bucket in buckets { _ = try makeStep(bucket) }
         let kinds = untuned.all
-        for (index, (kind, launches)) in kinds.enumerated() {
+        for (index, (kind, found)) in kinds.enumerated() {
+            // Larger steps repeat the weights of the first that has the kind.
+            let launches = found.prefix(max(weights.layers.count, 1))
             try tuner.tune(kind, launches: launches.count) { tuning in
                 let kernels = try launches.map { try $0(tuning) }
                 return { stream, launch in try kernels[launch].queue(stream) }

@@ -6,7 +6,8 @@ import MinimaTensor
 /// A decoder on a CUDA device: its weights, the cache, the buffers between kernels, and per bucket the
 /// kernels of a decode step, recorded into one graph.
 ///
-/// Everything is allocated by the initialiser. One thread uses it.
+/// What depends on a step's rows is allocated as the step is made, everything else by the initialiser;
+/// nothing as steps run. One thread uses it.
 final class CUDADecoder {
     let weights: DecoderWeights
     let layout: CUDALayout

@@ -15,16 +15,18 @@ func concurrentMap<Value>(
             DedicatedThread { places.work() }
         }
         places.work()
-        // After this nobody uses `body` any more.
         for thread in others { thread.join() }
+        // A thread that has ended may hold `places` for a moment longer; `body` must not outlive this.
+        places.forget()
         return try places.results.compactMap { try $0?.get() }
     }
 }
 
-/// What the threads share: the lock guards both properties, and a place has one thread.
+/// What the threads share: the lock guards `next` and `results`, a place has one thread, and `body`
+/// is set before they start and after they have ended.
 private final class Places<Value>: @unchecked Sendable {
     private let lock = Mutex<Void>(())
-    private let body: (Int) throws -> Value
+    private var body: ((Int) throws -> Value)?
     private var next = 0
     private(set) var results: [Result<Value, any Error>?]
 
@@ -34,11 +36,15 @@ private final class Places<Value>: @unchecked Sendable {
     }
 
     func work() {
+        guard let body else { return }
         while let place = lock.withLock({ _ in take() }) {
             let result = Result { try body(place) }
             lock.withLock { _ in finish(place, result) }
         }
     }
+
+    /// Lets go of what was called for each place.
+    func forget() { body = nil }
 
     private func take() -> Int? {
         guard next < results.count else { return nil }

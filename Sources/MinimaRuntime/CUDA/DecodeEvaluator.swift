@@ -27,18 +27,19 @@ public struct DecodeEvaluator {
         var (nats, done) = (0.0, 0)
         for start in stride(from: 0, to: windows.count, by: capacity.slots) {
             let batch = Array(windows[start..<min(start + capacity.slots, windows.count)])
-            nats += try measure(batch) { step in
+            nats += try measure(batch) { tokens in
+                done += tokens
                 try progress(
-                    StageProgress(
-                        stage: "decode", done: done + batch.count * step, total: total,
-                        unit: "tokens"))
+                    StageProgress(stage: "decode", done: done, total: total, unit: "tokens"))
             }
-            done += batch.reduce(0) { $0 + max($1.count - 1, 0) }
         }
         return (nats, done)
     }
 
-    private func measure(_ windows: [[Int32]], onStep: (Int) throws -> Void) throws -> Double {
+    /// Measures at most as many windows as there are slots.
+    ///
+    /// - Parameter onTokens: Called now and then with how many tokens there were since.
+    private func measure(_ windows: [[Int32]], onTokens: (Int) throws -> Void) throws -> Double {
         let (decoder, capacity) = (backend.decoder, backend.capacity)
         let longest = windows.map(\.count).max() ?? 0
         let pages = capacity.pages(for: longest)
@@ -49,12 +50,16 @@ public struct DecodeEvaluator {
                     tokens: [window[0]], promptCount: 1, sampling: try SamplingParameters()))
         }
         let bucket = capacity.buckets.first { $0 >= windows.count } ?? capacity.slots
-        let sum = try Tensor.zeros([1], dtype: .float64, device: decoder.kernels.device)
+        let stream = decoder.stream
+        let sum = try stream.use {
+            try Tensor.zeros([1], dtype: .float64, device: decoder.kernels.device)
+        }
+        var since = 0
         for step in 0..<max(longest - 1, 0) {
             let rows = windows.indices.filter { windows[$0].count > step + 1 }
             var inputs = [Int32](repeating: 0, count: capacity.slots)
             for slot in rows { inputs[slot] = windows[slot][step] }
-            try decoder.stream.use {
+            try stream.use {
                 try HostTransfer.upload(inputs, to: decoder.state.tokens)
             }
             try backend.decode(
@@ -65,7 +70,7 @@ public struct DecodeEvaluator {
                             slot: slot, position: step,
                             pages: (first..<first + pages).map(Int32.init))
                     }, bucket: bucket))
-            try decoder.stream.use {
+            try stream.use {
                 let logits = try decoder.buffers.logits.narrow(0, 0..<rows.count)
                 let targets = try Tensor(rows.map { Int64(windows[$0][step + 1]) })
                     .to(decoder.kernels.device).unsqueeze(1)
@@ -74,9 +79,14 @@ public struct DecodeEvaluator {
                 try sum.addInPlace((total - chosen).to(dtype: .float64).sum().reshape([1]))
             }
             _ = try backend.collect()
-            if step % 64 == 0 { try onStep(step) }
+            since += rows.count
+            if step % 64 == 63 || step == longest - 2 {
+                try onTokens(since)
+                since = 0
+            }
         }
         for slot in windows.indices { backend.close(slot) }
-        return try sum.item()
+        // On the stream that adds to it: another would not wait for the last step.
+        return try stream.use { try sum.item() }
     }
 }

@@ -43,7 +43,7 @@ extension DecoderSite {
     }
 
     /// Dense matrices of consecutive outputs and the same inputs, as one each.
-    private static func stacked(_ pieces: [DecodePiece]) throws -> [DecodePiece] {
+    static func stacked(_ pieces: [DecodePiece]) throws -> [DecodePiece] {
         var result: [DecodePiece] = []
         var run: [Tensor] = []
         func flush() throws {

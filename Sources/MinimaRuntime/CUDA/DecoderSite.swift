@@ -80,14 +80,19 @@ struct DecoderSite: Sendable {
 }
 
 extension DecoderSite.Form {
-    /// Values that it gives for one token, those between its matrices among them; 0 for one matrix.
+    /// Values that it gives for one token, those between its matrices among them, for which decoding
+    /// takes a multiple of 8; 0 for one matrix.
     var results: Int {
         switch self {
         case .matrix: 0
-        case .interpolated(let rows, let coefficients, _): rows.rows + coefficients.rows
-        case .product(let inner, _): inner.rows
+        case .interpolated(let rows, let coefficients, _):
+            max(rows.rows + coefficients.rows, Self.middleWidth(rows.rows))
+        case .product(let inner, _): Self.middleWidth(inner.rows)
         }
     }
+
+    /// Values from row to row of what passes between two matrices with a bond of `rank`.
+    static func middleWidth(_ rank: Int) -> Int { (rank + 7) / 8 * 8 }
 
     /// The matrices in the order in which they are applied.
     var matrices: [SiteMatrix] {

@@ -53,7 +53,7 @@ struct DecoderWeights: Sendable {
         func part(_ part: ModelPart) throws -> any DecoderModel {
             let model = try source.loadPart(part, device: device, dtype: .bfloat16)
             guard let decoder = model as? any DecoderModel else {
-                throw RuntimeError.unsupportedFamily(try source.config.modelType, known: [])
+                throw try Self.unsupportedFamily(source)
             }
             return decoder
         }
@@ -80,12 +80,16 @@ struct DecoderWeights: Sendable {
     static func architecture(of source: any WeightSource) throws -> DecoderArchitecture {
         guard let family = try FamilyRegistry.family(source.config) as? any DecoderModel.Type
         else {
-            throw RuntimeError.unsupportedFamily(
-                try source.config.modelType,
-                known: FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
-                    .flatMap { $0.modelTypes })
+            throw try unsupportedFamily(source)
         }
         return try family.decoder(source.config)
+    }
+
+    private static func unsupportedFamily(_ source: any WeightSource) throws -> RuntimeError {
+        .unsupportedFamily(
+            try source.config.modelType,
+            known: FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
+                .flatMap { $0.modelTypes })
     }
 
     /// What attention is compiled for.

@@ -59,16 +59,13 @@ struct NarrowProducts {
         let isCut = site.products.contains { $0.inputs.count < site.inputs }
         if isCut, let weight = norm {
             let normed = try decoder.buffers.normed.narrow(0, 0..<tokens)
-            kernels.append(
-                StepKernel(name: "norm", bytes: 0) { [decoder, x] _ in
-                    try decoder.norm(x, weight, into: normed)
-                })
+            kernels.append(decoder.norm(x, weight, into: normed))
             (x, norm) = (normed, nil)
         }
-        var written: [Range<Int>] = first == .add ? [0..<site.outputs] : []
+        var written: [Range<Int>] = []
         for product in site.products {
-            let isAdding = written.contains { $0.overlaps(product.outputs) }
-            let isFirst = first != .add && !isAdding || first == .add && written.count == 1
+            // The first product of an output brings its bias, the others are added to it.
+            let isFirst = !written.contains { $0.overlaps(product.outputs) }
             written.append(product.outputs)
             var read = x
             if product.inputs.count < site.inputs {
@@ -77,13 +74,14 @@ struct NarrowProducts {
                     .reshape([-1]).narrow(0, 0..<slice.count).reshape(slice.shape)
                 read = place
                 kernels.append(
+                    // libtorch's current stream is the one that the step is queued on.
                     StepKernel(name: "columns", bytes: 0) { _ in try place.copy(from: slice) })
             }
             kernels += try launches(
                 product,
                 Task(
                     name: name, x: read, norm: norm, bias: isFirst ? site.bias : nil, y: target,
-                    epilogue: isAdding ? .add : first, isGated: site.gatesMeet))
+                    epilogue: isFirst ? first : .add, isGated: site.gatesMeet))
         }
         if case .gated(let y, let through) = destination, !site.gatesMeet {
             kernels.append(
@@ -131,7 +129,7 @@ struct NarrowProducts {
 
     /// Room for what passes between the two matrices of a product, in rows of a multiple of 8.
     private func middle(_ rank: Int) throws -> Tensor {
-        let width = (rank + 7) / 8 * 8
+        let width = DecoderSite.Form.middleWidth(rank)
         return try decoder.buffers.factored.narrow(0, 0..<tokens * width)
             .reshape([tokens, width])
     }

@@ -49,9 +49,6 @@ public struct KeyValueBudget: Sendable, Hashable {
     /// Requests of `length` tokens, prompt and new ones, that fit at one time.
     public func requests(of length: Int) -> Int { pages / max(pages(for: length), 1) }
 
-    /// Tokens that each of `requests` can have when they share the pages evenly.
-    public func length(for requests: Int) -> Int { pages / max(requests, 1) * pageTokens }
-
     /// Bytes used while `requests` of `length` tokens run, weights and all; the largest `Int` where
     /// that is more.
     public func bytes(requests: Int, of length: Int) -> Int {

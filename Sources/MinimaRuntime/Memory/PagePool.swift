@@ -13,9 +13,9 @@ public final class PagePool {
     private var holders: [Int32]
     private var freePages: [Int32]
 
-    /// A pool of `count` free pages.
+    /// A pool of `count` free pages; at most as many as page numbers, 2³¹ − 1.
     public init(count: Int, pageTokens: Int = 64) {
-        self.count = max(count, 0)
+        self.count = min(max(count, 0), Int(Int32.max))
         self.pageTokens = max(pageTokens, 1)
         holders = Array(repeating: 0, count: self.count)
         // The last is taken first, so pages are handed out in ascending order.

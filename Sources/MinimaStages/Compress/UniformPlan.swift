@@ -75,8 +75,9 @@ extension CompressionPlan {
         let stored = try StoredModel(source)
         var plan = CompressionPlan(
             version: version, model: source.path, fingerprints: [:], target: "ratio \(ratio)",
-            formats: [name], linearParametersBefore: 0, linearParametersAfter: 0,
-            linearBytesBefore: 0, linearBytesAfter: 0, damage: nil, modules: [])
+            formats: [ratio > 0 ? name : Dense.name], linearParametersBefore: 0,
+            linearParametersAfter: 0, linearBytesBefore: 0, linearBytesAfter: 0, damage: nil,
+            modules: [])
         for site in stored.sites {
             let (outputs, inputs) = (site.outputs, site.inputs)
             let dtype = site.members.first.map { stored.dtype(of: $0) } ?? .bfloat16

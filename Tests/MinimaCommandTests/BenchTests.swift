@@ -1,0 +1,157 @@
+import Foundation
+import Testing
+
+@Suite("Benchmarks from the command line")
+struct BenchTests {
+    private static let shape = ["bench", "--shape", "qwen3-8b"]
+
+    @Test(
+        "wrong usage exits with 2 and says what was found and what is right",
+        arguments: [
+            (["bench"], ["--shape", "--sizes"]),
+            (["bench", "x", "--shape", "qwen3-8b"], ["--shape", "--sizes"]),
+            (["bench", "--shape", "qwen3-8b", "--sizes", "x"], ["--shape", "--sizes"]),
+            (["bench", "--shape", "qwen3-9b"], ["qwen3-9b", "qwen3-14b, qwen3-32b, qwen3-8b"]),
+            (["bench", "x", "--weights", "dense:int4"], ["--weights", "--shape", "as they are"]),
+            (["bench", "x", "--plan", "p"], ["--plan", "--shape"]),
+            (shape + ["--plan", "p", "--weights", "dense"], ["--weights", "--plan", "both"]),
+            (shape + ["--device", "cpu"], ["--device", "cuda:N", "cpu"]),
+            (shape + ["--device", "tpu"], ["--device", "tpu"]),
+            (shape + ["--context", "0"], ["--context", "found 0", "between 1"]),
+            (shape + ["--context", "16777217"], ["--context", "found 16777217", "16777216"]),
+            (shape + ["--requests", "4", "0"], ["--requests", "found 0", "between 1 and 256"]),
+            (shape + ["--requests", "257"], ["--requests", "found 257", "between 1 and 256"]),
+            (shape + ["--requests"], ["--requests"]),
+            (shape + ["--steps", "0"], ["--steps", "found 0"]),
+            (shape + ["--steps", "many"], ["--steps", "many"]),
+            (shape + ["--repeats", "1001"], ["--repeats", "found 1001", "1000"]),
+            (shape + ["--chunk", "15"], ["--chunk", "found 15", "between 16"]),
+            (shape + ["--seed", "one"], ["--seed", "one"]),
+            (shape + ["--kv-dtype", "int4"], ["--kv-dtype", "int4", "bfloat16", "float8"]),
+            (["bench", "x", "--costs", "c"], ["--costs", "--shape"]),
+            (shape + ["--costs", "c", "--plan", "p"], ["--costs", "--weights"]),
+        ])
+    func usage(arguments: [String], hints: [String]) throws {
+        try expectUsage(arguments, hints)
+    }
+
+    @Test(
+        "ways of storing weights that do not exist",
+        arguments: [
+            ("", ["--weights"]),
+            ("dense:", ["'dense:'", "FORMAT[:SHARE][:intBITS]"]),
+            ("dense:four", ["'dense:four'", "FORMAT[:SHARE][:intBITS]"]),
+            ("dense:4", ["dense", "found a share of 4"]),
+            ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
+            ("dense:int4:0.3", ["'dense:int4:0.3'"]),
+            ("dense:int", ["'dense:int'"]),
+            ("dense:int7", ["dense", "2, 3, 4, 5, 6, 8 bits", "7 were asked for"]),
+            ("tt:0.3:int4:int4", ["'tt:0.3:int4:int4'"]),
+            ("interpolative", ["interpolative", "found none", "interpolative:0.35"]),
+            ("interpolative:int4", ["interpolative", "found none", "interpolative:0.35"]),
+            ("interpolative:1", ["interpolative", "found 1.0", "between 0 and 1"]),
+            ("lowrank:-0.2", ["lowrank", "found -0.2", "between 0 and 1"]),
+            ("lowrank:nan", ["lowrank", "found nan", "between 0 and 1"]),
+            ("svd:0.3", ["svd", "lowrank", "interpolative"]),
+            ("quantized:0.3", ["quantized", "dense", "lowrank"]),
+            ("sum:0.3", ["sum", "dense", "lowrank"]),
+        ])
+    func weights(choice: String, hints: [String]) throws {
+        try expectUsage(Self.shape + ["--weights", choice], hints)
+        // One wrong among several is found.
+        try expectUsage(Self.shape + ["--weights", "dense", choice], hints)
+    }
+
+    private func expectUsage(_ arguments: [String], _ hints: [String]) throws {
+        let outcome = try Run(arguments).wait()
+        #expect(outcome.code == 2, "\(outcome.errors)")
+        #expect(outcome.output.isEmpty)
+        #expect(outcome.errors.contains("Usage: minima bench"))
+        for hint in hints { #expect(outcome.errors.contains(hint), "\(outcome.errors)") }
+    }
+
+    /// Fails on a machine with a GPU too: it cannot have a hundred.
+    private func expectFailure(_ arguments: [String], _ hints: String...) throws {
+        let outcome = try Run(arguments).wait()
+        #expect(outcome.code == 1, "\(outcome.errors)")
+        #expect(outcome.output.isEmpty)
+        #expect(outcome.errors.contains("minima: error: "))
+        for hint in hints { #expect(outcome.errors.contains(hint), "\(outcome.errors)") }
+    }
+
+    @Test(
+        "what is stored in a way that exists is taken, as far as there is a GPU",
+        arguments: [
+            "dense", "dense:int2", "dense:int8", "interpolative:0.383", "tt:0.383:int8",
+            "lowrank:.5:int3", "blockterm:0.4",
+        ])
+    func withoutAGPU(choice: String) throws {
+        let scratch = try Scratch()
+        try expectFailure(
+            Self.shape + [
+                "--weights", choice, "--device", "cuda:99", "--out", "\(scratch.path)/b.json",
+            ], "cuda:99")
+        #expect(scratch.entries.isEmpty)
+    }
+
+    @Test("files are read before a GPU is looked for")
+    func files() throws {
+        let scratch = try Scratch()
+        let gpu = ["--device", "cuda:99"]
+        try expectFailure(["bench", "/no/model"] + gpu, "/no/model", "no such directory")
+        try expectFailure(["bench", "--sizes", "/no/model"] + gpu, "/no/model/config.json")
+        try expectFailure(Self.shape + ["--plan", "/no/plan.json"] + gpu, "/no/plan.json")
+        try expectFailure(Self.shape + ["--peer", "/no/peer.json"] + gpu, "/no/peer.json")
+        let text = try scratch.write(Array("nothing".utf8), to: "text.json")
+        let other = try scratch.write(Array("{\"kind\": \"inspection\"}".utf8), to: "other.json")
+        for option in ["--plan", "--peer"] {
+            try expectFailure(Self.shape + [option, text] + gpu, text)
+            try expectFailure(Self.shape + [option, other] + gpu, other)
+        }
+        let second = ["--peer", exampleText, "--peer", other]
+        try expectFailure(Self.shape + second + gpu, exampleText)
+        // A model that exists gets as far as the GPU.
+        try expectFailure(["bench", exampleModel] + gpu, "cuda:99")
+        try expectFailure(["bench", "--sizes", exampleModel] + gpu, "cuda:99")
+    }
+
+    @Test func help() throws {
+        let outcome = try minima("bench", "--help")
+        #expect(outcome.code == 0 && outcome.errors.isEmpty)
+        for text in [
+            "USAGE: minima bench", "--shape", "qwen3-14b, qwen3-32b, qwen3-8b", "--sizes",
+            "--weights", "FORMAT[:SHARE][:intBITS]", "Default: dense.", "--plan", "--context",
+            "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk", "--kv-dtype",
+            "--kernel-cache", "--peer", "--out", "--seed", "--device", "(default: cuda:0)",
+            "--json", "random",
+        ] {
+            #expect(outcome.output.contains(text), "\(text)")
+        }
+        #expect(try minima("--help").output.contains("bench"))
+    }
+
+    @Test("perplexity through the decoding kernels needs a GPU")
+    func decodedPerplexity() throws {
+        let eval = ["eval", exampleModel, "--text", exampleText, "--context", "32", "--decode"]
+        try expectFailure(eval + ["--device", "cuda:99"], "cuda:99")
+        for (more, hints) in [
+            (["--device", "cpu"], ["--decode", "GPU", "--device cpu"]),
+            (["--against", exampleModel], ["--decode", "--against"]),
+            (["--dtype", "float32"], ["--decode", "bfloat16", "--dtype"]),
+            (["--kv-dtype", "float16"], ["--kv-dtype", "float16", "float8"]),
+        ] {
+            let outcome = try Run(eval + more).wait()
+            #expect(outcome.code == 2 && outcome.output.isEmpty, "\(outcome.errors)")
+            for hint in hints { #expect(outcome.errors.contains(hint), "\(outcome.errors)") }
+        }
+        // No device named: an error where there is no GPU, a perplexity where there is one.
+        let outcome = try Run(eval + ["--windows", "1"]).wait()
+        if outcome.code == 0 {
+            #expect(outcome.output.contains("perplexity"))
+        } else {
+            #expect(outcome.code == 1 && outcome.output.isEmpty)
+            #expect(outcome.errors.contains("minima: error: "), "\(outcome.errors)")
+            #expect(outcome.errors.contains("cuda"), "\(outcome.errors)")
+        }
+    }
+}
