@@ -4,7 +4,7 @@ import MinimaTensor
 private enum Ops {
     static let maximum = Operator("aten::maximum")
     static let select = Operator("aten::where", "self")
-    static let bitwiseOr = Operator("aten::bitwise_or", "Scalar")
+    static let minimum = Operator("aten::minimum")
 }
 
 /// The reference of sampling, on libtorch's operators: a batch of rows of logits, each with its own
@@ -106,53 +106,51 @@ struct SamplingDraw {
                 return isFiltered ? Int64(max(Float(parameters.minP).bitPattern, 1)) : 0
             }
         ).to(dtype: .int32)
+        let ranked = try weights.sorted(1, descending: true).values
+        let rankedBits = try ranked.reinterpreted(as: .int32)
         if limits.contains(where: { $0 != nil }) {
-            let counted = try bits.maskedFill(least.isAtMost(bits).not(), 0)
-            let threshold = try Self.largest(
-                reaching: column(limits.map { Int64($0 ?? .max) }), like: least
-            ) { candidate throws(TensorError) in
-                try candidate.isAtMost(counted).sum([1], keepDims: true, dtype: .int64)
-            }
-            least = try Ops.maximum(.tensor(least), .tensor(threshold))
+            // What ties with the token of rank k stays; a row without limit keeps its last one.
+            let last = try column(limits.map { Int64(($0 ?? vocabulary) - 1) })
+            least = try Ops.maximum(.tensor(least), .tensor(rankedBits.gather(1, last)))
         }
         if all.contains(where: { $0.topP < 1 }) {
-            let masses = try (weights * 0x1p44).to(dtype: .int64)
-                .maskedFill(least.isAtMost(bits).not(), 0)
+            let masses = try (ranked * 0x1p44).to(dtype: .int64)
+                .maskedFill(least.isAtMost(rankedBits).not(), 0)
             let total = try masses.sum([1], keepDims: true)
             // top-p of the total in two 31-bit halves, as their product would pass 64 bits.
             let share = try column(all.map { Int64(($0.topP * 0x1p31).rounded()) })
             let target =
                 try total.shiftedRight(31) * share
                 + (total.and(0x7FFF_FFFF) * share).shiftedRight(31)
-            let isFree = try column(all.map { $0.topP < 1 ? 0 : 1 }).equals(1)
-            let never = try Tensor.full(
-                [1, 1], Double(Int64.max / 2), dtype: .int64, device: device)
             let one = try Tensor.ones([1, 1], dtype: .int64, device: device)
-            let goal = try Ops.select(
-                .tensor(isFree), .tensor(never), .tensor(Ops.maximum(.tensor(target), .tensor(one)))
-            )
-            let threshold = try Self.largest(reaching: goal, like: least) {
-                candidate throws(TensorError) in
-                try (masses * candidate.isAtMost(bits)).sum([1], keepDims: true)
-            }
-            least = try Ops.maximum(.tensor(least), .tensor(threshold))
+            let goal = try Ops.maximum(.tensor(target), .tensor(one))
+            // The first rank at which the sum reaches the goal.
+            let missing = try goal.isAtMost(masses.cumulativeSum(1)).not()
+                .sum([1], keepDims: true, dtype: .int64)
+            let place = try Ops.minimum(
+                .tensor(missing), .tensor(column(all.map { _ in Int64(vocabulary - 1) })))
+            let threshold = try rankedBits.gather(1, place)
+            let isFree = try column(all.map { $0.topP < 1 ? 0 : 1 }).equals(1)
+            least = try Ops.select(
+                .tensor(isFree), .tensor(least),
+                .tensor(Ops.maximum(.tensor(least), .tensor(threshold))))
         }
         return (relative, weights, least)
     }
 
-    /// Per row the largest 30-bit number (weights are at most 1) at which `measure`, which falls with
-    /// it, is still `goal` or more; 0 if none is.
-    private static func largest(
-        reaching goal: Tensor, like: Tensor,
-        _ measure: (Tensor) throws(TensorError) -> Tensor
-    ) throws(TensorError) -> Tensor {
-        var found = try Tensor.zeros(like.shape, dtype: like.dtype, device: like.device)
-        for bit in (0..<30).reversed() {
-            let candidate = try Ops.bitwiseOr(.tensor(found), .int(1 << bit))
-            let reaches = try goal.isAtMost(measure(candidate))
-            found = try Ops.select(.tensor(reaches), .tensor(candidate), .tensor(found))
+    /// ln E of each row's draws, float32 `[rows, vocabulary]`.
+    private func logDraws(vocabulary: Int) throws(TensorError) -> Tensor {
+        if device == .cpu {
+            let values = sequences.flatMap {
+                HostNoise.logDraws(
+                    seed: $0.parameters.seed, position: $0.position, vocabulary: vocabulary)
+            }
+            return try Tensor(values, shape: [sequences.count, vocabulary])
         }
-        return found
+        return try Philox.tokenWords(
+            seeds: sequences.map(\.parameters.seed), positions: sequences.map(\.position),
+            vocabulary: vocabulary, device: device
+        ).exponentialDraw().reproducibleLog()
     }
 
     /// One token per row, int64 `[rows]`.
@@ -160,10 +158,7 @@ struct SamplingDraw {
         let isGreedy = sequences.map { $0.parameters.temperature == 0 }
         if isGreedy.allSatisfy({ $0 }) { return try adjusted.argmax(-1) }
         let (relative, weights, least) = try filtered(adjusted)
-        let words = try Philox.tokenWords(
-            seeds: sequences.map(\.parameters.seed), positions: sequences.map(\.position),
-            vocabulary: adjusted.shape[1], device: device)
-        var scores = try relative - words.exponentialDraw().reproducibleLog()
+        var scores = try relative - logDraws(vocabulary: adjusted.shape[1])
         if let weights, let least {
             let kept = try least.isAtMost(weights.reinterpreted(as: .int32))
             scores = try scores.maskedFill(kept.not(), -.infinity)

@@ -78,6 +78,8 @@ final class PagedStorage {
         let storage: PagedStorage
         /// Rows of the new tokens, int64 `[batch · token]`.
         let written: Tensor
+        /// The row of the new token where there is one only.
+        let row: Int?
         let read: Reading
 
         func append(layer: Int, key: Tensor, value: Tensor) throws(TensorError) -> (
@@ -90,9 +92,15 @@ final class PagedStorage {
 
         private func append(_ storage: Tensor, _ new: Tensor) throws(TensorError) -> Tensor {
             let shape = new.shape
-            _ = try indexCopyOperator(
-                .tensor(storage), .int(0), .tensor(written),
-                .tensor(new.transpose(1, 2).reshape([-1, shape[1], shape[3]])))
+            if let row {
+                // One token: as a view, without reading where it goes from memory.
+                try storage.narrow(0, row..<row + 1).copy(
+                    from: new.reshape([1, shape[1], shape[3]]))
+            } else {
+                _ = try indexCopyOperator(
+                    .tensor(storage), .int(0), .tensor(written),
+                    .tensor(new.transpose(1, 2).reshape([-1, shape[1], shape[3]])))
+            }
             let seen =
                 switch read {
                 case .new: nil as Tensor?
@@ -138,7 +146,9 @@ final class PagedStorage {
             } else {
                 .gathered(try tensor(read))
             }
-        return Pass(storage: self, written: try tensor(written), read: reading)
+        return Pass(
+            storage: self, written: try tensor(written),
+            row: written.count == 1 ? written[0] : nil, read: reading)
     }
 }
 
