@@ -4,6 +4,7 @@ import MinimaCore
 import MinimaKernels
 import MinimaModels
 import MinimaRuntime
+import MinimaStages
 import MinimaTensor
 
 /// What computes the tokens.
@@ -126,7 +127,7 @@ struct EngineMaker: Sendable {
     }
 
     private func budget(_ decoder: Decoder?, slots: Int, longest: Int) throws -> KeyValueBudget {
-        let available = try device.memory()?.available ?? hostMemory() ?? .max
+        let available = try device.memory()?.available ?? HostMemory.available() ?? .max
         let weights = try weightBytes(dtype)
         guard let decoder else {
             return KeyValueBudget(
@@ -293,16 +294,4 @@ struct EngineMaker: Sendable {
             model, slots: plan.slots, pages: plan.pages, pageTokens: Self.pageTokens,
             prefillChunk: Self.chunk(nil))
     }
-}
-
-/// Memory that the system can give to new work, in bytes; `nil` where /proc does not say.
-private func hostMemory() -> Int? {
-    guard let bytes = try? readFile("/proc/meminfo", limit: 1 << 16) else { return nil }
-    for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
-        let words = line.split(separator: " ")
-        if words.count >= 2, words[0] == "MemAvailable:", let kibibytes = Int(words[1]) {
-            return kibibytes << 10
-        }
-    }
-    return nil
 }

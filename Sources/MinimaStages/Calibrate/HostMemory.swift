@@ -1,7 +1,7 @@
 import FoundationEssentials
 
 /// Memory of the machine that this process may still take.
-enum HostMemory {
+public enum HostMemory {
     /// `MemAvailable` of `/proc/meminfo`, capped by what the process's cgroups (v2) leave it.
     ///
     /// A cgroup leaves `memory.max` − `memory.current` and the file cache that the kernel drops
@@ -10,7 +10,7 @@ enum HostMemory {
     ///
     /// - Parameter root: The folder that holds `proc` and `sys`.
     /// - Returns: Bytes; `nil` where the kernel does not say.
-    static func available(root: String = "") -> Int? {
+    public static func available(root: String = "") -> Int? {
         let machine = lines("\(root)/proc/meminfo").lazy
             .compactMap { number(in: $0, after: "MemAvailable:") }.first
             .map { Saturating.product([$0, 1024]) }
