@@ -50,7 +50,7 @@ let package = Package(
             name: "CMinimaCUDA", exclude: ["cuda"], cSettings: [.unsafeFlags(["-std=c23"])]),
         .target(
             name: "MinimaKernels", dependencies: ["MinimaCore", "MinimaTensor", "CMinimaCUDA"]),
-        .target(name: "MinimaCheckpoint", dependencies: ["MinimaCore", "MinimaTensor"]),
+        .target(name: "MinimaCheckpoint", dependencies: ["MinimaCore"]),
         .target(name: "MinimaTokenizer", dependencies: ["MinimaCore", "CPCRE2"]),
         .target(
             name: "MinimaTemplate",

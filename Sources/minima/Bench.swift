@@ -145,7 +145,8 @@ struct Bench: ParsableCommand {
             if result == nil {
                 result = BenchResult(
                     version: Minima.versionNumber, model: shape ?? sizes ?? models[0],
-                    dimensions: try bench.dimensions(of: source), card: card, seed: seed,
+                    dimensions: try CUDABackend.architecture(of: source).dimensions, card: card,
+                    seed: seed,
                     command: commandLine,
                     versions: ["libtorch": Torch.neededVersion], runs: [])
             }

@@ -82,13 +82,7 @@ struct EngineMaker: Sendable {
     }
 
     private static func decoder(of checkpoint: Checkpoint) throws -> Decoder {
-        guard let family = try FamilyRegistry.family(checkpoint.config) as? any DecoderModel.Type
-        else {
-            let known = FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
-            throw RuntimeError.unsupportedFamily(
-                try checkpoint.config.modelType, known: known.flatMap { $0.modelTypes })
-        }
-        let architecture = try family.decoder(checkpoint.config)
+        let architecture = try CUDABackend.architecture(of: checkpoint)
         let sizes = architecture.dimensions
         return Decoder(
             sizes: sizes,

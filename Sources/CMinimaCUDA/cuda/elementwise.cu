@@ -1,9 +1,9 @@
 // Elementwise kernels of prefill and of the steps between other kernels: embedding rows, RMSNorm,
-// SwiGLU, columns picked by an index, conversions. bfloat16 in and out, arithmetic in fp32; made to
-// move each byte once. Row lengths are multiples of 8 and rows are aligned to 16 bytes, unless an
-// entry says otherwise. Constant: BLOCK, threads of a block.
+// SwiGLU, columns picked by an index. bfloat16 in and out, arithmetic in fp32; made to move each
+// byte once. Row lengths are multiples of 8 and rows are aligned to 16 bytes, unless an entry says
+// otherwise. Constant: BLOCK, threads of a block.
 //
-// Each entry rounds where transformers' modules do. Gathers and conversions are exact. RMSNorm and
+// Each entry rounds where transformers' modules do. Gathers are exact. RMSNorm and
 // SwiGLU differ from them by the order of a sum and the last bits of e^x, which can move each of
 // their two roundings by one unit in the last place: tolerance 2 x 2^-7 relative to the element.
 // compile: BLOCK=256 HIDDEN=5120
@@ -215,36 +215,4 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
             *reinterpret_cast<u32*>(out + target + column) = picked[q];
         }
     }
-}
-
-// Conversions take four elements per thread and step; the last ones, and any count, one by one.
-
-/// out = bf16(source), to nearest, ties to even. source fp32, out bf16, `count` elements, both
-/// aligned to 16 bytes. Grid: any number of blocks.
-extern "C" __global__ void __launch_bounds__(BLOCK)
-    to_bfloat16(const float* source, bf16* out, i64 count) {
-    dependents_launch();
-    dependencies_wait();
-    i64 first = (i64)blockIdx.x * BLOCK + threadIdx.x, stride = (i64)gridDim.x * BLOCK;
-#pragma unroll 4
-    for (i64 i = first; i < count / 4; i += stride) {
-        float4 a = reinterpret_cast<const float4*>(source)[i];
-        reinterpret_cast<uint2*>(out)[i] = make_uint2(to_bf16x2(a.x, a.y), to_bf16x2(a.z, a.w));
-    }
-    if (first < count % 4) out[count - 1 - first] = to_bf16(source[count - 1 - first]);
-}
-
-/// out = float(source). source bf16, out fp32, otherwise as to_bfloat16.
-extern "C" __global__ void __launch_bounds__(BLOCK)
-    to_float32(const bf16* source, float* out, i64 count) {
-    dependents_launch();
-    dependencies_wait();
-    i64 first = (i64)blockIdx.x * BLOCK + threadIdx.x, stride = (i64)gridDim.x * BLOCK;
-#pragma unroll 4
-    for (i64 i = first; i < count / 4; i += stride) {
-        uint2 a = reinterpret_cast<const uint2*>(source)[i];
-        reinterpret_cast<float4*>(out)[i] =
-            make_float4(low_float(a.x), high_float(a.x), low_float(a.y), high_float(a.y));
-    }
-    if (first < count % 4) out[count - 1 - first] = to_float(source[count - 1 - first]);
 }

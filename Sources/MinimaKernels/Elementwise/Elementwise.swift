@@ -23,8 +23,7 @@ public struct Elementwise: Sendable {
     /// Compiles what models of that hidden size need, so that no capture has to.
     public func prepare(hidden: Int) throws(KernelError) {
         for entry in [
-            "gather_rows", "swiglu_halves", "swiglu_gathered", "gather_columns", "to_bfloat16",
-            "to_float32",
+            "gather_rows", "swiglu_halves", "swiglu_gathered", "gather_columns",
         ] {
             _ = try kernel(entry)
         }
@@ -179,27 +178,6 @@ public struct Elementwise: Sendable {
                 .tensor(source), .tensor(index), .optional(residual), .tensor(out),
                 .int32(shape[0]), .int32(target[1]), .int32(shape[1]),
             ])
-    }
-
-    /// Converts between float32 and bfloat16, to nearest, ties to even.
-    ///
-    /// - Parameters:
-    ///   - source: float32 or bfloat16, its address a multiple of 16.
-    ///   - out: The other type, as many elements, likewise.
-    public func convert(
-        _ source: Tensor, into out: Tensor, on stream: CUDAStream
-    ) throws(KernelError) {
-        let narrows = source.dtype == .float32 && out.isBFloat16
-        try require(
-            "conversion",
-            (narrows || source.isBFloat16 && out.dtype == .float32) && source.count == out.count
-                && source.count > 0,
-            [source, out])
-        let blocks = (source.count + 4 * Self.block - 1) / (4 * Self.block)
-        try kernel(narrows ? "to_bfloat16" : "to_float32").launch(
-            grid: (min(blocks, 8 * context.multiprocessors), 1, 1), block: Self.block,
-            on: stream, overlapping: true,
-            [.tensor(source), .tensor(out), .int64(source.count)])
     }
 
     /// Blocks whose threads take eight columns each.

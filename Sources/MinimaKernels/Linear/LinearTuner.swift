@@ -1,4 +1,5 @@
 import MinimaCore
+import Synchronization
 
 /// The fastest cuts of linear kernels on one card, found by timing and kept beside the compiled
 /// kernels: under the card's name, the kernel's source and the kind of linear, so that none is stale.
@@ -17,6 +18,13 @@ public struct LinearTuner: Sendable {
     private let cache: KernelCache
     /// Hash of the card and of the kernel's source: keys begin with it.
     private let place: String
+    /// What the files said: many launches of a model are of one kind.
+    private let read = Memory()
+
+    /// Cuts by kind; `nil` for a kind of which none is kept.
+    private final class Memory: Sendable {
+        let cuts = Mutex<[Kind: LinearTuning?]>([:])
+    }
 
     /// A tuner that remembers in the context's cache; `nil` where it has none.
     public init?(context: CUDAContext) throws(KernelError) {
@@ -31,6 +39,16 @@ public struct LinearTuner: Sendable {
 
     /// The cut that was found for a kind; `nil` where none was, or it is none for this kernel.
     public func known(_ kind: Kind) -> LinearTuning? {
+        read.cuts.withLock { cuts in
+            if let cut = cuts[kind] { return cut }
+            let cut = kept(kind)
+            cuts[kind] = .some(cut)
+            return cut
+        }
+    }
+
+    /// What the file of a kind says.
+    private func kept(_ kind: Kind) -> LinearTuning? {
         guard let bytes = cache.cubin(key(kind)),
             let tuning = LinearTuning(text: String(decoding: bytes, as: UTF8.self)),
             tuning.blocks <= context.multiprocessors, kind.problem.allows(tuning)
@@ -77,6 +95,7 @@ public struct LinearTuner: Sendable {
                 kernel: "linear.cu", reason: "there is no cut for \(kind.problem)")
         }
         try cache.store(Array(best.tuning.text.utf8), for: key(kind))
+        read.cuts.withLock { $0[kind] = .some(best.tuning) }
         return best
     }
 

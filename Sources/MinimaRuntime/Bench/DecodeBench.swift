@@ -1,4 +1,3 @@
-import MinimaCheckpoint
 import MinimaCore
 import MinimaKernels
 import MinimaModels
@@ -47,11 +46,6 @@ public struct DecodeBench {
         self.seed = seed
         self.tunesKernels = tunesKernels
         self.progress = progress
-    }
-
-    /// The sizes of a model.
-    public func dimensions(of source: any WeightSource) throws -> DecoderDimensions {
-        try DecoderWeights.architecture(of: source).dimensions
     }
 
     /// Loads a model and measures it with each number of requests.

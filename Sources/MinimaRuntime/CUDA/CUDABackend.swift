@@ -220,6 +220,26 @@ public final class CUDABackend: DecodeBackend {
     }
 }
 
+extension CUDABackend {
+    /// The decoder that a model is; reads its configuration only.
+    ///
+    /// - Throws: `RuntimeError.unsupportedFamily` for a family whose layers the kernels do not know.
+    public static func architecture(of source: any WeightSource) throws -> DecoderArchitecture {
+        guard let family = try FamilyRegistry.family(source.config) as? any DecoderModel.Type
+        else {
+            throw try unsupportedFamily(source)
+        }
+        return try family.decoder(source.config)
+    }
+
+    static func unsupportedFamily(_ source: any WeightSource) throws -> RuntimeError {
+        .unsupportedFamily(
+            try source.config.modelType,
+            known: FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
+                .flatMap { $0.modelTypes })
+    }
+}
+
 /// What the engine on a CUDA device cannot do.
 public enum RuntimeError: Error, Hashable, CustomStringConvertible {
     case unsupportedFamily(String, known: [String])

@@ -43,7 +43,7 @@ public struct CUDALayout: Sendable, Hashable {
     }
 
     /// Pages of a sequence at full length.
-    var pagesPerSlot: Int { (context + PagedKeyValues.pageTokens - 1) / PagedKeyValues.pageTokens }
+    var pagesPerSlot: Int { PagedKeyValues.pages(forTokens: context) }
 
     /// Pages of the cache.
     var pageCount: Int { pages ?? slots * pagesPerSlot }

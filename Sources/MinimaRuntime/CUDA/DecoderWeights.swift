@@ -40,7 +40,7 @@ struct DecoderWeights: Sendable {
         _ source: any WeightSource, kernels: CUDAContext, context: Int,
         onProgress: (StageProgress) throws -> Void
     ) throws {
-        let architecture = try Self.architecture(of: source)
+        let architecture = try CUDABackend.architecture(of: source)
         if case .dynamic(_, let positions) = architecture.rope.scaling, context > positions {
             throw RuntimeError.unsupportedSize(
                 name: "the context of a model whose rotary frequencies depend on the length",
@@ -53,7 +53,7 @@ struct DecoderWeights: Sendable {
         func part(_ part: ModelPart) throws -> any DecoderModel {
             let model = try source.loadPart(part, device: device, dtype: .bfloat16)
             guard let decoder = model as? any DecoderModel else {
-                throw try Self.unsupportedFamily(source)
+                throw try CUDABackend.unsupportedFamily(source)
             }
             return decoder
         }
@@ -72,24 +72,6 @@ struct DecoderWeights: Sendable {
             headDim: architecture.dimensions.headDim, sequenceLength: context)
         frequencies = try Tensor(inverse.map { Float($0) }).to(device)
         rotaryScaling = scaling
-    }
-
-    /// The decoder that a model is.
-    ///
-    /// - Throws: `RuntimeError.unsupportedFamily`.
-    static func architecture(of source: any WeightSource) throws -> DecoderArchitecture {
-        guard let family = try FamilyRegistry.family(source.config) as? any DecoderModel.Type
-        else {
-            throw try unsupportedFamily(source)
-        }
-        return try family.decoder(source.config)
-    }
-
-    private static func unsupportedFamily(_ source: any WeightSource) throws -> RuntimeError {
-        .unsupportedFamily(
-            try source.config.modelType,
-            known: FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
-                .flatMap { $0.modelTypes })
     }
 
     /// What attention is compiled for.
