@@ -96,7 +96,7 @@ struct CUDABackendGPUTests {
     /// are those of the whole forward pass in float32.
     ///
     /// Tolerance: twice the error of libtorch's own forward pass in bfloat16, which rounds at the same
-    /// places in another order; e4m3 adds 2⁻⁵ for keys and values.
+    /// places in another order; keys and values in e4m3 add at most half a unit of its three bits, 2⁻⁴.
     @Test(arguments: ways, [KeyValueFormat.bfloat16, .float8])
     func logitsAreTheForwardPass(_ way: String, _ format: KeyValueFormat) throws {
         try compareLogits(way, format, lengths: [5, 64, 130], bucket: 4, steps: 6)
@@ -123,7 +123,7 @@ struct CUDABackendGPUTests {
             let error = try (found - expected).norm().item() / length
             let usual =
                 try (reference(rounding, sequence, from: last) - expected).norm().item() / length
-            let bound = 2 * usual + (format == .float8 ? 0x1p-5 : 0)
+            let bound = 2 * usual + (format == .float8 ? 0x1p-4 : 0)
             #expect(error <= bound, "\(way) \(format): \(error) of \(bound)")
         }
         let backend = try CUDABackend(

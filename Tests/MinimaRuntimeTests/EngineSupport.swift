@@ -149,9 +149,9 @@ final class HashBackend: DecodeBackend {
         }
     }
 
-    func collect() throws -> [SampledToken] {
+    func collect() throws -> [[SampledToken]] {
         while !work.isEmpty {
-            if let result = work.removeFirst()() { return try result.get() }
+            if let result = work.removeFirst()() { return try result.get().map { [$0] } }
         }
         violations.append("nothing was queued")
         return []
@@ -159,7 +159,7 @@ final class HashBackend: DecodeBackend {
 
     func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
-    func decodeSeconds(bucket: Int) -> Double? { seconds.decode(bucket) }
+    func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? { seconds.decode(bucket) }
     func prefillSeconds(tokens: Int, at position: Int) -> Double? {
         seconds.prefill(tokens, position)
     }

@@ -223,9 +223,9 @@ struct EngineTorchTests {
                     .init(slot: 1, position: 6, pages: [6, 7]),
                 ], bucket: 2))
         let tokens = try backend.collect()
-        #expect(tokens[0].id == tokens[1].id)
+        #expect(tokens[0][0].id == tokens[1][0].id)
         // Two rows of one batch: sums of the same numbers, perhaps in another order.
-        let difference = abs((tokens[0].logprob ?? 0) - (tokens[1].logprob ?? 1))
+        let difference = abs((tokens[0][0].logprob ?? 0) - (tokens[1][0].logprob ?? 1))
         let terms = Double(model.dimensions.hidden * (model.dimensions.layers + 1))
         #expect(Double(difference) <= terms * DType.float32.epsilon * 10)
     }

@@ -176,29 +176,30 @@ public final class CUDABackend: DecodeBackend {
     }
 
     /// Waits for the oldest step.
-    public func collect() throws -> [SampledToken] {
+    public func collect() throws -> [[SampledToken]] {
         let result = results.removeFirst()
         try result.done.synchronize()
         let tokens: [Int32] = try result.tokens.values()
         guard let logSums: [Float] = try result.logSums?.values(),
             let chosen: [Float] = try result.chosen?.values()
         else {
-            return result.slots.map { SampledToken(id: tokens[$0]) }
+            return result.slots.map { [SampledToken(id: tokens[$0])] }
         }
         let values: [Float] = try result.likeliest?.values.values() ?? []
         let ids: [Int64] = try result.likeliest?.ids.values() ?? []
         let width = values.count / max(result.slots.count, 1)
         return result.slots.enumerated().map { row, slot in
             guard let count = result.wanted[row] else {
-                return SampledToken(id: tokens[slot])
+                return [SampledToken(id: tokens[slot])]
             }
-            return SampledToken(
+            let token = SampledToken(
                 id: tokens[slot], logprob: chosen[slot] - logSums[slot],
                 alternatives: (0..<min(count, width)).map { place in
                     SampledToken.Alternative(
                         id: Int32(truncatingIfNeeded: ids[row * width + place]),
                         logprob: values[row * width + place] - logSums[slot])
                 })
+            return [token]
         }
     }
 

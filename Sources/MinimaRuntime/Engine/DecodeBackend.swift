@@ -8,6 +8,10 @@
 /// often; the engine drops that token. A synchronous backend computes at once and only keeps the
 /// results until ``collect()``.
 ///
+/// A step may also propose tokens and verify them (``DecodeBatch/draftTokens``). A draft only guesses:
+/// at every place the target's token is chosen as it would be without, from the same draw, and what was
+/// guessed wrong ends the row's step. So speculation changes how many tokens a step makes, never which.
+///
 /// All calls come from the engine's thread, which also made the backend: thread-local state of
 /// libtorch and of CUDA holds from call to call.
 public protocol DecodeBackend: AnyObject {
@@ -25,15 +29,16 @@ public protocol DecodeBackend: AnyObject {
     func prefill(_ chunk: PrefillChunk) throws
 
     /// Queues one decode step: each row's last token goes in, its next one is sampled and becomes
-    /// the slot's last. Makes one result with a token per row.
+    /// the slot's last. Makes one result with 1 to `draftTokens` + 1 tokens per row.
     ///
     /// - Throws: Nothing of the step counts then, and there will be no result for it.
     func decode(_ batch: DecodeBatch) throws
 
     /// Waits for the oldest result that has not been read, in the order of the calls that make one.
     ///
+    /// - Returns: The new tokens of each row, in order; a token that is not finite is a row's last.
     /// - Throws: What went wrong in that call on the device; the result counts as read.
-    func collect() throws -> [SampledToken]
+    func collect() throws -> [[SampledToken]]
 
     /// Ends a sequence. Work queued for it may still run.
     func close(_ slot: Int)
@@ -41,8 +46,9 @@ public protocol DecodeBackend: AnyObject {
     /// Queues copies of whole pages, `sources[i]` to `destinations[i]`, all layers.
     func copyPages(from sources: [Int32], to destinations: [Int32]) throws
 
-    /// Seconds of a decode step in `bucket` as measured or estimated; `nil` when unknown.
-    func decodeSeconds(bucket: Int) -> Double?
+    /// Seconds of a decode step in `bucket` that proposes and verifies `draftTokens` per row, as
+    /// measured or estimated; `nil` when unknown.
+    func decodeSeconds(bucket: Int, draftTokens: Int) -> Double?
 
     /// Seconds of prefilling `tokens` after `position` earlier ones; `nil` when unknown.
     func prefillSeconds(tokens: Int, at position: Int) -> Double?
@@ -50,7 +56,7 @@ public protocol DecodeBackend: AnyObject {
 
 extension DecodeBackend {
     /// Unknown.
-    public func decodeSeconds(bucket: Int) -> Double? { nil }
+    public func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? { nil }
     /// Unknown.
     public func prefillSeconds(tokens: Int, at position: Int) -> Double? { nil }
 }
@@ -76,11 +82,14 @@ public struct DecodeCapacity: Sendable, Hashable {
     /// Steps that may be queued before the first is read: 1 for a synchronous backend, 2 where the
     /// host prepares a step while another runs.
     public var queuedSteps: Int
+    /// Numbers of tokens that a step may propose per row, ascending, 0 first.
+    public var draftTokens: [Int]
 
     /// Describes a backend.
     public init(
         slots: Int, pages: Int, pageTokens: Int = 64, context: Int, vocabulary: Int,
-        prefillChunk: Int = 2048, buckets: [Int], deterministicBucket: Int, queuedSteps: Int
+        prefillChunk: Int = 2048, buckets: [Int], deterministicBucket: Int, queuedSteps: Int,
+        draftTokens: [Int] = [0]
     ) {
         self.slots = slots
         self.pages = pages
@@ -91,6 +100,7 @@ public struct DecodeCapacity: Sendable, Hashable {
         self.buckets = buckets
         self.deterministicBucket = deterministicBucket
         self.queuedSteps = queuedSteps
+        self.draftTokens = draftTokens
     }
 
     /// Pages that hold `tokens`.
@@ -150,9 +160,10 @@ public struct DecodeBatch: Sendable {
         /// The sequence's slot, which holds the token that goes in.
         public var slot: Int
         /// Where that token stands: the tokens whose keys and values are already in `pages`. The
-        /// sampled token's index in the sequence is `position + 1`.
+        /// sampled token's index in the sequence is `position + 1`. While steps with drafts are queued
+        /// whose results nobody has read, this is the least it can be, and the backend knows better.
         public var position: Int
-        /// As ``PrefillChunk/pages``, with room for `position`.
+        /// As ``PrefillChunk/pages``, with room for the highest position that the step may write.
         public var pages: [Int32]
 
         /// A row of the sequence in `slot`.
@@ -167,11 +178,14 @@ public struct DecodeBatch: Sendable {
     public var rows: [Row]
     /// One of the capacity's buckets.
     public var bucket: Int
+    /// Tokens that are proposed and verified per row, one of the capacity's ``DecodeCapacity/draftTokens``.
+    public var draftTokens: Int
 
     /// A step of `rows` in a graph made for `bucket` rows.
-    public init(rows: [Row], bucket: Int) {
+    public init(rows: [Row], bucket: Int, draftTokens: Int = 0) {
         self.rows = rows
         self.bucket = bucket
+        self.draftTokens = draftTokens
     }
 }
 

@@ -37,7 +37,8 @@ final class EngineCore {
         freeSlots = (0..<maxRunning).reversed()
         buckets = BucketTable(
             options.deterministic ? [capacity.deterministicBucket] : capacity.buckets,
-            rows: maxRunning, seconds: backend.decodeSeconds(bucket:))
+            rows: maxRunning,
+            seconds: { backend.decodeSeconds(bucket: $0, draftTokens: 0) })
         sizer = ChunkSizer(capacity, options)
         publish()
     }
@@ -144,7 +145,7 @@ final class EngineCore {
             let batch = Array(rows[start..<min(start + bucket, rows.count)])
             start += batch.count
             if decode(batch, bucket) { launches.append(batch) }
-            spent += backend.decodeSeconds(bucket: bucket) ?? 0
+            spent += backend.decodeSeconds(bucket: bucket, draftTokens: 0) ?? 0
         }
         var budget = sizer.budget(decoding: rows.count)
         for sequence in running where sequence.cached < sequence.target {
@@ -244,8 +245,8 @@ final class EngineCore {
                         "\(tokens.count) tokens came back for \(sequences.count) rows")
                 }
                 metrics.consecutiveFailures = 0
-                for (sequence, token) in zip(sequences, tokens) where !sequence.hasEnded {
-                    receive(sequence, token)
+                for (sequence, row) in zip(sequences, tokens) {
+                    for token in row where !sequence.hasEnded { receive(sequence, token) }
                 }
             } catch {
                 fail(sequences, error)

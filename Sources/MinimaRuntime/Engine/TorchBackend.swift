@@ -17,7 +17,7 @@ public final class TorchBackend: DecodeBackend {
     private let model: any LanguageModel
     private let storage: PagedStorage
     private var slots: [Slot?]
-    private var results: [[SampledToken]] = []
+    private var results: [[[SampledToken]]] = []
 
     private struct Slot {
         /// The next decode step's input.
@@ -113,7 +113,7 @@ public final class TorchBackend: DecodeBackend {
             slots[slot]?.last = token.id
             slots[slot]?.sampling.append(token.id)
         }
-        results.append(tokens)
+        results.append(tokens.map { [$0] })
     }
 
     /// Runs the layers over as many new tokens of each row.
@@ -183,7 +183,7 @@ public final class TorchBackend: DecodeBackend {
     }
 
     /// The oldest result.
-    public func collect() throws -> [SampledToken] {
+    public func collect() throws -> [[SampledToken]] {
         guard !results.isEmpty else { throw EngineError.stepFailed("nothing was queued") }
         return results.removeFirst()
     }
