@@ -19,8 +19,14 @@ static const minima_cuda_file files[] = {
     {"attention_rows.cuh", (const unsigned char[]){
 #embed "cuda/attention_rows.cuh" suffix(, 0)
     }},
+    {"attention_slices.cuh", (const unsigned char[]){
+#embed "cuda/attention_slices.cuh" suffix(, 0)
+    }},
     {"attention_stream.cuh", (const unsigned char[]){
 #embed "cuda/attention_stream.cuh" suffix(, 0)
+    }},
+    {"attention_tokens.cuh", (const unsigned char[]){
+#embed "cuda/attention_tokens.cuh" suffix(, 0)
     }},
     {"common.cuh", (const unsigned char[]){
 #embed "cuda/common.cuh" suffix(, 0)
@@ -66,6 +72,9 @@ static const minima_cuda_file files[] = {
     }},
     {"attention.cu", (const unsigned char[]){
 #embed "cuda/attention.cu" suffix(, 0)
+    }},
+    {"attention_exchange.cu", (const unsigned char[]){
+#embed "cuda/attention_exchange.cu" suffix(, 0)
     }},
     {"elementwise.cu", (const unsigned char[]){
 #embed "cuda/elementwise.cu" suffix(, 0)

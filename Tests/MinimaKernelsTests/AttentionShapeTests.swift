@@ -73,9 +73,27 @@ struct AttentionShapeTests {
         #expect(plan.slots * (try qwen3().tileBytes(format)) >= 64 << 10)
     }
 
+    /// Thread blocks wait for each other only where they are few enough to run at once, and where no
+    /// fixed parts are asked for.
+    @Test(
+        arguments: [
+            (8, 1, nil, 16), (8, 2, nil, nil), (8, 1, 512, nil), (2, 1, nil, nil), (4, 1, nil, 33),
+            (48, 1, nil, 2), (200, 1, nil, nil),
+        ] as [(Int, Int, Int?, Int?)])
+    func oneRequestExchangesItsParts(kvHeads: Int, requests: Int, split: Int?, parts: Int?) throws {
+        let shape = try AttentionShape(
+            heads: 2 * kvHeads, kvHeads: kvHeads, headDim: 128, normalisesQueriesAndKeys: true)
+        let plan = try DecodeAttention.plan(
+            shape, format: .bfloat16, queries: 1, requests: requests, maxPages: 128,
+            splitTokens: split, multiprocessors: 132, sharedPerBlock: 232_448)
+        #expect(plan.exchange?.parts == parts)
+        #expect(parts.map { plan.grid == 132 && $0 * kvHeads <= plan.grid } ?? true)
+    }
+
     struct Layout: Sendable {
         var heads, kvHeads, headDim, rotaryDim, queries: Int
         var format: KeyValueFormat
+        var requests = 1
     }
 
     static let layouts = [
@@ -84,6 +102,10 @@ struct AttentionShapeTests {
         Layout(heads: 8, kvHeads: 1, headDim: 96, rotaryDim: 32, queries: 5, format: .bfloat16),
         Layout(heads: 16, kvHeads: 1, headDim: 256, rotaryDim: 256, queries: 3, format: .float8),
         Layout(heads: 3, kvHeads: 1, headDim: 64, rotaryDim: 64, queries: 2, format: .bfloat16),
+        Layout(
+            heads: 64, kvHeads: 8, headDim: 128, rotaryDim: 128, queries: 1, format: .bfloat16,
+            requests: 2),
+        Layout(heads: 72, kvHeads: 24, headDim: 64, rotaryDim: 64, queries: 2, format: .float8),
     ]
 
     /// The sizes that Swift computes are those of the CUDA C++ code.
@@ -93,12 +115,16 @@ struct AttentionShapeTests {
             heads: layout.heads, kvHeads: layout.kvHeads, headDim: layout.headDim,
             rotaryDim: layout.rotaryDim, normalisesQueriesAndKeys: true)
         let plan = try DecodeAttention.plan(
-            shape, format: layout.format, queries: layout.queries, requests: 2, maxPages: 4,
-            splitTokens: nil, multiprocessors: 132, sharedPerBlock: 232_448)
+            shape, format: layout.format, queries: layout.queries, requests: layout.requests,
+            maxPages: 4, splitTokens: nil, multiprocessors: 132, sharedPerBlock: 232_448)
         var constants = shape.constants(layout.format)
         constants["QUERIES"] = .int(layout.queries)
         constants["SLOTS"] = .int(plan.slots)
         constants["PAGE_WARPS"] = .int(plan.pageWarps)
+        let exchange = plan.exchange
+        if let exchange { constants["PARTS"] = .int(exchange.parts) }
+        let file = exchange == nil ? "attention.cu" : "attention_exchange.cu"
+        let sharedBytes = exchange == nil ? "SHARED_BYTES" : "EXCHANGE_SHARED_BYTES"
         func compiles(_ name: String, _ claims: [String]) throws {
             let source = try KernelSource(name)
             let text = claims.map { "static_assert(\($0), \"\");\n" }.joined()
@@ -107,12 +133,12 @@ struct AttentionShapeTests {
                 constants: constants)
         }
         try compiles(
-            "attention.cu",
+            file,
             [
                 "TILE_BYTES == \(shape.tileBytes(layout.format))", "THREADS == \(plan.threads)",
-                "SHARED_BYTES == \(plan.sharedBytes)", "PART_FLOATS == \(plan.partFloats)",
+                "\(sharedBytes) == \(plan.sharedBytes)", "PART_FLOATS == \(plan.partFloats)",
                 "MAX_REQUESTS == \(DecodeAttention.mostRequests)", "PAGE == 64",
-            ])
+            ] + (exchange.map { ["KV_HEADS * PARTS * RECEIVED_BYTES == \($0.bytes)"] } ?? []))
         try compiles(
             "keyvalue.cu",
             [
@@ -120,7 +146,7 @@ struct AttentionShapeTests {
                 "QKV_WIDTH == \(shape.projectionWidth)",
             ])
         #expect(throws: KernelError.self) {
-            try compiles("attention.cu", ["SHARED_BYTES == \(plan.sharedBytes + 1)"])
+            try compiles(file, ["\(sharedBytes) == \(plan.sharedBytes + 1)"])
         }
     }
 }

@@ -148,11 +148,12 @@ struct AttentionFixture {
         }
         let result = try flat(weights.matmul(v))
         let size = try flat(weights.matmul(v.abs()))
-        // float32 sums of `dim` products for the scores, bfloat16 (or float16) weights and bfloat16
-        // results. The exponential's 2⁻²² and the sums' float32 vanish beside them.
+        // float32 sums of `dim` products for the scores; weights rounded to bfloat16 (2⁻⁸ of
+        // themselves at most) or float16 (2⁻¹¹); results rounded to bfloat16. The exponential's 2⁻²²
+        // and the sums' float32 vanish beside them.
         let largest = try q.abs().matmul(k.abs()).max().item() * shape.scale
         let scoreError = 0x1p-23 * Double(dim) * largest + 0x1p-20
-        let weightError = format == .float8 ? 0x1p-11 : 0x1p-9
+        let weightError = format == .float8 ? 0x1p-11 : 0x1p-8
         let bound = zip(result, size).map { result, size in
             (weightError + 2 * scoreError) * size * 1.01 + 0x1p-8 * abs(result) + 1e-30
         }

@@ -42,7 +42,6 @@ struct DecodeAttentionGPUTests {
                 Case(headDim: 96, rotaryDim: 32, format: format, lengths: ragged),
                 Case(headDim: 256, format: format, normalises: false, lengths: [700, 3]),
                 Case(kvHeads: 8, format: format, lengths: [8192]),
-                Case(kvHeads: 8, format: format, lengths: [1]),
                 Case(kvHeads: 8, format: format, lengths: [3000, 64, 128, 0, 5000]),
                 Case(format: format, split: 128, lengths: [3000, 64, 128, 0, 500]),
                 Case(kvHeads: 8, format: format, lengths: (1...40).map { $0 * 31 }),
@@ -50,6 +49,21 @@ struct DecodeAttentionGPUTests {
                 Case(group: 5, headDim: 64, format: format, queries: 3, lengths: [3, 65, 500]),
             ]
         }
+
+    /// Single requests, whose thread blocks exchange their parts: none, one, some and all of them
+    /// have work.
+    static let exchanges: [Case] = KeyValueFormat.allCases.flatMap { format in
+        let lengths = [0, 1, 64, 65, 1537, 8192]
+        let cases = lengths.map { Case(kvHeads: 8, format: format, lengths: [$0]) }
+        let shapes = [
+            Case(group: 1, kvHeads: 33, headDim: 64, format: format, lengths: [500]),
+            Case(group: 16, kvHeads: 8, format: format, lengths: [1000]),
+            Case(group: 2, kvHeads: 8, headDim: 96, format: format, queries: 3, lengths: [700]),
+            Case(kvHeads: 8, headDim: 256, format: format, lengths: [300]),
+            Case(kvHeads: 4, format: format, lengths: [3000]),
+        ]
+        return cases + shapes
+    }
 
     /// Attended values of all requests, whose history the pages hold.
     private func run(
@@ -83,7 +97,7 @@ struct DecodeAttentionGPUTests {
         return try AttentionFixture(shape, test.format, context, CUDAStream(on: context))
     }
 
-    @Test(arguments: cases)
+    @Test(arguments: cases + exchanges)
     func attendsLikeTheReference(_ test: Case) throws {
         let fixture = try fixture(test)
         try fixture.stream.use {

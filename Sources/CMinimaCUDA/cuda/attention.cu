@@ -56,21 +56,23 @@
 // first of every graph. The new tokens' places may be read stale; they are overwritten in shared
 // memory before use.
 //
+// A multiprocessor's registers are four parts of 16384. With 224 a warp (attention_geometry.cuh), one
+// warp in each part, a block of the next kernel fits beside this one if it has three warps of at
+// most 96 in a part.
+//
 // Reference: softmax attention in float64 over the stored pages. Tolerance per element, with S the
-// absolute sum of weights times values: 2^-8 S (weights and output rounded to bfloat16; 2^-9 S and
-// 2^-9 of the output with KV_FP8) plus 2 delta S, delta = 2^-22 DIM max |scale q k| for the scores.
+// absolute sum of weights times values: 2^-8 S (weights rounded to bfloat16; 2^-11 S with KV_FP8, to
+// float16) plus 2^-8 of the output (rounded to bfloat16) plus 2 delta S, delta = 2^-22 DIM max
+// |scale q k| for the scores.
 //
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=0 QUERIES=1 SLOTS=12 PAGE_WARPS=3
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=1 QUERIES=1 SLOTS=12 PAGE_WARPS=3
 // compile: HEADS=3 KV_HEADS=1 HEAD_DIM=64 ROTARY_DIM=32 QK_NORM=0 KV_FP8=0 QUERIES=4 SLOTS=8 PAGE_WARPS=2
-#include "attention_geometry.cuh"
-#include "attention_plan.cuh"
-#include "attention_stream.cuh"
-#include "attention_rows.cuh"
 #include "attention_parts.cuh"
-#include "attention_products.cuh"
+#include "attention_stream.cuh"
+#include "attention_tokens.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2 : 1) attention(
+extern "C" __global__ void REGISTERS_AT_MOST attention(
     const bf16* qkv, const bf16* query_norm, const bf16* key_norm, const float* frequencies,
     u8* pages, const i32* table, const i32* lengths, bf16* attended, float* workspace,
     i32* counters, i32 requests, i32 max_pages, i32 split, float epsilon, float scale,
@@ -84,18 +86,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2
     if (warp == WARPS) {
         split = chosen_split(split, lengths, requests, lane);
         find_starts(starts, split, lengths, requests, lane);
-        if (lane == 0) {
-            *(i32*)(shared + SPLIT_AT) = split;
-            for (u32 slot = 0; slot < SLOTS; slot++) {
-                mbarrier_init(full + 8 * slot, HAS_BULK_COPY ? 1 : 32);
-                mbarrier_init(empty + 8 * slot, SETS);
-            }
-            mbarrier_init_fence();
-        }
+        if (lane == 0) *(i32*)(shared + SPLIT_AT) = split;
+        if (lane == 0) init_ring(shared);
     } else {
-        // Rows and dimensions past the real ones stay zero.
-        for (u32 at = 16 * threadIdx.x; at < ANGLES_AT - QUERIES_AT; at += 16 * 32 * WARPS)
-            *(uint4*)(shared + QUERIES_AT + at) = make_uint4(0, 0, 0, 0);
+        clear_rows(shared);
     }
     __syncthreads();
 
@@ -107,12 +101,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2
     i32 end = own < blocks ? plan.start(own + 1) : 0;
 
     if (warp == WARPS) {
-        stream_tiles(shared, plan, unit, end, pages, table, max_pages, lengths, lane);
+        Filler filler;
+        u64 policy = evict_first_policy();
+        while (unit < end) {
+            Segment segment;
+            unit = plan.segment(unit, end, lengths, segment);
+            filler.fill(shared, segment, pages, table + (i64)segment.request * max_pages, policy,
+                        lane);
+        }
         return;
     }
 
     u32 set = warp / PAGE_WARPS, page_warp = warp % PAGE_WARPS;
-    u32 g = lane / 4, q = lane % 4;
     u32 query_weights[PAIRS] = {}, key_weights[PAIRS] = {};
     if (QK_NORM) {
         load_head(query_weights, query_norm, lane);
@@ -127,164 +127,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, SETS * WARP_TILES == 1 ? 2
         unit = plan.segment(unit, end, lengths, segment);
         i32 position = lengths[segment.request] - QUERIES;
         const i32* page_row = table + (i64)segment.request * max_pages;
-        float* angles = (float*)(shared + ANGLES_AT);
-        for (i32 at = threadIdx.x; at < QUERIES * (ROTARY_DIM / 2); at += 32 * WARPS) {
-            i32 query = at / (ROTARY_DIM / 2), pair = at % (ROTARY_DIM / 2);
-            float* place = angles + query * ROTARY_DIM + pair;
-            rotation(position + query, frequencies[pair], rope_scaling, place[0],
-                     place[ROTARY_DIM / 2]);
-        }
+        find_angles(shared, frequencies, position, rope_scaling);
         if (!waited) dependencies_wait();
         waited = true;
         prepare(shared, qkv, segment, segment.last * BLOCK > position, query_weights, key_weights,
                 epsilon, warp, lane);
 
         u32 queries[WARP_TILES][DIM_TILES][2];
-#pragma unroll
-        for (i32 n = 0; n < WARP_TILES; n++) {
-            const u8* rows = shared + QUERIES_AT + (set * WARP_TILES + n) * 8 * QUERY_ROW * 2;
-#pragma unroll
-            for (i32 step = 0; step < DIM_TILES; step += 2) {
-#if KV_FP8
-                const uint4* row =
-                    (const uint4*)(rows + g * QUERY_ROW * 2 + step / 4 * 128 + 32 * q);
-                uint4 words = row[step / 2 % 2];
-                queries[n][step][0] = words.x;
-                queries[n][step][1] = words.y;
-                queries[n][step + 1][0] = words.z;
-                queries[n][step + 1][1] = words.w;
-#else
-                u32 words[4];
-                load_matrices(words, shared_address(rows + lane % 8 * QUERY_ROW * 2 + step * 32
-                                                    + lane / 8 * 16));
-                queries[n][step][0] = words[0];
-                queries[n][step][1] = words[1];
-                queries[n][step + 1][0] = words[2];
-                queries[n][step + 1][1] = words[3];
-#endif
-            }
-        }
-
+        load_queries(queries, shared, set, lane);
         State state;
         state.clear();
         i32 count = segment.last - segment.first;
         i32 mine = (page_warp + PAGE_WARPS - streamed % PAGE_WARPS) % PAGE_WARPS;
         for (; mine < count; mine += PAGE_WARPS) {
-            i32 block = segment.first + mine;
-            u32 tile = 2 * (streamed + mine), slot = tile % SLOTS, parity = tile / SLOTS % 2;
-            u8* keys = shared + RING_AT + slot * TILE_BYTES;
-            u8* values = keys + TILE_BYTES;
-            bool fresh = (block + 1) * BLOCK > position;
+            u32 tile = 2 * (streamed + mine);
             // The last buffers of the segment are kept for the result.
             bool keep = MERGE_IN_RING && mine + PAGE_WARPS >= count;
-            i32 page = fresh ? page_row[block / (PAGE / BLOCK)] : 0;
-
-            mbarrier_wait(full + 8 * slot, parity);
-            if (fresh)
-                store_new(keys, tile_at(pages, page, segment.head, block, 0), shared, 0, block,
-                          position, set, page_warp, lane);
-            float scores[WARP_TILES][KEY_TILES][4] = {};
-            multiply_keys(scores, keys, queries, lane);
-#if KV_FP8
-            // A lane's keys are bytes g % 2 and g % 2 + 2 of the words of piece g / 2.
-            uint4 key_codes = load_piece(keys + SCALES_AT + 16 * (g / 2));
-            u32 key_words[4] = {key_codes.x, key_codes.y, key_codes.z, key_codes.w};
-#endif
-            __syncwarp();
-            if (lane == 0 && !keep) mbarrier_arrive(empty + 8 * slot);
-
-            mbarrier_wait(full + 8 * slot + 8, parity);
-            if (fresh)
-                store_new(values, tile_at(pages, page, segment.head, block, 1), shared, 1, block,
-                          position, set, page_warp, lane);
-            float inverse[KEY_TILES][2];
-#if KV_FP8
-            uint4 value_codes = load_piece(values + SCALES_AT + 16 * (g / 2));
-            u32 value_words[4] = {value_codes.x, value_codes.y, value_codes.z, value_codes.w};
-#endif
-#pragma unroll
-            for (i32 t = 0; t < KEY_TILES; t++)
-#pragma unroll
-                for (i32 half = 0; half < 2; half++) {
-                    float key_factor = factor, exponent = 0.0f;
-#if KV_FP8
-                    u32 shift = 8 * (g % 2) + 16 * half;
-                    u32 code = value_words[t] >> shift & 0xff;
-                    key_factor *= scale_of(key_words[t] >> shift & 0xff);
-                    exponent = (float)(i32)code - 127.0f;
-                    inverse[t][half] = inverse_scale_of(code);
-#else
-                    inverse[t][half] = 1.0f;
-#endif
-#pragma unroll
-                    for (i32 n = 0; n < WARP_TILES; n++)
-#pragma unroll
-                        for (i32 c = 0; c < 2; c++) {
-                            float& score = scores[n][t][2 * half + c];
-                            score = fmaf(score, key_factor, exponent);
-                        }
-                }
-            if (fresh) {
-#pragma unroll
-                for (i32 n = 0; n < WARP_TILES; n++)
-#pragma unroll
-                    for (i32 c = 0; c < 4; c++) {
-                        i32 column = (set * WARP_TILES + n) * 8 + 2 * q + c % 2;
-                        i32 seen = position + column / GROUP + 1 - block * BLOCK;
-#pragma unroll
-                        for (i32 t = 0; t < KEY_TILES; t++)
-                            if ((i32)key_row(t, g) + c / 2 * KEY_HALF >= seen)
-                                scores[n][t][c] = -INFINITE;
-                    }
-            }
-
-            u32 weights[WARP_TILES][KEY_TILES][2];
-#pragma unroll
-            for (i32 n = 0; n < WARP_TILES; n++) {
-                float top[2], shrink[2];
-#pragma unroll
-                for (i32 c = 0; c < 2; c++) {
-                    top[c] = fmaxf(scores[n][0][c], scores[n][0][c + 2]);
-#pragma unroll
-                    for (i32 t = 1; t < KEY_TILES; t++)
-                        top[c] = fmaxf(top[c], fmaxf(scores[n][t][c], scores[n][t][c + 2]));
-                }
-#pragma unroll
-                for (i32 offset = 4; offset < 32; offset *= 2)
-#pragma unroll
-                    for (i32 c = 0; c < 2; c++)
-                        top[c] = fmaxf(top[c], __shfl_xor_sync(ALL_LANES, top[c], offset));
-#pragma unroll
-                for (i32 c = 0; c < 2; c++) {
-                    top[c] = fmaxf(top[c], state.maximum[n][c]);
-                    float base = top[c] == -INFINITE ? 0.0f : top[c];
-                    shrink[c] = exp2_fast(state.maximum[n][c] - base);
-                    state.maximum[n][c] = top[c];
-                    float sum = state.sum[n][c] * shrink[c];
-#pragma unroll
-                    for (i32 t = 0; t < KEY_TILES; t++)
-#pragma unroll
-                        for (i32 half = 0; half < 2; half++) {
-                            float& weight = scores[n][t][2 * half + c];
-                            weight = exp2_fast(weight - base);
-                            sum = fmaf(weight, inverse[t][half], sum);
-                        }
-                    state.sum[n][c] = sum;
-                }
-#pragma unroll
-                for (i32 t = 0; t < KEY_TILES; t++)
-#pragma unroll
-                    for (i32 half = 0; half < 2; half++)
-                        weights[n][t][half] = transposed(
-                            PACK(scores[n][t][2 * half], scores[n][t][2 * half + 1]));
-#pragma unroll
-                for (i32 m = 0; m < DIM_TILES; m++)
-#pragma unroll
-                    for (i32 c = 0; c < 4; c++) state.output[n][m][c] *= shrink[c % 2];
-            }
-            multiply_values(state, values, weights, lane);
-            __syncwarp();
-            if (lane == 0 && !keep) mbarrier_arrive(empty + 8 * slot + 8);
+            attend(state, queries, shared, tile % SLOTS, tile / SLOTS % 2, keep,
+                   segment.first + mine, position, segment.head, pages, page_row, factor, set,
+                   page_warp, lane);
         }
 
         // Merge the warps that had a block (all of them if there were as many), then, in the thread

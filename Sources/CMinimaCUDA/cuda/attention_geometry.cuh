@@ -22,6 +22,12 @@
 // Where warps leave their results: in their own last buffers if these suffice.
 #define MERGE_IN_RING (PART_FLOATS * 4 <= 2 * TILE_BYTES)
 static_assert(SLOTS % (2 * PAGE_WARPS) == 0, "a buffer must stay one warp's");
+// Registers of a thread: attention.cu.
+#if SETS * WARP_TILES == 1
+#define REGISTERS_AT_MOST __maxnreg__(224)
+#else
+#define REGISTERS_AT_MOST __launch_bounds__(THREADS, 1)
+#endif
 #define INFINITE __uint_as_float(0x7f800000u)
 
 // Shared memory, in bytes.

@@ -8,6 +8,23 @@ DEVICE u32* new_row(u8* shared, i32 task) {
                               : shared + NEW_AT + (task - ROWS) * NEW_ROW);
 }
 
+/// Rows and dimensions past the real ones stay zero. All warps but the last.
+DEVICE void clear_rows(u8* shared) {
+    for (u32 at = 16 * threadIdx.x; at < ANGLES_AT - QUERIES_AT; at += 16 * 32 * WARPS)
+        *(uint4*)(shared + QUERIES_AT + at) = make_uint4(0, 0, 0, 0);
+}
+
+/// Cosines and sines of the new tokens' rotations. All warps but the last.
+DEVICE void find_angles(u8* shared, const float* frequencies, i32 position, float rope_scaling) {
+    float* angles = (float*)(shared + ANGLES_AT);
+    for (i32 at = threadIdx.x; at < QUERIES * (ROTARY_DIM / 2); at += 32 * WARPS) {
+        i32 query = at / (ROTARY_DIM / 2), pair = at % (ROTARY_DIM / 2);
+        float* place = angles + query * ROTARY_DIM + pair;
+        rotation(position + query, frequencies[pair], rope_scaling, place[0],
+                 place[ROTARY_DIM / 2]);
+    }
+}
+
 /// Queries of the segment's head to shared memory, normalised and rotated; of new tokens also keys
 /// and values as pages hold them, if the segment has their page. All warps but the last.
 DEVICE void prepare(u8* shared, const bf16* qkv, const Segment& segment, bool fresh,

@@ -2,17 +2,25 @@
 #pragma once
 #include "attention_plan.cuh"
 
-/// Streams the tiles of the thread block's segments through the ring.
-DEVICE void stream_tiles(u8* shared, const Plan& plan, i32 unit, i32 end, const u8* pages,
-                         const i32* table, i32 max_pages, const i32* lengths, u32 lane) {
+/// By one thread.
+DEVICE void init_ring(u8* shared) {
     u32 full = shared_address(shared + BARRIERS_AT), empty = full + 8 * SLOTS;
+    for (u32 slot = 0; slot < SLOTS; slot++) {
+        mbarrier_init(full + 8 * slot, HAS_BULK_COPY ? 1 : 32);
+        mbarrier_init(empty + 8 * slot, SETS);
+    }
+    mbarrier_init_fence();
+}
+
+/// The ring as the warp that fills it sees it.
+struct Filler {
     u32 slot = 0, parity = 1;
     bool reused = false;
-    u64 policy = evict_first_policy();
-    while (unit < end) {
-        Segment segment;
-        unit = plan.segment(unit, end, lengths, segment);
-        const i32* row = table + (i64)segment.request * max_pages;
+
+    /// Brings the tiles of a segment; `row` has the request's pages.
+    __device__ void fill(u8* shared, const Segment& segment, const u8* pages, const i32* row,
+                         u64 policy, u32 lane) {
+        u32 full = shared_address(shared + BARRIERS_AT), empty = full + 8 * SLOTS;
         for (i32 base = segment.first; base < segment.last; base += 32) {
             i32 own = base + (i32)lane < segment.last ? row[(base + lane) / (PAGE / BLOCK)] : 0;
             i32 count = min(32, segment.last - base);
@@ -40,4 +48,4 @@ DEVICE void stream_tiles(u8* shared, const Plan& plan, i32 unit, i32 end, const 
             }
         }
     }
-}
+};

@@ -3,7 +3,7 @@ import MinimaTensor
 
 /// Attention of a decode step of a batch, from projections to attended values: norms and rotation of
 /// queries and keys, storing of the new keys and values, softmax over each request's pages. One
-/// launch per layer; see `attention.cu`.
+/// launch per layer; see `attention.cu`, and `attention_exchange.cu` for one request.
 public struct DecodeAttention: Sendable {
     /// Requests of a launch at most.
     public static let mostRequests = 256
@@ -22,8 +22,15 @@ public struct DecodeAttention: Sendable {
     public let kernel: Kernel
 
     private let plan: Plan
-    private let workspace: Tensor
-    private let counters: Tensor
+    private let workspace: Workspace
+
+    /// What thread blocks hand each other.
+    private enum Workspace: Sendable {
+        /// float32 `[part, value]` and, for each request and head, how many parts there are so far.
+        case parts(Tensor, counters: Tensor)
+        /// What `attention_exchange.cu` sends; all bits are set between launches.
+        case exchange(Tensor)
+    }
 
     /// How a launch is laid out.
     struct Plan: Hashable {
@@ -37,7 +44,20 @@ public struct DecodeAttention: Sendable {
         var parts: Int
         /// Blocks of tokens in a part; 0 where parts follow from the batch.
         var split: Int
+        /// Of `attention_exchange.cu`, the thread blocks of a head and the bytes they exchange; `nil`
+        /// for `attention.cu`.
+        var exchange: Exchange?
         var grid: Int
+
+        /// Bytes of device memory that launches share.
+        func bytes(requests: Int, kvHeads: Int) -> Int {
+            exchange?.bytes ?? 4 * (parts * partFloats + requests * kvHeads)
+        }
+    }
+
+    struct Exchange: Hashable {
+        var parts: Int
+        var bytes: Int
     }
 
     /// Compiles the kernel and allocates what its launches share.
@@ -61,15 +81,21 @@ public struct DecodeAttention: Sendable {
         constants["QUERIES"] = .int(queries)
         constants["SLOTS"] = .int(plan.slots)
         constants["PAGE_WARPS"] = .int(plan.pageWarps)
+        if let exchange = plan.exchange { constants["PARTS"] = .int(exchange.parts) }
+        let name = plan.exchange == nil ? "attention" : "attention_exchange"
         kernel = try context.kernel(
-            KernelSource("attention.cu"), entry: "attention", constants: constants,
+            KernelSource("\(name).cu"), entry: name, constants: constants,
             sharedBytes: plan.sharedBytes)
-        (workspace, counters) = try KernelError.wrapping { () throws(TensorError) in
-            (
+        workspace = try KernelError.wrapping { () throws(TensorError) in
+            if let exchange = plan.exchange {
+                let words = exchange.bytes / 4
+                return .exchange(
+                    try Tensor.full([words], -1, dtype: .int32, device: context.device))
+            }
+            return .parts(
                 try Tensor.empty([plan.parts, plan.partFloats], device: context.device),
-                try Tensor.zeros(
-                    [requests * shape.kvHeads], dtype: .int32, device: context.device)
-            )
+                counters: try Tensor.zeros(
+                    [requests * shape.kvHeads], dtype: .int32, device: context.device))
         }
         self.plan = plan
         self.shape = shape
@@ -88,12 +114,17 @@ public struct DecodeAttention: Sendable {
             shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
             splitTokens: splitTokens, multiprocessors: context.multiprocessors,
             sharedPerBlock: context.sharedPerBlock)
-        return 4 * (plan.parts * plan.partFloats + requests * shape.kvHeads)
+        return plan.bytes(requests: requests, kvHeads: shape.kvHeads)
     }
 
     /// The shared memory that leaves room for a block of the next kernel, which loads its weights
     /// meanwhile: 112 KiB for that and 2 KiB of the system's, of 228.
     private static let ringBytes = 100 << 10
+    /// The most requests whose heads' thread blocks exchange their parts; with two it takes longer
+    /// than `attention.cu` (NOTES-attention.md).
+    private static let mostExchanging = 1
+    /// The most thread blocks of a head that do: each receives from all of them.
+    private static let mostParts = 40
 
     static func plan(
         _ shape: AttentionShape, format: KeyValueFormat, queries: Int, requests: Int,
@@ -117,12 +148,21 @@ public struct DecodeAttention: Sendable {
         let warpTiles = rows > 8 && dim <= 128 ? 2 : 1
         let sets = (rows + 8 * warpTiles - 1) / (8 * warpTiles)
         let partFloats = sets * warpTiles * 32 * (4 * (dim / 16) + 4)
+        // Thread blocks that wait for each other must be able to run at once, one on each
+        // multiprocessor.
+        let together = multiprocessors / shape.kvHeads
+        let exchanges =
+            splitTokens == nil && together <= mostParts
+            && (1...mostExchanging).contains(requests) && together > 0
+        let sliceBytes =
+            exchanges ? (2 * (dim / 16) + together - 1) / together * 256 + 64 : 0
         func shared(slots: Int, pageWarps: Int) -> Int {
             var bytes = slots * tile
             if partFloats * 4 > 2 * tile { bytes += pageWarps * partFloats * 4 }
             bytes += sets * warpTiles * 8 * (dim + 8) * 2 + 4 * queries * dim
             bytes += queries * (shape.rotaryDim / 2) * 8 + (8 * queries + 15) / 16 * 16
-            return (bytes + (mostRequests + 2) * 4 + 4 + 7) / 8 * 8 + 16 * slots
+            bytes = (bytes + (mostRequests + 2) * 4 + 4 + 7) / 8 * 8 + 16 * slots
+            return exchanges ? (bytes + 15) / 16 * 16 + sets * pageWarps * sliceBytes : bytes
         }
         let choices = (1...3).reversed().flatMap { pageWarps in
             (1...4).reversed().map { (slots: 2 * pageWarps * $0, pageWarps: pageWarps) }
@@ -145,13 +185,17 @@ public struct DecodeAttention: Sendable {
         // Where heads are more than multiprocessors, the next kernel's weights matter less than that
         // one thread block loads while the other merges.
         let grid = (requests * shape.kvHeads > multiprocessors ? 2 : 1) * multiprocessors
+        let received = together * sets * pageWarps * warpTiles * sliceBytes
+        let exchange =
+            exchanges
+            ? Exchange(parts: together, bytes: shape.kvHeads * together * received) : nil
         return Plan(
             slots: slots, pageWarps: pageWarps, threads: 32 * (pageWarps * sets + 1),
             sharedBytes: shared(slots: slots, pageWarps: pageWarps), partFloats: partFloats,
             parts: split == 0
                 ? 2 * grid
                 : requests * shape.kvHeads * ((blocks + split - 1) / split),
-            split: split, grid: grid)
+            split: split, exchange: exchange, grid: grid)
     }
 
     /// Queues a layer's attention.
@@ -184,15 +228,23 @@ public struct DecodeAttention: Sendable {
             .expect("lengths", lengths, .int32, [requests])
             .expect("attended", attended, .bfloat16, [rows, shape.heads * shape.headDim])
             .check()
+        var arguments: [KernelArgument] = [
+            .tensor(projections), .optional(queryNorm), .optional(keyNorm), .tensor(frequencies),
+            .tensor(pages), .tensor(table), .tensor(lengths), .tensor(attended),
+        ]
+        switch workspace {
+        case .parts(let parts, let counters):
+            arguments += [
+                .tensor(parts), .tensor(counters), .int32(requests), .int32(maxPages),
+                .int32(plan.split),
+            ]
+        case .exchange(let space):
+            arguments += [.tensor(space), .int32(requests), .int32(maxPages)]
+        }
+        arguments += [.float(shape.epsilon), .float(shape.scale), .float(shape.ropeScaling)]
         try kernel.launch(
             grid: (plan.grid, 1, 1), block: plan.threads, on: stream, overlapping: overlapping,
-            [
-                .tensor(projections), .optional(queryNorm), .optional(keyNorm),
-                .tensor(frequencies), .tensor(pages), .tensor(table), .tensor(lengths),
-                .tensor(attended), .tensor(workspace), .tensor(counters), .int32(requests),
-                .int32(maxPages), .int32(plan.split), .float(shape.epsilon), .float(shape.scale),
-                .float(shape.ropeScaling),
-            ])
+            arguments)
     }
 }
 
