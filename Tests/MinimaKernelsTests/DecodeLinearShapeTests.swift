@@ -7,11 +7,12 @@ import Testing
 struct DecodeLinearShapeTests {
     private func problem(
         bits: Int, slots: Int, columns: Int, tokens: Int, normalised: Bool = false,
-        lookedUp: Int = 4
+        lookedUp: Int = 4, tilesPerStage: Int? = nil
     ) -> LinearProblem {
         LinearProblem(
             bits: bits, slots: slots, columns: columns, tokens: tokens, normalised: normalised,
-            tilesPerStage: bits == 16 ? 1 : 2, piece: 64, lookedUp: bits == 4 ? lookedUp : 0)
+            tilesPerStage: tilesPerStage ?? (bits == 16 ? 1 : 2), piece: 64,
+            lookedUp: bits == 4 ? lookedUp : 0)
     }
 
     @Test func gatesStandAboveTheirUps() throws {
@@ -116,7 +117,7 @@ struct DecodeLinearShapeTests {
         }
         #expect(bytes(16, 1024, depth: 3) == 111_744)
         #expect(bytes(4, 1024, depth: 3) == 98_176)
-        #expect(bytes(8, 512, depth: 5) == 97_920)
+        #expect(bytes(8, 512, depth: 6) == 113_280)
     }
 
     /// Half of the shared memory of an H200, an A100's and a workstation's multiprocessor.
@@ -159,6 +160,9 @@ struct DecodeLinearShapeTests {
         #expect(cut(16, 51_200, 5120, 8) == expected(1280, 640, 1280))
         #expect(cut(8, 10_240, 5120, 1) == expected(512, 512, 5120))
         #expect(cut(8, 5120, 25_600, 8) == expected(512, 512, 2560))
+        let small = problem(bits: 8, slots: 2944, columns: 25_600, tokens: 1, tilesPerStage: 1)
+            .tuning(multiprocessors: 132, limit: 115_712)
+        #expect(small == expected(1024, 256, 25_600))
         #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(4, 5120, 25_600, 1) == expected(1024, 1024, 5120, ahead: true))
     }

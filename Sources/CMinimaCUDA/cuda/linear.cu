@@ -7,13 +7,22 @@
 // around a ring of DEPTH stages in shared memory, and a finisher warp. The consumers split a
 // stage's columns; the finisher adds what they have of a tile. Of a tile cut between two blocks the
 // last to come adds both parts, of one cut more often all, in the order of the blocks: results
-// depend on neither timing nor, with the same constants, on T. Where x does not fit into shared
-// memory, a block goes through its run once for every CHUNK columns and keeps the sums of its tiles
-// in the workspace.
+// depend on neither timing nor other tokens nor, with the same constants, on T (with codes of 8
+// bits T = 1 and T = 2 each add in an order of their own). Where x does not fit into shared memory, a
+// block goes through its run once for every CHUNK columns and keeps the sums of its tiles in the
+// workspace.
+//
+// Codes of 8 bits are multiplied by integer tensor cores as they are, s + 1/2 with s = c - 128: of
+// each token and piece of PIECE columns x becomes 16-bit multiples of its largest magnitude /
+// 32512, a high and a low byte, two columns of the operand B. One or two tokens leave columns free;
+// there B holds several pieces side by side, whose sums of integers are turned into floats and
+// scaled at once.
 //
 // Nothing that precedes in the stream is touched before griddepcontrol.wait; W is, so the ring is
 // full by then. Launched with programmatic dependent launch, two kernels share a multiprocessor if
-// each takes at most half of its shared memory.
+// each takes at most half of its shared memory and both fit into the registers of each of its four
+// quarters, 16384: a block here has 10 warps, three of them on some quarters, of at most 96
+// registers (9216), which leaves a neighbour with one warp a quarter 224.
 //
 // Prologue: x as it is, or RMSNorm(x): bf16(bf16(x · rsqrt(mean(x²) + epsilon)) · norm).
 // Epilogues, v the float sum, o = outputs[slot] (or the slot; -1: nothing):
@@ -38,9 +47,10 @@
 //   AHEAD           1: two chunks of x are held, one on its way while one is used; 0: one
 //   CTAS CHUNK      blocks; columns of x held at a time, a multiple of GRAIN and of 64, or COLUMNS
 //   TILES_PER_STAGE tiles of 16 slots that share a stage: 1 (bf16), 1 or 2 (codes)
-//   PIECE           columns per scale: 32 or 64 (codes). FACTOR: of all levels (codes)
+//   PIECE           columns per scale: 32 or 64 (codes)
+//   FACTOR          of all levels (codes); 8 bits: 1/255
 //   LOOKED_UP       of four words of codes, how many go through the table in shared memory (4 bits)
-//   WARPS           consumer warps: 8, or 16 with codes
+//   WARPS           consumer warps: 8, or 16 with codes; a multiple of 4 for each tile of a stage
 //   PROLOGUE (0, 1) EPILOGUE (0…4 in the order above) COMPACT BIAS ROW_TABLE OUTPUT_TABLE (0, 1)
 //   X_STRIDE Y_STRIDE P_STRIDE   elements from token to token; X_STRIDE a multiple of 8
 // Grid CTAS, block 32 · (WARPS + 2), dynamic shared memory as in linear_geometry.cuh
@@ -56,18 +66,21 @@
 // PROLOGUE. sm_80 or newer; bulk copies from sm_90 on.
 // Reference: x · W^T in float64 of the bf16 (or decoded) values. Tolerance: float sums of COLUMNS
 // products of one rounding each, |error| <= 2^-23 · COLUMNS · sum |w x| at worst, plus half a unit
-// of the result's last place (2^-9 · |v|) per rounding named above; codes of 4 bits add the
-// rounding of a level to bfloat16, 2^-9 · |w x| per product.
+// of the result's last place (at most 2^-8 · |v|) per rounding named above. Codes of 4 bits add the
+// rounding of a level to bfloat16, at most 2^-8 · |w x| per product; codes of 8 bits that of x to
+// an integer, |w| · (largest |x| of the piece) / 65024 · (1 + 2^-6) per product, and nothing else:
+// sums of a piece are exact.
 // compile: WEIGHT=16 ROWS=10240 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=1 EPILOGUE=0 COMPACT=1 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=5120 Y_STRIDE=10240 P_STRIDE=10240
 // compile: WEIGHT=16 ROWS=2330 COLUMNS=2790 PITCH=2792 TOKENS=11 STAGE=256 GRAIN=128 DEPTH=5 CTAS=132 CHUNK=1024 AHEAD=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=0 EPILOGUE=4 COMPACT=0 BIAS=0 ROW_TABLE=1 OUTPUT_TABLE=1 X_STRIDE=2792 Y_STRIDE=25600 P_STRIDE=0
-// compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0078 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0
+// compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0
+// compile: WEIGHT=8 ROWS=2944 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=256 DEPTH=3 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2944
+// compile: WEIGHT=8 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0
 // compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 FACTOR=1.0 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
 // compile: WEIGHT=4 ROWS=1001 COLUMNS=1000 PITCH=1000 TOKENS=3 STAGE=256 GRAIN=64 DEPTH=4 CTAS=7 CHUNK=1000 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=2 FACTOR=1.0 PROLOGUE=0 EPILOGUE=1 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1000 Y_STRIDE=1001 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
 #include "linear_geometry.cuh"
 #include "linear_ring.cuh"
 #include "linear_input.cuh"
 #include "linear_products.cuh"
-#include "linear_finisher.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, float epsilon,
@@ -117,6 +130,8 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #if PROLOGUE
         statistics(x, epsilon, inverse);
         normalise(norm, 0, inverse);
+#elif WEIGHT == 8
+        convert(0);
 #endif
     }
     barrier_sync(CONSUMER_BARRIER, CONSUMERS);
@@ -126,8 +141,14 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
     store_pairs(x, (bf16*)y, pairs, pairCount);
 #endif
 
+#if WEIGHT == 8
+    Place place;
+#else
+    const i32 place = lane;
+#endif
     Sums sums = {};
     // An uneven stage begins with warp `turn`, the one after the last of the uneven stage before.
+    const i32 member = warp / (WARPS / TILE_WARPS);
     i32 slot = 0, tiles = 0, turn = 0;
     u32 parity = 0;
     for (i32 chunk = 0; chunk < CHUNKS; ++chunk) {
@@ -135,11 +156,17 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
             load_x(x, chunk);
 #if PROLOGUE
             normalise(norm, chunk, inverse);
+#elif WEIGHT == 8
+            convert(chunk);
 #endif
             barrier_sync(CONSUMER_BARRIER, CONSUMERS);
             request_after(x, chunk);
         }
+#if WEIGHT == 8
+        const u32 xStart = place.start(chunk);
+#else
         const u32 xStart = x_address() + (x_offset(chunk) - X_AT);
+#endif
         for (i32 unit = begin; unit < stop;) {
             Segment segment(unit, stop, chunk);
             unit += segment.units;
@@ -151,10 +178,10 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
                 const u32 from = ring + slot * STAGE_BYTES;
                 mbarrier_wait(full_barrier(slot), parity);
                 if (EVEN && (ALL_FULL || columns == STAGE)) {
-                    accumulate<true>(sums, from, at, STAGE, warp, lane, empty_barrier(slot));
+                    accumulate<true>(sums, from, at, STAGE, member, place, empty_barrier(slot));
                 } else {
-                    const i32 first = (warp - turn) & (WARPS - 1);
-                    accumulate<false>(sums, from, at, columns, first, lane, empty_barrier(slot));
+                    const i32 first = (member - turn) & (TILE_WARPS - 1);
+                    accumulate<false>(sums, from, at, columns, first, place, empty_barrier(slot));
                     turn += (columns + STEP - 1) / STEP;
                 }
                 segment.advance(columns);
@@ -165,6 +192,10 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
             }
             const i32 buffer = tiles & 1;
             if (tiles >= 2) mbarrier_wait(taken_barrier(buffer), (tiles / 2 - 1) & 1);
+#if WEIGHT == 8
+            shelve(sums, (Four*)(shared + SUMS_AT)
+                             + (buffer * WARPS + warp) * (WARP_SETS * SET_LANES));
+#else
             Four* shelf = (Four*)(shared + SUMS_AT) + (buffer * WARPS + warp) * (SETS * SET_LANES)
                 + lane / 4 * PAIRS + (lane & 3);
 #pragma unroll
@@ -174,6 +205,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
                     shelf[set * SET_LANES] = Four{{own[0], own[1], own[2], own[3]}};
                 own[0] = own[1] = own[2] = own[3] = 0.0f;
             }
+#endif
             __syncwarp();
             if (lane == 0) mbarrier_arrive(summed_barrier(buffer));
             tiles += 1;

@@ -68,13 +68,29 @@ DEVICE void fill_table() {
 }
 #endif
 #else
-/// Two signed bytes, at the bits 0 and 16, as bfloat16: (128 + low bits) - (128 or 256).
-DEVICE u32 integers(u32 word) {
-    const u32 low = (word & 0x007f007f) | 0x43004300;
-    const u32 sign = (word & 0x00800080) | 0x43004300;
-    u32 difference;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(sign), "r"(0xbf80bf80), "r"(low));
-    return difference;
+/// c [16, 8] += a [16, 32] · b [32, 8], signed bytes into integers; lanes as with bfloat16, four
+/// bytes where two values were.
+DEVICE void multiply_add(i32 (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+/// A lane's codes of one block of 16 slots and 64 columns: signed bytes s that stand for s + 1/2,
+/// as they are the operands A of two times 32 columns.
+struct Codes {
+    u32 a[2][4];
+
+    DEVICE void load(const u8* block, i32 lane) {
+        const Eight* from = (const Eight*)block + lane;
+#pragma unroll
+        for (i32 half = 0; half < 2; ++half) {
+            const Eight four = from[half * 32];
+#pragma unroll
+            for (i32 i = 0; i < 4; ++i) a[half][i] = four.pairs[i];
+        }
+    }
+};
 #endif
 #endif

@@ -93,11 +93,17 @@ DEVICE void gather(const Four* shelf, Four (&totals)[SETS]) {
     const i32 lane = threadIdx.x & 31, pair = lane & 3;
 #pragma unroll
     for (i32 set = 0; set < SETS; ++set) {
+        // Of the tile's warp w.
+        const auto part = [&](i32 w) {
+            return TILE_WARPS == WARPS ? (w * SETS + set) * SET_LANES
+                                       : ((w * TILES_PER_STAGE + set / TOKEN_SETS) * TOKEN_SETS
+                                          + set % TOKEN_SETS) * SET_LANES;
+        };
         Four quarters[4] = {};
         if (PAIRS == 1) {
 #pragma unroll
-            for (i32 w = 0; w < WARPS; w += 4)
-                quarters[0].add(shelf[((w + pair) * SETS + set) * SET_LANES + lane / 4]);
+            for (i32 w = 0; w < TILE_WARPS; w += 4)
+                quarters[0].add(shelf[part(w + pair) + lane / 4]);
 #pragma unroll
             for (i32 offset = 1; offset < 4; offset *= 2) {
 #pragma unroll
@@ -106,8 +112,8 @@ DEVICE void gather(const Four* shelf, Four (&totals)[SETS]) {
             }
         } else if (pair < PAIRS) {
 #pragma unroll
-            for (i32 w = 0; w < WARPS; ++w)
-                quarters[w % 4].add(shelf[(w * SETS + set) * SET_LANES + lane / 4 * PAIRS + pair]);
+            for (i32 w = 0; w < TILE_WARPS; ++w)
+                quarters[w % 4].add(shelf[part(w) + lane / 4 * PAIRS + pair]);
             quarters[0].add(quarters[1]);
             quarters[2].add(quarters[3]);
             quarters[0].add(quarters[2]);
@@ -151,7 +157,8 @@ DEVICE void finish_run(const Destination& to, float factor, float* workspace, u6
             }
             mbarrier_wait(summed_barrier(buffer), parity);
             Four totals[SETS];
-            gather((const Four*)(shared + SUMS_AT) + buffer * (WARPS * SETS * SET_LANES), totals);
+            gather((const Four*)(shared + SUMS_AT) + buffer * (WARPS * WARP_SETS * SET_LANES),
+                   totals);
             __syncwarp();
             if (lane == 0) mbarrier_arrive(taken_barrier(buffer));
             parity ^= buffer;

@@ -38,6 +38,11 @@ constexpr i32 LONGER_RUNS = UNITS % CTAS;
 // Parts of a tile's sums: one for each of its 16-slot tiles and token sets.
 constexpr i32 SETS = TILES_PER_STAGE * TOKEN_SETS;
 constexpr i32 SET_LANES = 8 * PAIRS;
+// Consumer warps of a tile of 16 slots. With 8 bits the tiles of a stage go to the warps in turn,
+// and a warp has its own tile's sets only.
+constexpr i32 TILE_WARPS = WEIGHT == 8 ? WARPS / TILES_PER_STAGE : WARPS;
+constexpr i32 WARP_SETS = WEIGHT == 8 ? TOKEN_SETS : SETS;
+static_assert(TILE_WARPS % 4 == 0, "warps are gathered by fours");
 
 #if WEIGHT == 16
 constexpr i32 ROW_BYTES = STAGE * 2 + 16;
@@ -50,6 +55,8 @@ constexpr i32 SCALE_BYTES = 16 * (64 / PIECE);
 constexpr i32 BLOCK_BYTES = TILES_PER_STAGE * (CODE_BYTES + SCALE_BYTES);
 constexpr i32 BLOCKS_PER_TILE = (COLUMNS + 63) / 64;
 constexpr i32 STAGE_BYTES = STAGE / 64 * BLOCK_BYTES;
+// Pieces of a block of 64 columns.
+constexpr i32 PIECES = 64 / PIECE;
 #endif
 constexpr i32 X_COLUMNS = ROUND_UP(MINIMUM(CHUNK, COLUMNS), 64);
 constexpr i32 X_PITCH = X_COLUMNS * 2 + 16;
@@ -65,13 +72,20 @@ constexpr i32 TABLE_BYTES = 0;
 constexpr i32 BARRIERS_AT = TABLE_AT + TABLE_BYTES;
 constexpr i32 BARRIER_BYTES = ROUND_UP((2 * DEPTH + 5) * 8, 128);
 constexpr i32 SUMS_AT = BARRIERS_AT + BARRIER_BYTES;
-constexpr i32 SUM_BYTES = 2 * WARPS * SETS * SET_LANES * 16;
+constexpr i32 SUM_BYTES = 2 * WARPS * WARP_SETS * SET_LANES * 16;
 constexpr i32 STATISTICS_AT = SUMS_AT + SUM_BYTES;
 constexpr i32 STATISTIC_BYTES = PROLOGUE ? ROUND_UP(TOKENS * WARPS * 4, 128) : 0;
 constexpr i32 X_AT = STATISTICS_AT + STATISTIC_BYTES;
 constexpr i32 X_BYTES = ROUND_UP(TOKENS * X_PITCH, 128);
 constexpr i32 X_BUFFERS = CHUNKS > 1 && AHEAD ? 2 : 1;
-constexpr i32 RING_AT = X_AT + X_BUFFERS * X_BYTES;
+constexpr i32 PIECES_AT = X_AT + X_BUFFERS * X_BYTES;
+#if WEIGHT == 8
+// Of x in integers: the scale and the sum of each token's pieces.
+constexpr i32 PIECES_PITCH = X_COLUMNS / PIECE * 8;
+constexpr i32 RING_AT = PIECES_AT + ROUND_UP(TOKENS * PIECES_PITCH, 128);
+#else
+constexpr i32 RING_AT = PIECES_AT;
+#endif
 
 extern __shared__ __align__(128) u8 shared[];
 

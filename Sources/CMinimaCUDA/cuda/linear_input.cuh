@@ -1,6 +1,86 @@
-// x in shared memory, chunk by chunk, as it is or normalised; by the consumer warps.
+// x in shared memory, chunk by chunk, as it is or normalised; by the consumer warps. Beside codes
+// of 8 bits in integers: of each token and piece of PIECE columns 16-bit multiples of one scale, in
+// two planes of signed bytes.
 #pragma once
+#include "linear_codes.cuh"
 #include "linear_ring.cuh"
+
+#if WEIGHT == 8
+/// What a piece of a token's columns is multiplied with, and the sum of its integers.
+struct alignas(8) Piece {
+    float scale;
+    i32 sum;
+};
+
+/// The larger of each pair; NaN if either is.
+DEVICE u32 larger(u32 a, u32 b) {
+    u32 both;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+    return both;
+}
+
+/// Without the columns from `left` on.
+DEVICE Eight without_rest(Eight values, i32 left) {
+    if (COLUMNS % 8 != 0 && left < 8) {
+#pragma unroll
+        for (i32 k = 0; k < 4; ++k)
+            values.pairs[k] = 2 * k + 1 < left ? values.pairs[k]
+                : 2 * k < left                 ? values.pairs[k] & 0xffff
+                                               : 0;
+    }
+    return values;
+}
+
+/// Stores eight columns of a token, of which neighbouring lanes have the rest of the piece: 256 ·
+/// high + low = rint(value / scale), scale = the piece's largest magnitude / 32512. In a block of
+/// 64 columns (128 bytes, `high` first) column 32j + 8q + 4h + i is byte 16q + 8j + 4h + i, so that
+/// a lane finds its operands B together. `used`: whether there is such a vector.
+DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const Eight& values) {
+    u32 top = values.pairs[0] & 0x7fff7fff;
+#pragma unroll
+    for (i32 k = 1; k < 4; ++k) top = larger(top, values.pairs[k] & 0x7fff7fff);
+    top = larger(top, permute(top, 0, 0x1032));
+#pragma unroll
+    for (i32 offset = 1; offset < PIECE / 8; offset *= 2)
+        top = larger(top, __shfl_xor_sync(0xffffffffu, top, offset));
+    // A piece so small is 0; NaN stays.
+    const float most = low_float(top) < 1e-30f ? 0.0f : low_float(top);
+    const float inverse = most == 0.0f ? 0.0f : __fdividef(32512.0f, most);
+    u32 integers[8], rounded[8];
+#pragma unroll
+    for (i32 k = 0; k < 8; ++k) {
+        const u32 pair = values.pairs[k / 2];
+        const float value = k % 2 == 0 ? low_float(pair) : high_float(pair);
+        // 1.5 · 2^23 and the nearest integer, and 128 more, whose second byte is `high`.
+        integers[k] = __float_as_uint(fmaf(value, inverse, 12582912.0f));
+        rounded[k] = __float_as_uint(fmaf(value, inverse, 12583040.0f));
+    }
+    u32 low[2], high[2];
+    i32 lows = 0, highs = 0;
+#pragma unroll
+    for (i32 h = 0; h < 2; ++h) {
+        low[h] = permute(permute(integers[4 * h], integers[4 * h + 1], 0x0040),
+                         permute(integers[4 * h + 2], integers[4 * h + 3], 0x0040), 0x5410);
+        high[h] = permute(permute(rounded[4 * h], rounded[4 * h + 1], 0x0051),
+                          permute(rounded[4 * h + 2], rounded[4 * h + 3], 0x0051), 0x5410);
+        lows = __dp4a((i32)low[h], 0x01010101, lows);
+        highs = __dp4a((i32)high[h], 0x01010101, highs);
+    }
+    i32 sum = highs * 256 + lows;
+#pragma unroll
+    for (i32 offset = 1; offset < PIECE / 8; offset *= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    // The other lanes have read what was there.
+    if (!used) return;
+    u8* place = shared + xOffset + token * X_PITCH + vector / 8 * 128 + vector % 4 * 16
+        + vector % 8 / 4 * 8;
+    *(u64*)place = (u64)high[1] << 32 | high[0];
+    *(u64*)(place + 64) = (u64)low[1] << 32 | low[0];
+    if (vector % (PIECE / 8) == 0)
+        *(Piece*)(shared + PIECES_AT + token * PIECES_PITCH + vector / (PIECE / 8) * 8) =
+            Piece{most * (1.0f / 32512.0f), sum};
+}
+#endif
 
 DEVICE float squares(const Eight& values) {
     float sum = 0.0f;
@@ -53,26 +133,33 @@ DEVICE void load_x(const bf16* x, i32 chunk) {
                 *(const Eight*)((const u8*)(x + (i64)t * X_STRIDE + chunk * CHUNK) + at);
     barrier_sync(CONSUMER_BARRIER, CONSUMERS);
 #endif
+#if WEIGHT != 8
     // What pads the last step's columns must not be NaN.
     const i32 padding = ROUND_UP(columns, 64) - columns;
     for (i32 i = thread; i < TOKENS * padding; i += CONSUMERS)
         *(bf16*)(to + i / padding * X_PITCH + (columns + i % padding) * 2) = 0;
+#endif
 }
 
-// x of one chunk and few values goes through registers, at most four vectors of 8 to a thread.
-constexpr i32 VECTORS = (COLUMNS + 7) / 8;
+// x of one chunk and few values goes through registers, at most four vectors of 8 to a thread. In
+// integers also more, one lot after the other; whole blocks of 64 columns.
+constexpr i32 VECTORS = WEIGHT == 8 ? X_COLUMNS / 8 : (COLUMNS + 7) / 8;
 constexpr i32 HELD = (TOKENS * VECTORS + CONSUMERS - 1) / CONSUMERS;
-constexpr bool DIRECT = CHUNKS == 1 && COLUMNS % 8 == 0 && HELD <= 4 && (TOKENS == 1 || !PROLOGUE);
+constexpr bool DIRECT = CHUNKS == 1 && (TOKENS == 1 || !PROLOGUE)
+    && (WEIGHT == 8 ? HELD <= (PROLOGUE ? 4 : 16) : COLUMNS % 8 == 0 && HELD <= 4);
 
 /// A thread's share of the norm's weights.
 struct Share {
-    Eight values[DIRECT ? HELD : 1];
+    Eight values[DIRECT && (PROLOGUE || WEIGHT != 8) ? HELD : 1];
 
     DEVICE void load(const bf16* norm) {
 #pragma unroll
         for (i32 i = 0; i < (DIRECT ? HELD : 1); ++i) {
             const i32 vector = threadIdx.x + i * CONSUMERS;
-            if (DIRECT && PROLOGUE && vector < VECTORS) values[i] = ((const Eight*)norm)[vector];
+            if (DIRECT && PROLOGUE && vector < (COLUMNS + 7) / 8)
+                values[i] = ((const Eight*)norm)[vector];
+            else if (DIRECT && PROLOGUE && WEIGHT == 8)
+                values[i] = Eight{};
         }
     }
 };
@@ -103,6 +190,7 @@ DEVICE void store_sum(i32 token, float sum) {
         ((float*)(shared + STATISTICS_AT))[token * WARPS + threadIdx.x / 32] = sum;
 }
 
+#if WEIGHT != 8
 /// x, normalised if so asked, to shared memory.
 DEVICE void load_directly(const bf16* x, const Share& norm, float epsilon) {
     Eight held[DIRECT ? HELD : 1];
@@ -134,6 +222,45 @@ DEVICE void load_directly(const bf16* x, const Share& norm, float epsilon) {
         *(bf16*)(shared + X_AT + i / MAXIMUM(padding, 1) * X_PITCH
                  + (COLUMNS + i % MAXIMUM(padding, 1)) * 2) = 0;
 }
+#else
+/// Eight columns of x from device memory; what is beyond x is 0.
+DEVICE Eight columns_from(const bf16* x, i32 index) {
+    const i32 token = index / VECTORS, vector = index % VECTORS;
+    if (index >= TOKENS * VECTORS || vector * 8 >= COLUMNS) return Eight{};
+    return without_rest(*((const Eight*)(x + (i64)token * X_STRIDE) + vector),
+                        COLUMNS - vector * 8);
+}
+
+/// x, normalised if so asked, to shared memory in integers.
+DEVICE void load_directly(const bf16* x, const Share& norm, float epsilon) {
+    constexpr i32 batches = PROLOGUE ? 1 : (HELD + 4) / 5;
+    constexpr i32 batch = DIRECT ? (HELD + batches - 1) / batches : 1;
+#pragma unroll 1
+    for (i32 i = 0; i < batches; ++i) {
+        const i32 first = threadIdx.x + i * (batch * CONSUMERS);
+        Eight held[batch];
+#pragma unroll
+        for (i32 k = 0; k < batch; ++k) held[k] = columns_from(x, first + k * CONSUMERS);
+        if (PROLOGUE) {
+            float sum = 0.0f;
+#pragma unroll
+            for (i32 k = 0; k < batch; ++k) sum += squares(held[k]);
+            store_sum(0, sum);
+            barrier_sync(CONSUMER_BARRIER, CONSUMERS);
+            const float inverse = inverse_of(0, epsilon);
+#pragma unroll
+            for (i32 k = 0; k < batch; ++k)
+                held[k] = normalised(held[k], norm.values[DIRECT ? k : 0], inverse);
+        }
+#pragma unroll
+        for (i32 k = 0; k < batch; ++k) {
+            const i32 index = first + k * CONSUMERS;
+            store_integers(X_AT, index / VECTORS, index % VECTORS, index < TOKENS * VECTORS,
+                           held[k]);
+        }
+    }
+}
+#endif
 
 #if PROLOGUE
 /// 1 / root mean square of every token, from shared memory or, where only a chunk is there, from x.
@@ -157,6 +284,7 @@ DEVICE void statistics(const bf16* x, float epsilon, float (&inverse)[TOKENS]) {
     for (i32 t = 0; t < TOKENS; ++t) inverse[t] = inverse_of(t, epsilon);
 }
 
+#if WEIGHT != 8
 /// Normalises the chunk in shared memory.
 DEVICE void normalise(const bf16* norm, i32 chunk, const float (&inverse)[TOKENS]) {
     const i32 columns = columns_of(chunk);
@@ -167,6 +295,45 @@ DEVICE void normalise(const bf16* norm, i32 chunk, const float (&inverse)[TOKENS
             Eight* place = (Eight*)(shared + x_offset(chunk) + t * X_PITCH + i * 16);
             *place = normalised(*place, weight, inverse[t]);
         }
+    }
+}
+#else
+/// Normalises the chunk in shared memory and turns it into integers.
+DEVICE void normalise(const bf16* norm, i32 chunk, const float (&inverse)[TOKENS]) {
+    const i32 columns = columns_of(chunk), lane = threadIdx.x & 31;
+    for (i32 first = threadIdx.x - lane; first < X_COLUMNS / 8; first += CONSUMERS) {
+        const i32 vector = first + lane;
+        const bool present = vector * 8 < columns;
+        Eight weight = {};
+        if (present) weight = *(const Eight*)(norm + chunk * CHUNK + vector * 8);
+#pragma unroll
+        for (i32 t = 0; t < TOKENS; ++t) {
+            Eight values = {};
+            if (present)
+                values = normalised(
+                    *(const Eight*)(shared + x_offset(chunk) + t * X_PITCH + vector * 16), weight,
+                    inverse[t]);
+            store_integers(x_offset(chunk), t, vector, vector < X_COLUMNS / 8, values);
+        }
+    }
+}
+#endif
+#endif
+
+#if WEIGHT == 8
+/// Turns the chunk in shared memory into integers.
+DEVICE void convert(i32 chunk) {
+    const i32 columns = columns_of(chunk), lane = threadIdx.x & 31;
+    constexpr i32 vectors = X_COLUMNS / 8;
+    for (i32 first = threadIdx.x - lane; first < TOKENS * vectors; first += CONSUMERS) {
+        const i32 index = first + lane, token = index / vectors, vector = index % vectors;
+        const bool used = index < TOKENS * vectors;
+        Eight values = {};
+        if (used && vector * 8 < columns)
+            values = without_rest(
+                *(const Eight*)(shared + x_offset(chunk) + token * X_PITCH + vector * 16),
+                columns - vector * 8);
+        store_integers(x_offset(chunk), token, vector, used, values);
     }
 }
 #endif

@@ -1,7 +1,12 @@
 // The products of one stage of W with x, summed in registers.
 #pragma once
-#include "linear_codes.cuh"
+#include "linear_finisher.cuh"
+#include "linear_input.cuh"
 
+// A full stage has as many steps for every warp.
+constexpr bool EVEN = STAGE % (STEP * TILE_WARPS) == 0;
+
+#if WEIGHT != 8
 typedef float Sums[TILES_PER_STAGE][TOKEN_SETS][4];
 
 /// The address of this lane's row of x in `load_matrices`, at column 0.
@@ -10,9 +15,6 @@ DEVICE u32 x_address() {
     // Columns of unused tokens are computed from another and dropped.
     return shared_address(shared + X_AT) + (token < TOKENS ? token : 0) * X_PITCH + lane / 8 * 16;
 }
-
-// A full stage has as many steps for every warp.
-constexpr bool EVEN = STAGE % (STEP * WARPS) == 0;
 
 #if WEIGHT == 16
 /// Adds a stage's products; the warp takes every WARPS-th step from `first` on. `full`: the stage
@@ -47,11 +49,11 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
     __syncwarp();
     if (lane == 0) mbarrier_arrive(empty);
 }
-#else
+#elif WEIGHT == 4
 /// What a warp reads of one step of 64 columns.
 struct Step {
     u32 b[TOKEN_SETS][2][4];
-    u32 words[TILES_PER_STAGE][WEIGHT];
+    u32 words[TILES_PER_STAGE][4];
     u32 scales[TILES_PER_STAGE];
 
     DEVICE void load(u32 stage, u32 x, i32 step, i32 lane) {
@@ -64,12 +66,9 @@ struct Step {
 #pragma unroll
         for (i32 m = 0; m < TILES_PER_STAGE; ++m) {
             const Eight* codes = (const Eight*)(block + m * CODE_BYTES) + lane;
+            const Eight four = *codes;
 #pragma unroll
-            for (i32 k = 0; k < WEIGHT / 4; ++k) {
-                const Eight four = codes[k * 32];
-#pragma unroll
-                for (i32 j = 0; j < 4; ++j) words[m][k * 4 + j] = four.pairs[j];
-            }
+            for (i32 j = 0; j < 4; ++j) words[m][j] = four.pairs[j];
             const u8* from =
                 block + TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + lane / 4 * (128 / PIECE);
             scales[m] = PIECE == 64 ? *(const u16*)from : *(const u32*)from;
@@ -77,17 +76,10 @@ struct Step {
     }
 
     DEVICE void operand(u32 (&a)[4], i32 m, i32 k) const {
-#if WEIGHT == 4
         if (k < LOOKED_UP)
             decode<true>(a, words[m][k]);
         else
             decode<false>(a, words[m][k]);
-#else
-        a[0] = integers(words[m][2 * k]);
-        a[1] = integers(words[m][2 * k] >> 8);
-        a[2] = integers(words[m][2 * k + 1]);
-        a[3] = integers(words[m][2 * k + 1] >> 8);
-#endif
     }
 
     DEVICE void accumulate(Sums& sums) const {
@@ -95,11 +87,6 @@ struct Step {
 #pragma unroll
         for (i32 piece = 0; piece < 64 / PIECE; ++piece) {
             float part[TILES_PER_STAGE][TOKEN_SETS][4] = {};
-#if WEIGHT == 8
-            // Half the sum of x: the codes stand for odd multiples of 1/255.
-            const u32 halves[4] = {0x3f003f00, 0x3f003f00, 0x3f003f00, 0x3f003f00};
-            float half[TOKEN_SETS][4] = {};
-#endif
 #pragma unroll
             for (i32 s = 0; s < steps; ++s) {
                 const i32 k = piece * steps + s;
@@ -112,12 +99,6 @@ struct Step {
                         multiply_add(part[m][set], a, b[set][k / 2][k % 2 * 2],
                                      b[set][k / 2][k % 2 * 2 + 1]);
                 }
-#if WEIGHT == 8
-#pragma unroll
-                for (i32 set = 0; set < TOKEN_SETS; ++set)
-                    multiply_add(half[set], halves, b[set][k / 2][k % 2 * 2],
-                                 b[set][k / 2][k % 2 * 2 + 1]);
-#endif
             }
 #pragma unroll
             for (i32 m = 0; m < TILES_PER_STAGE; ++m) {
@@ -125,11 +106,6 @@ struct Step {
                 const float second = scale_of(scales[m], 2 * piece + 1);
 #pragma unroll
                 for (i32 set = 0; set < TOKEN_SETS; ++set) {
-#if WEIGHT == 8
-#pragma unroll
-                    for (i32 i = 0; i < 4; ++i)
-                        if (TOKENS > 1 || i % 2 == 0) part[m][set][i] += half[set][i];
-#endif
 #pragma unroll
                     for (i32 i = 0; i < 4; ++i) {
                         // One token is the first of its pair.
@@ -173,5 +149,195 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
     __syncwarp();
     if (lane == 0) mbarrier_arrive(empty);
 #endif
+}
+#endif
+#else
+// The operand B has four pairs of columns, high and low: of four tokens, or of 4 / SPAN tokens for
+// each of SPAN pieces. It is 0 in the columns of other pieces.
+constexpr i32 SPAN = TOKENS == 1 ? 4 : TOKENS == 2 ? 2 : 1;
+constexpr i32 QUADS = (TOKENS + 3) / 4;
+// Blocks whose pieces share sums of integers, and how many such sums a block has.
+constexpr i32 SPAN_BLOCKS = MAXIMUM(1, SPAN / PIECES);
+constexpr i32 BLOCK_SPANS = MAXIMUM(1, PIECES / SPAN);
+// Blocks of a stage for each warp, at most.
+constexpr i32 WARP_BLOCKS = (STAGE / STEP + TILE_WARPS - 1) / TILE_WARPS;
+
+/// Of slots g and g + 8 (g = lane / 4), each for the lane's tokens.
+typedef float Sums[QUADS][2];
+
+/// The lane's place in operands and sums; offsets in shared memory.
+struct Place {
+    // The operand B and the piece of the sums, in block 0.
+    u32 b[QUADS], piece[QUADS];
+    // 1 for the piece that the lane's column of B belongs to.
+    u32 masks[SPAN];
+    // Which of a span's blocks column and sums belong to; of its pieces, the sums.
+    i32 blockB, block, part;
+    // Where the chunk of x begins, from the first buffer.
+    u32 x;
+
+    DEVICE u32 start(i32 chunk) { return x = x_offset(chunk) - X_AT; }
+
+    DEVICE Place() {
+        constexpr i32 share = 4 / SPAN;
+        const i32 lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
+        const i32 pieceB = g / 2 / share, own = q / share;
+        blockB = SPAN == 1 ? 0 : pieceB / PIECES;
+        block = SPAN == 1 ? 0 : own / PIECES;
+        part = SPAN == 1 ? 0 : own % PIECES;
+#pragma unroll
+        for (i32 quad = 0; quad < QUADS; ++quad) {
+            // Columns of tokens that there are not are computed from another's and dropped.
+            const i32 tokenB = quad * 4 + g / 2 % share, token = quad * 4 + q % share;
+            b[quad] = X_AT + MINIMUM(tokenB, TOKENS - 1) * X_PITCH + g % 2 * 64 + q * 16
+                + (SPAN == 1 ? 0 : pieceB % PIECES * 8);
+            piece[quad] = PIECES_AT + MINIMUM(token, TOKENS - 1) * PIECES_PITCH + part * 8;
+        }
+#pragma unroll
+        for (i32 i = 0; i < SPAN; ++i) {
+            masks[i] = pieceB == i;
+            // Multiplied with, for multipliers are idle.
+            asm("" : "+r"(masks[i]));
+        }
+    }
+};
+
+/// The block for a lane of those that there are.
+template <bool full>
+DEVICE i32 present(i32 block, i32 count) {
+    return SPAN_BLOCKS == 1 || (full && WARP_BLOCKS % SPAN_BLOCKS == 0)
+        ? block
+        : MINIMUM(block, count - 1);
+}
+
+/// Blocks whose pieces share sums of integers: every TILE_WARPS-th of a stage from one on.
+struct Span {
+    Codes codes[SPAN_BLOCKS];
+    u32 scales[BLOCK_SPANS];
+
+    /// `stage`: the offset of the first block; `count`: how many there are.
+    template <bool full>
+    DEVICE void load(u32 stage, i32 count, const Place& place) {
+        const i32 lane = threadIdx.x & 31, m = threadIdx.x / 32 % TILES_PER_STAGE;
+        const u8* first = shared + stage;
+#pragma unroll
+        for (i32 k = 0; k < SPAN_BLOCKS; ++k)
+            if (k < count)
+                codes[k].load(first + k * (TILE_WARPS * BLOCK_BYTES) + m * CODE_BYTES, lane);
+        const u8* from = first + present<full>(place.block, count) * (TILE_WARPS * BLOCK_BYTES)
+            + TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + (lane / 4 * PIECES + place.part) * 2;
+#pragma unroll
+        for (i32 f = 0; f < BLOCK_SPANS; ++f) scales[f] = *(const u16*)(from + f * 2);
+    }
+
+    /// Adds the products; `block`: of the chunk, the first one.
+    template <bool full>
+    DEVICE void accumulate(Sums& sums, i32 block, i32 count, const Place& place) const {
+        const i32 blockB = block + present<full>(place.blockB, count) * TILE_WARPS;
+        const i32 own = block + present<full>(place.block, count) * TILE_WARPS;
+        constexpr i32 words = SPAN > 1 && PIECES == 2 ? 2 : 4;
+        u32 b[QUADS][words];
+#pragma unroll
+        for (i32 quad = 0; quad < QUADS; ++quad) {
+            const u8* from = shared + place.b[quad] + place.x + blockB * 128;
+            if (words == 4) {
+                const Eight four = *(const Eight*)from;
+#pragma unroll
+                for (i32 i = 0; i < words; ++i) b[quad][i] = four.pairs[i];
+            } else {
+                const u64 two = *(const u64*)from;
+                b[quad][0] = (u32)two;
+                b[quad][1] = (u32)(two >> 32);
+            }
+        }
+#pragma unroll
+        for (i32 f = 0; f < BLOCK_SPANS; ++f) {
+            i32 c[QUADS][4] = {};
+#pragma unroll
+            for (i32 k = 0; k < SPAN_BLOCKS; ++k) {
+                if (k >= count) break;
+#pragma unroll
+                for (i32 j = f * (2 / BLOCK_SPANS); j < (f + 1) * (2 / BLOCK_SPANS); ++j) {
+#pragma unroll
+                    for (i32 quad = 0; quad < QUADS; ++quad) {
+                        const u32 low = b[quad][words == 4 ? 2 * j : 0];
+                        const u32 high = b[quad][words == 4 ? 2 * j + 1 : 1];
+                        if (SPAN == 1) {
+                            multiply_add(c[quad], codes[k].a[j], low, high);
+                        } else {
+                            const u32 mask = place.masks[PIECES == 1 ? k : 2 * k + j];
+                            multiply_add(c[quad], codes[k].a[j], low * mask, high * mask);
+                        }
+                    }
+                }
+            }
+            const float scale[2] = {scale_of(scales[f], 0), scale_of(scales[f], 1)};
+#pragma unroll
+            for (i32 quad = 0; quad < QUADS; ++quad) {
+                const Piece piece =
+                    *(const Piece*)(shared + place.piece[quad] + (own * PIECES + f) * 8);
+#pragma unroll
+                for (i32 row = 0; row < 2; ++row) {
+                    // Twice the sum of (s + 1/2) · x.
+                    const i32 twice =
+                        c[quad][2 * row] * 512 + (c[quad][2 * row + 1] * 2 + piece.sum);
+                    const float factor = SPAN_BLOCKS == 1 || place.block < count
+                        ? scale[row] * piece.scale
+                        : 0.0f;
+                    sums[quad][row] = fmaf((float)twice, factor, sums[quad][row]);
+                }
+            }
+        }
+    }
+};
+
+/// Adds a stage's products; the warp takes every TILE_WARPS-th block of its tile from `first` on.
+/// `stage` and `x` are offsets.
+template <bool full>
+DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, const Place& place,
+                       u32 empty) {
+    const i32 block = (x - place.x) / 128;
+    const i32 count =
+        full ? WARP_BLOCKS : ((columns + STEP - 1) / STEP - first + TILE_WARPS - 1) / TILE_WARPS;
+    const i32 lane = threadIdx.x & 31;
+    // Codes of one span leave the stage before the arithmetic.
+    constexpr bool once = WARP_BLOCKS <= SPAN_BLOCKS;
+#pragma unroll
+    for (i32 i = 0; i < WARP_BLOCKS; i += SPAN_BLOCKS) {
+        Span span;
+        const bool some = full || i < count;
+        const i32 left = full ? MINIMUM(WARP_BLOCKS - i, SPAN_BLOCKS) : count - i;
+        const i32 at = first + i * TILE_WARPS;
+        if (some) span.load<full>(stage + at * BLOCK_BYTES, left, place);
+        if (once) {
+            __syncwarp();
+            if (lane == 0) mbarrier_arrive(empty);
+        }
+        if (some) span.accumulate<full>(sums, block + at, left, place);
+    }
+    if (!once) {
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(empty);
+    }
+}
+
+/// Leaves the warp's sums of a tile on its shelf, and begins anew.
+DEVICE void shelve(Sums& sums, Four* shelf) {
+    const i32 lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
+#pragma unroll
+    for (i32 quad = 0; quad < QUADS; ++quad) {
+#pragma unroll
+        for (i32 row = 0; row < 2; ++row) {
+            float& own = sums[quad][row];
+#pragma unroll
+            for (i32 offset = 4 / SPAN; offset < 4; offset *= 2)
+                own += __shfl_xor_sync(0xffffffffu, own, offset);
+            const i32 token = quad * 4 + q;
+            if (token < TOKENS)
+                shelf[token / 8 * SET_LANES + g * PAIRS + token % 8 / 2].v[2 * row + token % 2] =
+                    own;
+            own = 0.0f;
+        }
+    }
 }
 #endif

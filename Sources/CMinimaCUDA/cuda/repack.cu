@@ -8,13 +8,14 @@
 // Out: for every tile of 16 · TILES_PER_STAGE slots, for every block of 64 columns: per 16 slots m
 // the codes, 128 · WEIGHT bytes, then per m the scales, 16 · 64 / PIECE bytes. Slots and columns
 // that do not exist have the scale 0 or the code of the lowest level; x is 0 there.
-//   Lane l = 4g + q of a warp holds, of 16 columns at a time (step k of the block's four), the
-//   operand A: pairs a[0] = (slot g, columns 2q, 2q + 1), a[1] = slot g + 8, a[2] = slot g at 8
-//   columns more, a[3] = slot g + 8 there. WEIGHT 4: word k of the lane's 16 bytes, in one of the
+//   Lane l = 4g + q of a warp holds operands A. WEIGHT 4, for 16 columns at a time (step k of
+//   the block's four): pairs a[0] = (slot g, columns 2q, 2q + 1), a[1] = slot g + 8, a[2] = slot
+//   g at 8 columns more, a[3] = slot g + 8 there; word k of the lane's 16 bytes, in one of the
 //   two orders that `decode` (linear_codes.cuh) describes, by k < LOOKED_UP. A code c of 2^BITS
-//   ascending levels symmetric about 0 becomes a sign and the place of a positive level. WEIGHT 8:
-//   words 2k and 2k + 1 of the lane, words 0–3 of all lanes before words 4–7; a word's bytes 0 and
-//   2 are a[0] (a[2]), 1 and 3 are a[1] (a[3]); c - 128.
+//   ascending levels symmetric about 0 becomes a sign and the place of a positive level. WEIGHT
+//   8, for 32 columns at a time (half j): bytes i of the registers 2h and 2h + 1 are c - 128 of
+//   the slots g and g + 8 at column 32j + 8q + 4h + i; register r is the lane's word 4j + r,
+//   words 0–3 of all lanes before words 4–7.
 //   Scales: bytes [g][piece][slot g, slot g + 8].
 // Constants: BITS WEIGHT (4: BITS 2, 3, 4; 8: BITS 8) SLOTS COLUMNS ROW_BYTES GROUPS GROUP_SIZE
 // TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP.
@@ -53,10 +54,10 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
         const i32 slot = tile * 16 + g + half * 8;
         rows[half] = slot >= SLOTS ? -1 : order ? order[slot] : slot;
     }
-    auto code = [&](i32 pair, i32 k, i32 second) -> u32 {
-        const i32 row = rows[pair & 1];
-        const i32 column = block * 64 + k * 16 + (pair & 2) * 4 + q * 2 + second;
-        return row < 0 || column >= COLUMNS ? 0 : code_at(codes + (i64)row * ROW_BYTES, column);
+    auto code = [&](i32 half, i32 column) -> u32 {
+        return rows[half] < 0 || column >= COLUMNS
+            ? 0
+            : code_at(codes + (i64)rows[half] * ROW_BYTES, column);
     };
     u32* words = (u32*)(to + m * codeBytes);
     for (i32 k = 0; k < 4; ++k) {
@@ -65,7 +66,8 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
         for (i32 pair = 0; pair < 4; ++pair) {
             for (i32 second = 0; second < 2; ++second) {
                 constexpr u32 half = 1 << (BITS - 1);
-                const u32 c = code(pair, k, second);
+                const u32 c =
+                    code(pair & 1, block * 64 + k * 16 + (pair & 2) * 4 + q * 2 + second);
                 const u32 sign = c < half, place = c < half ? half - 1 - c : c - half;
                 word |= place << (8 * pair + 4 * second);
                 word |= sign << (k < LOOKED_UP ? 8 * pair + 4 * second + 3
@@ -74,12 +76,12 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
         }
         words[lane * 4 + k] = word;
 #else
-        for (i32 side = 0; side < 2; ++side) {
+        // Half j = k / 2 of the block, half h = k % 2 of the lane's columns there.
+        const i32 column = block * 64 + k / 2 * 32 + q * 8 + k % 2 * 4;
+        for (i32 half = 0; half < 2; ++half) {
             u32 word = 0;
-            for (i32 pair = 0; pair < 2; ++pair)
-                for (i32 second = 0; second < 2; ++second)
-                    word |= (code(2 * side + pair, k, second) ^ 128) << (8 * pair + 16 * second);
-            words[k / 2 * 128 + lane * 4 + k % 2 * 2 + side] = word;
+            for (i32 i = 0; i < 4; ++i) word |= (code(half, column + i) ^ 128) << (8 * i);
+            words[k / 2 * 128 + lane * 4 + k % 2 * 2 + half] = word;
         }
 #endif
     }

@@ -6,7 +6,9 @@ import Synchronization
 /// the same kernel; see `linear.cu`.
 ///
 /// Compiled for one shape, number of tokens and row lengths; the same kernel serves all layers that
-/// have these in common. Results depend on neither timing nor other launches.
+/// have these in common. Results depend on neither timing nor other launches. Beside codes of 8 bits x
+/// is rounded, per token and 64 columns (or 32), to multiples of its largest magnitude / 32512, which
+/// is finer than bfloat16's rounding of that value; sums over so many columns are exact then.
 public struct DecodeLinear: Sendable {
     /// What becomes of the sums, and what `y` is.
     public enum Epilogue: Int, Sendable, Hashable {
@@ -294,7 +296,7 @@ extension LinearMatrix {
         result["LOOKED_UP"] = .int(problem.lookedUp)
         result["FACTOR"] = 1.0
         if case .codes(let packed) = storage {
-            result["FACTOR"] = .double(packed.levels.map { 1 / $0.multiplier } ?? 2.0 / 255)
+            result["FACTOR"] = .double(packed.levels.map { 1 / $0.multiplier } ?? 1.0 / 255)
             for (index, bits) in (packed.levels?.bits ?? []).enumerated() {
                 result["LEVEL_\(index)"] = .int(bits)
             }

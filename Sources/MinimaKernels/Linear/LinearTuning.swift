@@ -58,10 +58,14 @@ struct LinearProblem: Sendable, Hashable {
     func sharedBytes(_ tuning: LinearTuning, depth: Int) -> Int {
         func padded(_ bytes: Int) -> Int { (bytes + 127) / 128 * 128 }
         let held = min(tuning.chunk, columns)
+        let blocks = (held + 63) / 64
         let buffers = held < columns && tuning.readsAhead ? 2 : 1
+        // With 8 bits a warp has the sums of one tile, and x has scales.
+        let sums = bits == 8 ? lanes / tilesPerStage : lanes
+        let pieces = bits == 8 ? padded(tokens * blocks * (64 / piece) * 8) : 0
         return (bits == 4 && lookedUp > 0 ? 256 * 128 : 0) + padded((2 * depth + 5) * 8)
-            + 2 * Self.warps * lanes * 16 + (normalised ? padded(tokens * Self.warps * 4) : 0)
-            + buffers * padded(tokens * ((held + 63) / 64 * 128 + 16))
+            + 2 * Self.warps * sums * 16 + (normalised ? padded(tokens * Self.warps * 4) : 0)
+            + buffers * padded(tokens * (blocks * 128 + 16)) + pieces
             + depth * stageBytes(tuning.stage)
     }
 
@@ -84,6 +88,10 @@ struct LinearProblem: Sendable, Hashable {
 
     /// The cut that measurements on an H200 favour (`NOTES-linear.md`).
     func tuning(multiprocessors: Int, limit: Int) -> LinearTuning {
+        if bits == 8, tokens == 1 {
+            let choice = unchunked(multiprocessors)
+            if depth(choice, limit: limit) != nil { return choice }
+        }
         let most =
             tokens == 1
             ? (columns <= 8192 ? columns : 5120) : (bits == 16 ? 10_240 : 20_480) / tokens
@@ -117,6 +125,14 @@ struct LinearProblem: Sendable, Hashable {
             }
         }
         return result
+    }
+
+    /// All columns at once, in stages of 1024 columns of one tile or 512 of two.
+    private func unchunked(_ multiprocessors: Int) -> LinearTuning {
+        let stage = min(1024 / tilesPerStage, (columns + 63) / 64 * 64)
+        return LinearTuning(
+            stage: stage, grain: tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage,
+            chunk: columns, readsAhead: false, blocks: multiprocessors)
     }
 
     /// Chunks of at most about `most` columns in stages of at most `widest`, as even as they come.
