@@ -94,7 +94,7 @@ DEVICE void store_new(u8* tile, u8* stored, const u8* shared, i32 kind, i32 bloc
                       u32 set, u32 page_warp, u32 lane) {
     if (set == 0) {
         if (kind == 1 && block * BLOCK >= position) {
-            for (u32 at = 16 * lane; at < SCALES_AT; at += 512)
+            for (u32 at = 16 * lane; at < TILE_BYTES; at += 512)
                 *(uint4*)(tile + at) = *(uint4*)(stored + at) = make_uint4(0, 0, 0, 0);
             __syncwarp();
         }
