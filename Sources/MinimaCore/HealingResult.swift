@@ -44,17 +44,20 @@ public struct HealingResult: StageResult, Hashable {
         public var seconds: Double
         /// Training loss, a mean since the point before; `nil` at the start.
         public var loss: Double?
-        /// Held-out measure: KL in nats per token, or a block's relative output error.
+        /// Held-out measure: KL in nats per token, a block's relative output error, or a draft's loss.
         public var heldOut: Double?
         /// Held-out perplexity; `nil` for blocks.
         public var perplexity: Double?
+        /// Of a draft: the share of the model's held-out tokens that its first guess, its second after
+        /// a right first one, and so on, name.
+        public var acceptance: [Double]?
         /// The step size.
         public var learningRate: Double
 
         /// A point.
         public init(
             step: Int, tokens: Int, seconds: Double, loss: Double?, heldOut: Double?,
-            perplexity: Double? = nil, learningRate: Double
+            perplexity: Double? = nil, acceptance: [Double]? = nil, learningRate: Double
         ) {
             self.step = step
             self.tokens = tokens
@@ -62,6 +65,7 @@ public struct HealingResult: StageResult, Hashable {
             self.loss = loss
             self.heldOut = heldOut
             self.perplexity = perplexity
+            self.acceptance = acceptance
             self.learningRate = learningRate
         }
     }

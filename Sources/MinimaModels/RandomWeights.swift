@@ -46,12 +46,15 @@ public struct RandomWeights: WeightSource {
 
     /// A model with the sizes of `stored`, which `path` stands for in messages and records.
     ///
-    /// - Parameter plan: Modules that are not dense; empty: those that the configuration names.
+    /// - Parameters:
+    ///   - plan: Modules that are not dense; empty: those that the configuration names.
+    ///   - sites: Where these may be; `nil`: the sites of the configuration's family.
     /// - Throws: `CheckpointError.value` for a module of other sizes than the model's, `FormatError`
     ///   for a specification that does not suit its module. Modules that the model does not have are
     ///   found when it is checked or loaded.
     public init(
-        _ stored: ModelConfig, path: String, seed: UInt64, plan: [CompressionPlan.Module] = []
+        _ stored: ModelConfig, path: String, seed: UInt64, plan: [CompressionPlan.Module] = [],
+        sites known: [Site]? = nil
     ) throws {
         self.path = path
         self.seed = seed
@@ -67,7 +70,7 @@ public struct RandomWeights: WeightSource {
         let specs = try CompressionManifest(config).modules
         guard !specs.isEmpty else { return }
         let planned = Dictionary(plan.map { ($0.name, $0) }) { $1 }
-        for site in try sites() {
+        for site in try known ?? sites() {
             // A site of one member has its name.
             let group = site.members.count > 1 ? [(site.name, site.outputs)] : []
             for (name, outputs) in group + site.members.map({ ($0.name, $0.outputs) }) {

@@ -65,6 +65,12 @@ public struct WeightLoader {
         return try adapter.adapt(tensor, name: name)
     }
 
+    /// The tensor called `name`, of exactly `shape`, which is stored as `dtype` and stays that; no
+    /// adapter sees it.
+    public mutating func stored(_ name: String, shape: [Int], dtype: DType) throws -> Tensor {
+        try read(name, shape: shape, storedAs: dtype)
+    }
+
     /// Whether the tensor called `name` is more than a placeholder.
     private func isRead(_ name: String) -> Bool { onTensor != nil && isWanted(name) }
 

@@ -84,6 +84,11 @@ public struct TextGenerator {
     }
 
     private func step(_ input: Tensor, _ cache: KVCache, _ sampler: Sampler) throws -> Tensor {
+        try sampler.next(logits(input, cache))
+    }
+
+    /// Of each row's last token, `[rows, vocabulary]`.
+    private func logits(_ input: Tensor, _ cache: KVCache) throws -> Tensor {
         let hidden = try model.run(input, cache: cache)
         let logits = try model.logits(hidden.select(1, input.shape[1] - 1))
         // Once per sequence: weights that are not finite show at the first token.
@@ -94,7 +99,7 @@ public struct TextGenerator {
                     function: "the model's output", count: logits.count - Int(finite))
             }
         }
-        return try sampler.next(logits)
+        return logits
     }
 
     /// Samples `count` sequences of `length` tokens that begin with `start`.
@@ -106,32 +111,67 @@ public struct TextGenerator {
         count: Int, length: Int, start: Int32, sampling: SamplingParameters, batch: Int = 32,
         progress: ProgressHandler = { _ in }
     ) throws -> [[Int32]] {
-        guard length <= model.dimensions.context else {
-            throw ModelError.contextExceeded(length: length, context: model.dimensions.context)
+        try sample(
+            continuing: Array(repeating: [start], count: count), length: length,
+            sampling: sampling, batch: batch, progress: progress)
+    }
+
+    /// Samples a sequence of `length` tokens for each prompt, that of prompt i with the seed of
+    /// `SamplingParameters.forSequence(i)`.
+    ///
+    /// End tokens do not end a sequence.
+    ///
+    /// - Parameters:
+    ///   - prompts: Of one length, at least one token.
+    ///   - batch: Sequences at a time.
+    /// - Returns: Sequences of exactly `length` tokens, their prompts included; a prompt that is
+    ///   longer stays as it is.
+    public func sample(
+        continuing prompts: [[Int32]], length: Int, sampling: SamplingParameters,
+        batch: Int = 32, progress: ProgressHandler = { _ in }
+    ) throws -> [[Int32]] {
+        let longest = max(length, prompts.first?.count ?? 0)
+        guard longest <= model.dimensions.context else {
+            throw ModelError.contextExceeded(length: longest, context: model.dimensions.context)
         }
-        try model.requireTokens([start])
-        var sequences: [[Int32]] = []
-        while sequences.count < count {
-            let rows = min(batch, count - sequences.count)
-            let sampler = try Sampler(
-                sampling, prompt: [start], first: sequences.count, device: model.device)
-            let cache = KVCache(layers: model.dimensions.layers, capacity: length)
-            var columns = [
-                try Tensor.full([rows, 1], Double(start), dtype: .int64, device: model.device)
-            ]
-            for position in 1..<max(length, 1) {
-                columns.append(
-                    try withoutGradients {
-                        try step(columns[position - 1], cache, sampler).reshape([rows, 1])
-                    })
+        try sampling.check()
+        var results: [[Int32]] = []
+        while results.count < prompts.count {
+            let first = results.count
+            let rows = Array(prompts[first..<min(first + max(batch, 1), prompts.count)])
+            guard let width = rows.first?.count, width > 0, rows.allSatisfy({ $0.count == width })
+            else { throw ModelError.badTokens(shape: [rows.count, rows.first?.count ?? 0]) }
+            try model.requireTokens(rows.joined())
+            let own = max(length, width)
+            var sequences = rows.enumerated().map { row, prompt in
+                SamplingSequence(sampling.forSequence(first + row), tokens: prompt)
+            }
+            let cache = KVCache(layers: model.dimensions.layers, capacity: own)
+            let start = try Tensor(
+                rows.flatMap { $0.map(Int64.init) }, shape: [rows.count, width]
+            ).to(model.device)
+            var columns = [start]
+            for position in width..<own {
+                let next = try withoutGradients {
+                    try Sampler.tokens(logits(columns[columns.count - 1], cache), sequences)
+                }
+                let ids: [Int64]? = sampling.usesHistory ? try next.values() : nil
+                for row in sequences.indices {
+                    if let ids {
+                        sequences[row].append(Int32(clamping: ids[row]))
+                    } else {
+                        sequences[row].skip(1)
+                    }
+                }
+                columns.append(try next.reshape([rows.count, 1]))
                 try progress(
                     StageProgress(
-                        stage: "sample", done: sequences.count * length + rows * (position + 1),
-                        total: count * length, unit: "tokens"))
+                        stage: "sample", done: first * length + rows.count * (position + 1),
+                        total: prompts.count * length, unit: "tokens"))
             }
-            let ids: [Int32] = try Tensor.cat(columns, dim: 1).values()
-            sequences += (0..<rows).map { Array(ids[$0 * length..<($0 + 1) * length]) }
+            let ids: [Int32] = try Tensor.cat(columns, dim: 1).to(dtype: .int32).values()
+            results += rows.indices.map { Array(ids[$0 * own..<($0 + 1) * own]) }
         }
-        return sequences
+        return results
     }
 }

@@ -14,8 +14,8 @@ struct Minima: ParsableCommand {
             "Makes large language models smaller with tensor networks, and says what it cost.",
         version: versionNumber,
         subcommands: [
-            Inspect.self, Analyze.self, Plan.self, Compress.self, Heal.self, Ablate.self, Eval.self,
-            Generate.self, Tokenize.self,
+            Inspect.self, Analyze.self, Plan.self, Compress.self, Heal.self, Draft.self,
+            Ablate.self, Eval.self, Generate.self, Tokenize.self,
             Bench.self, ReportCommand.self,
         ])
 

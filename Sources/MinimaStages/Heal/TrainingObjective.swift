@@ -26,9 +26,14 @@ protocol TrainingObjective: AnyObject {
 
     /// Held-out perplexity when ``validate()`` was last called; `nil` where there is none.
     var perplexity: Double? { get }
+
+    /// Of a draft: acceptance by place when ``validate()`` was last called; `nil` of anything else.
+    var acceptance: [Double]? { get }
 }
 
 extension TrainingObjective {
     /// None.
     var perplexity: Double? { nil }
+    /// None.
+    var acceptance: [Double]? { nil }
 }

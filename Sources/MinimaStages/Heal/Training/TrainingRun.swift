@@ -221,7 +221,8 @@ final class TrainingRun {
             HealingResult.Point(
                 step: record.step, tokens: record.step * objective.tokensPerStep, seconds: seconds,
                 loss: record.losses > 0 ? record.lossSum / Double(record.losses) : nil,
-                heldOut: value, perplexity: objective.perplexity, learningRate: learningRate))
+                heldOut: value, perplexity: objective.perplexity,
+                acceptance: objective.acceptance, learningRate: learningRate))
         (record.lossSum, record.losses) = (0, 0)
         guard isGood else { return }
         if value < record.best {
@@ -347,6 +348,11 @@ final class TrainingRun {
         }
         if let value = record.points.last?.heldOut {
             parts.append("held-out \(significant(value)), best \(significant(record.best))")
+        }
+        if let acceptance = record.points.last?.acceptance {
+            let shares = acceptance.map { "\(significant(($0 * 1000).rounded() / 1000))" }
+            let length = significant((100 * AcceptanceLength.of(acceptance)).rounded() / 100)
+            parts.append("acceptance \(shares.joined(separator: " ")), τ \(length)")
         }
         parts.append("lr \(significant(learningRate))")
         if let memory = try device.memory() {
