@@ -67,6 +67,9 @@ static const minima_cuda_file files[] = {
     {"sampling_selection.cuh", (const unsigned char[]){
 #embed "cuda/sampling_selection.cuh" suffix(, 0)
     }},
+    {"sampling_verification.cuh", (const unsigned char[]){
+#embed "cuda/sampling_verification.cuh" suffix(, 0)
+    }},
     {"sampling_workspace.cuh", (const unsigned char[]){
 #embed "cuda/sampling_workspace.cuh" suffix(, 0)
     }},
@@ -75,6 +78,9 @@ static const minima_cuda_file files[] = {
     }},
     {"attention_exchange.cu", (const unsigned char[]){
 #embed "cuda/attention_exchange.cu" suffix(, 0)
+    }},
+    {"draft.cu", (const unsigned char[]){
+#embed "cuda/draft.cu" suffix(, 0)
     }},
     {"elementwise.cu", (const unsigned char[]){
 #embed "cuda/elementwise.cu" suffix(, 0)
@@ -87,6 +93,9 @@ static const minima_cuda_file files[] = {
     }},
     {"linear.cu", (const unsigned char[]){
 #embed "cuda/linear.cu" suffix(, 0)
+    }},
+    {"ngram.cu", (const unsigned char[]){
+#embed "cuda/ngram.cu" suffix(, 0)
     }},
     {"repack.cu", (const unsigned char[]){
 #embed "cuda/repack.cu" suffix(, 0)

@@ -46,7 +46,8 @@ extension BenchResult {
     public func figures(_ run: Run) -> Figures {
         let step = run.step.median
         let tokens = Self.quotient(1, step)
-        let roofline = Self.quotient(card.readBandwidth.median, run.traffic.total)
+        let length = run.speculation?.acceptanceLength ?? 1
+        let roofline = Self.quotient(card.readBandwidth.median * length, run.traffic.total)
         let rate = run.prefill.flatMap { Self.quotient($0.flops, $0.seconds.median) }
         let graph = run.graph?.median ?? step
         let kernels = run.kernels.isEmpty ? nil : run.kernels.reduce(0) { $0 + $1.seconds }
@@ -54,13 +55,20 @@ extension BenchResult {
             label: run.label, tokensPerSecond: tokens,
             totalTokensPerSecond: Self.quotient(Double(run.requests), step),
             rooflineTokensPerSecond: roofline, rooflineShare: Self.quotient(tokens, roofline),
-            bytesPerSecond: Self.quotient(run.traffic.total, step), prefillFlopsPerSecond: rate,
+            bytesPerSecond: Self.quotient(run.traffic.total, step * length),
+            prefillFlopsPerSecond: rate,
             prefillShare: Self.quotient(rate, card.matrixRate.median),
             peakShare: Self.quotient(
                 run.peakBytes.map { Double($0) }, run.predictedMemory.map { Double($0.total) }),
             kernelSeconds: kernels.flatMap { $0.isFinite ? $0 : nil },
             unexplainedSeconds: Self.difference(graph, kernels),
             hostSeconds: run.graph.flatMap { Self.difference(step, $0.median) })
+    }
+
+    /// What a part of a step reaches of the card's read bandwidth.
+    public func share(_ part: Run.Speculation.Part) -> Double? {
+        Self.quotient(
+            Self.quotient(Double(part.bytes), part.seconds), card.readBandwidth.median)
     }
 
     /// Figures of a kernel of `run`.

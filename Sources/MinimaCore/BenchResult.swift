@@ -175,6 +175,63 @@ extension BenchResult {
             }
         }
 
+        /// Steps that propose tokens and verify them.
+        public struct Speculation: Codable, Sendable, Hashable {
+            /// A part of a step against what it must move.
+            public struct Part: Codable, Sendable, Hashable {
+                /// Median seconds.
+                public var seconds: Double
+                /// Bytes of weights, and of the keys and values that are read.
+                public var bytes: Int
+
+                /// A part.
+                public init(seconds: Double, bytes: Int) {
+                    self.seconds = seconds
+                    self.bytes = bytes
+                }
+            }
+
+            /// What proposes: `random`, `ngram`, a directory.
+            public var draft: String
+            /// Tokens that are proposed and verified for each request.
+            public var draftTokens: Int
+            /// Tokens that a step makes for each request, on average; with
+            /// ``simulatedLength`` as drawn.
+            public var acceptanceLength: Double
+            /// The average that was prescribed, proposals counting as right by chance; `nil`: they were
+            /// compared.
+            public var simulatedLength: Double?
+            /// Bytes on the device that the run without speculation does not need.
+            public var addedBytes: Int
+            /// Proposing.
+            public var round: Part
+            /// The rest of the step.
+            public var verification: Part
+
+            /// An account of speculation.
+            public init(
+                draft: String, draftTokens: Int, acceptanceLength: Double,
+                simulatedLength: Double? = nil, addedBytes: Int, round: Part, verification: Part
+            ) {
+                self.draft = draft
+                self.draftTokens = draftTokens
+                self.acceptanceLength = acceptanceLength
+                self.simulatedLength = simulatedLength
+                self.addedBytes = addedBytes
+                self.round = round
+                self.verification = verification
+            }
+
+            /// `K = 5, 2.8 tokens per step simulated`.
+            public var words: String {
+                let length = (simulatedLength ?? acceptanceLength) * 100
+                let hundredths = Int(length.rounded())
+                let digits = "\(hundredths / 100).\(hundredths % 100 / 10)\(hundredths % 10)"
+                return "K = \(draftTokens), \(digits) tokens per step"
+                    + (simulatedLength == nil ? "" : " simulated")
+            }
+        }
+
         /// What it is: `dense bf16`, `−35 % interpolative bf16`.
         public var label: String
         /// What ran it: `minima`, `transformers`.
@@ -193,7 +250,8 @@ extension BenchResult {
         public var requests: Int
         /// Decode steps of a repetition.
         public var steps: Int
-        /// Seconds of a decode step as a user sees it: time per output token.
+        /// Seconds of a decode step as a user sees it: time per output token, also where a step makes
+        /// several.
         public var step: Spread
         /// Seconds of a replay of the step's graph alone.
         public var graph: Spread?
@@ -209,6 +267,8 @@ extension BenchResult {
         public var traffic: DecodeTraffic
         /// Kernels of a step in their order.
         public var kernels: [Kernel]
+        /// How tokens were proposed and verified; `nil`: one token per step.
+        public var speculation: Speculation?
         /// What was chosen, by name: `bucket`, `splits`, `compile`.
         public var settings: [String: String]
         /// The command line where it is another than that of the whole.
@@ -222,8 +282,9 @@ extension BenchResult {
             weightBytes: Int, cacheType: DType, context: Int, requests: Int, steps: Int,
             step: Spread, graph: Spread? = nil, firstToken: Spread? = nil,
             prefill: Prefill? = nil, peakBytes: Int? = nil, predictedMemory: DecodeMemory? = nil,
-            traffic: DecodeTraffic, kernels: [Kernel] = [], settings: [String: String] = [:],
-            command: String? = nil, versions: [String: String] = [:]
+            traffic: DecodeTraffic, kernels: [Kernel] = [], speculation: Speculation? = nil,
+            settings: [String: String] = [:], command: String? = nil,
+            versions: [String: String] = [:]
         ) {
             self.label = label
             self.engine = engine
@@ -242,6 +303,7 @@ extension BenchResult {
             self.predictedMemory = predictedMemory
             self.traffic = traffic
             self.kernels = kernels
+            self.speculation = speculation
             self.settings = settings
             self.command = command
             self.versions = versions

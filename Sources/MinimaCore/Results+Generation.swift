@@ -73,6 +73,32 @@ public struct GenerationResult: StageResult, Hashable {
         }
     }
 
+    /// What proposed tokens did, in all that the engine had computed by the answer's end.
+    public struct Speculation: Codable, Sendable, Hashable {
+        /// `ngram`, or the draft's directory.
+        public var draft: String
+        /// Mean number of new tokens per sequence and step that proposed some; `nil` without one.
+        public var acceptanceLength: Double?
+        /// Share of proposals accepted, place by place, where all before them were.
+        public var accepted: [Double]
+        /// Decode steps by the number of tokens that they proposed per sequence.
+        public var steps: [String: Int]
+        /// Tokens per second of the steps that proposed nothing; `nil` without one.
+        public var plainTokensPerSecond: Double?
+
+        /// What proposed tokens did.
+        public init(
+            draft: String, acceptanceLength: Double?, accepted: [Double], steps: [String: Int],
+            plainTokensPerSecond: Double?
+        ) {
+            self.draft = draft
+            self.acceptanceLength = acceptanceLength
+            self.accepted = accepted
+            self.steps = steps
+            self.plainTokensPerSecond = plainTokensPerSecond
+        }
+    }
+
     /// The checkpoint's directory.
     public var model: String
     /// The text given, after the chat template if one was applied.
@@ -106,13 +132,16 @@ public struct GenerationResult: StageResult, Hashable {
     public var device: String?
     /// The type it computed in; `nil` in results of versions that did not store it.
     public var dtype: String?
+    /// What proposed tokens did; `nil` without a draft.
+    public var speculation: Speculation?
 
     /// A generation.
     public init(
         model: String, prompt: String, text: String, promptTokens: Int, tokens: Int,
         finishReason: String, tokensPerSecond: Double, temperature: Double, seed: UInt64,
         answer: Int? = nil, sampling: Sampling? = nil, logprobs: [Token]? = nil,
-        firstTokenSeconds: Double? = nil, device: String? = nil, dtype: String? = nil
+        firstTokenSeconds: Double? = nil, device: String? = nil, dtype: String? = nil,
+        speculation: Speculation? = nil
     ) {
         self.model = model
         self.prompt = prompt
@@ -129,5 +158,6 @@ public struct GenerationResult: StageResult, Hashable {
         self.firstTokenSeconds = firstTokenSeconds
         self.device = device
         self.dtype = dtype
+        self.speculation = speculation
     }
 }

@@ -63,7 +63,8 @@ struct BenchGroup {
 
     private static func name(_ run: BenchResult.Run, withCacheType: Bool) -> String {
         let engine = run.engine == own ? "" : " (\(run.engine))"
-        return run.label + (withCacheType ? ", \(words(run.cacheType))" : "") + engine
+        return run.label + (run.speculation.map { ", \($0.words)" } ?? "")
+            + (withCacheType ? ", \(words(run.cacheType))" : "") + engine
     }
 
     /// `8,192 tokens, 50 requests, FP8 keys and values`.

@@ -13,7 +13,7 @@ extension Page {
                 <h3>\(isolated(result.place))</h3>
                 <p class="note">\(isolated(result.ceilings))</p>
                 \(verdicts)\(groups.map { bars(result, $0) })\(decodingTable(groups))\
-                \(promptTable(groups))\(result.runs.map { kernelTable(result, $0) })
+                \(speculationTable(result, groups))\(promptTable(groups))\(result.runs.map { kernelTable(result, $0) })
                 """
         }
         let note: Markup = """
@@ -103,6 +103,45 @@ extension Page {
         return table(
             caption: "Decoding; × is relative to the grey run of as many requests",
             label: "Decoding", columns: columns, rows: rows, style: "figures")
+    }
+
+    /// Parts of steps that verify proposals, against the bytes that they must move.
+    private func speculationTable(_ result: BenchResult, _ groups: [BenchGroup]) -> Markup {
+        let columns: [Markup] = [
+            "<th scope=\"col\">Run</th>", "<th scope=\"col\">Requests</th>",
+            "<th scope=\"col\">Proposed</th>", "<th scope=\"col\">Tokens per step</th>",
+            "<th scope=\"col\">Acceptance</th>", "<th scope=\"col\">×</th>",
+            "<th scope=\"col\">Round, µs</th>", "<th scope=\"col\">Of card</th>",
+            "<th scope=\"col\">Verification, µs</th>", "<th scope=\"col\">Of card</th>",
+            "<th scope=\"col\">Added memory</th>",
+        ]
+        let rows = groups.flatMap { group in
+            group.rows.compactMap { row -> Markup? in
+                guard let own = row.run.speculation else { return nil }
+                return """
+                    <tr><th scope="row">\(isolated(row.name))</th>\
+                    <td>\(Figure.count(row.run.requests))</td>\
+                    <td>\(Figure.count(own.draftTokens))</td>\
+                    <td>\(Figure.significant(own.acceptanceLength, 3))</td>\
+                    <td>\(own.simulatedLength == nil ? "measured" : "simulated")</td>\
+                    <td>\(Figure.ratio(row.ratio))</td>\
+                    <td>\(Figure.microseconds(own.round.seconds))</td>\
+                    <td>\(Figure.share(result.share(own.round)))</td>\
+                    <td>\(Figure.microseconds(own.verification.seconds))</td>\
+                    <td>\(Figure.share(result.share(own.verification)))</td>\
+                    <td>\(Figure.gibibytes(own.addedBytes))</td></tr>
+
+                    """
+            }
+        }
+        guard !rows.isEmpty else { return "" }
+        return table(
+            caption: """
+                Speculation: tokens that a step makes for each request; × is relative to the grey run. \
+                Simulated: proposals counted as right by chance, as often as gives the tokens per step \
+                that were prescribed
+                """,
+            label: "Speculation", columns: columns, rows: rows, style: "figures")
     }
 
     private func promptTable(_ groups: [BenchGroup]) -> Markup {

@@ -18,7 +18,8 @@ extension TextTable {
         let heading = wrapped("\(result.place), \(result.ceilings)")
         return [heading]
             + BenchGroup.all(of: result).flatMap { group -> [[String]] in
-                [decoding(group), prompts(group)].filter { !$0.isEmpty }
+                [decoding(group), speculation(group, of: result), prompts(group)]
+                    .filter { !$0.isEmpty }
             }
     }
 
@@ -41,6 +42,27 @@ extension TextTable {
             )
         }
         return wrapped("Decoding, \(group.heading)") + grid(headers, rows)
+    }
+
+    /// Parts of steps that verify proposals, against the bytes that they must move.
+    private static func speculation(_ group: BenchGroup, of result: BenchResult) -> [String] {
+        let rows = group.rows.compactMap { row -> (String, [String])? in
+            guard let own = row.run.speculation else { return nil }
+            return (
+                row.name,
+                [
+                    Figure.significant(own.acceptanceLength, 3),
+                    Figure.ratio(row.ratio), Figure.microseconds(own.round.seconds),
+                    Figure.share(result.share(own.round)),
+                    Figure.microseconds(own.verification.seconds),
+                    Figure.share(result.share(own.verification)), Figure.gibibytes(own.addedBytes),
+                ]
+            )
+        }
+        guard !rows.isEmpty else { return [] }
+        return wrapped("Speculation, \(group.heading)")
+            + grid(
+                ["tokens", "×", "round µs", "of card", "verify µs", "of card", "added"], rows)
     }
 
     private static func prompts(_ group: BenchGroup) -> [String] {

@@ -97,8 +97,6 @@ struct SamplingDraw {
                 || all.contains(where: { $0.topP < 1 || $0.minP > 0 })
         else { return (relative, nil, nil) }
         let weights = try relative.reproducibleExp()
-        // Positive floats are ordered as their bits.
-        let bits = try weights.reinterpreted(as: .int32)
         // A filter drops tokens whose weight is 0 in float32.
         var least = try column(
             zip(all, limits).map { parameters, limit in
@@ -107,6 +105,7 @@ struct SamplingDraw {
             }
         ).to(dtype: .int32)
         let ranked = try weights.sorted(1, descending: true).values
+        // Positive floats are ordered as their bits.
         let rankedBits = try ranked.reinterpreted(as: .int32)
         if limits.contains(where: { $0 != nil }) {
             // What ties with the token of rank k stays; a row without limit keeps its last one.

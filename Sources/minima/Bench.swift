@@ -17,7 +17,9 @@ struct Bench: ParsableCommand {
             Every way of storing the weights is loaded, read a prompt and decodes, one after the \
             other in one process, beside the card's own ceilings. With --shape the weights are \
             random, made on the device at the exact sizes; nothing is read but their names. The \
-            other requests of a batch get random keys and values.
+            other requests of a batch get random keys and values. With --draft each is measured \
+            again with steps that propose tokens and verify them; a head of random weights guesses \
+            nothing, so --acceptance prescribes how many tokens a step makes, and results say so.
             """)
 
     @Argument(help: "Model directories.", completion: .directory)
@@ -55,6 +57,26 @@ struct Bench: ParsableCommand {
 
     @Option(help: "Tokens of a prompt read at once.")
     var chunk = 2048
+
+    @Option(
+        help: """
+            Also measure speculative decoding: ngram, random[:intBITS] (an EAGLE-3 head of the model's \
+            sizes with random weights), or a draft's directory.
+            """)
+    var draft: DraftChoice?
+
+    @Option(
+        parsing: .upToNextOption,
+        help: "With --draft, tokens that are proposed and verified per step; default: 5.")
+    var speculate: [Int] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: """
+            With --draft, tokens that a step makes on average: proposals count as right by chance, \
+            whatever they are. Simulated, and named so in results.
+            """)
+    var acceptance: [Double] = []
 
     @OptionGroup var engine: DeviceEngineOptions
 
@@ -115,10 +137,34 @@ struct Bench: ParsableCommand {
                         + "found \(value)")
             }
         }
+        try checkSpeculation()
         for choice in choices {
             do { try choice.check() } catch { throw ValidationError("\(error)") }
         }
     }
+
+    private func checkSpeculation() throws {
+        guard let draft else {
+            guard speculate.isEmpty, acceptance.isEmpty else {
+                throw ValidationError("--speculate and --acceptance go with --draft")
+            }
+            return
+        }
+        guard costs == nil else { throw ValidationError("--costs times no --draft") }
+        try draft.check()
+        if let count = draftTokens.first(where: { !(1...15).contains($0) }) {
+            throw ValidationError("--speculate must be between 1 and 15, found \(count)")
+        }
+        let most = Double(draftTokens.max() ?? 0) + 1
+        if let length = acceptance.first(where: { !(1...most).contains($0) }) {
+            throw ValidationError(
+                "--acceptance must be between 1 and \(most), one more than --speculate proposes, "
+                    + "found \(length)")
+        }
+    }
+
+    /// Numbers of proposals that are measured.
+    private var draftTokens: [Int] { speculate.isEmpty ? [5] : Set(speculate).sorted() }
 
     /// What ``weights`` name.
     private var choices: [WeightChoice] {
@@ -136,7 +182,9 @@ struct Bench: ParsableCommand {
         let bench = DecodeBench(
             kernels: kernels, context: context, requests: requests.sorted(),
             format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
-            tunesKernels: tune, progress: progress.show)
+            tunesKernels: tune,
+            speculation: try draft?.speculation(draftTokens: draftTokens, lengths: acceptance),
+            progress: progress.show)
         let card = try BenchResult.Card(measuring: kernels)
         if let costs { return try measureCosts(bench, card, to: costs) }
         var result: BenchResult?
@@ -157,9 +205,10 @@ struct Bench: ParsableCommand {
                 // A later run that fails, or is stopped, does not take the earlier ones with it.
                 if let result { try save(result) }
                 let tokens = 1 / max(run.step.median, .leastNormalMagnitude)
+                let words = run.speculation.map { ", \($0.words)" } ?? ""
                 Terminal.write(
-                    "minima: \(run.label), \(run.requests) requests: \(fixed(tokens, 1)) tokens/s each"
-                )
+                    "minima: \(run.label)\(words), \(run.requests) requests: "
+                        + "\(fixed(tokens, 1)) tokens/s each")
             }
         }
         guard var result else { return }

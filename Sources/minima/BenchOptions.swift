@@ -4,6 +4,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaKernels
 import MinimaModels
+import MinimaRuntime
 import MinimaStages
 
 /// How random weights are stored: `FORMAT[:SHARE][:intBITS]`.
@@ -78,6 +79,68 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         try .sharing(
             model, ratio: ratio, format: format, alignment: Self.alignment,
             quantization: bits.map { ($0, Self.groupSize) }, version: Minima.versionNumber)
+    }
+}
+
+/// What proposes tokens in a benchmark: `ngram`, `random[:intBITS]`, or a draft's directory.
+struct DraftChoice: Hashable, ExpressibleByArgument {
+    enum Kind: Hashable {
+        case ngram
+        case random(bits: Int?)
+        case directory(String)
+    }
+
+    var kind: Kind
+
+    /// Reads `ngram`, `random`, `random:int8`, a path.
+    init?(argument: String) {
+        let parts = argument.split(separator: ":", omittingEmptySubsequences: false)
+        switch (parts.first, parts.count) {
+        case ("ngram", 1): kind = .ngram
+        case ("random", 1): kind = .random(bits: nil)
+        case ("random", 2):
+            guard parts[1].hasPrefix("int"), let bits = Int(parts[1].dropFirst(3)) else {
+                return nil
+            }
+            kind = .random(bits: bits)
+        default:
+            guard !argument.isEmpty else { return nil }
+            kind = .directory(argument)
+        }
+    }
+
+    /// Throws unless the bits exist.
+    func check() throws {
+        guard case .random(let bits?) = kind else { return }
+        var choice = WeightChoice(format: Dense.name)
+        choice.bits = bits
+        do { try choice.check() } catch {
+            throw ValidationError(
+                "--draft random:int\(bits): codes have 2, 3, 4, 5, 6 or 8 bits")
+        }
+    }
+
+    /// What tables call it.
+    var label: String {
+        switch kind {
+        case .ngram: "n-gram"
+        case .random(let bits): "random \(bits.map { "int\($0)" } ?? "bf16")"
+        case .directory(let path): path
+        }
+    }
+
+    /// What the benchmark is asked.
+    ///
+    /// - Throws: `CheckpointError` for a directory that is none.
+    func speculation(draftTokens: [Int], lengths: [Double]) throws -> DecodeBench.Speculation {
+        let draft: DecodeBench.Speculation.Draft =
+            switch kind {
+            case .ngram: .ngram
+            case .random(let bits): .random(bits: bits)
+            case .directory(let path): .head(try Checkpoint(path: path))
+            }
+        return DecodeBench.Speculation(
+            draft: draft, label: label, draftTokens: draftTokens, lengths: lengths)
     }
 }
 

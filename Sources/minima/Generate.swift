@@ -41,6 +41,7 @@ struct Generate: ParsableCommand {
 
     @OptionGroup var compute: ComputeOptions
     @OptionGroup var engine: DeviceEngineOptions
+    @OptionGroup var drafting: DraftingOptions
 
     @Option(help: "What computes: kernels (a GPU's), libtorch, or auto.")
     var backend = BackendChoice.auto
@@ -88,6 +89,7 @@ struct Generate: ParsableCommand {
             throw ValidationError(
                 "--logprobs must be between 0 and \(SamplingParameters.mostLogprobs)")
         }
+        try drafting.check(deterministic: deterministic)
         if explainMemory {
             guard prompt == nil, prompts == nil, !json else {
                 throw ValidationError(
@@ -106,7 +108,8 @@ struct Generate: ParsableCommand {
         let checkpoint = try Checkpoint(path: model)
         let maker = try EngineMaker(
             checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
-            parallel: parallel, deterministic: deterministic)
+            parallel: parallel, deterministic: deterministic,
+            draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
         if explainMemory { return try Terminal.output(maker.memoryTable(), terminator: "") }
         let tokenizer = try Tokenizer(directory: model)
         let encoder = try PromptEncoder(checkpoint, tokenizer, usesTemplate: chat)
@@ -183,7 +186,10 @@ struct Generate: ParsableCommand {
             }
             try emit(stream.finish())
             total += outcome.tokens.count
-            let result = result(answer, outcome, written, maker, tokenizer)
+            // Its last step counts once it has ended.
+            if isSingle { engine.shutDown(.drain) }
+            let result = result(
+                answer, outcome, written, maker, tokenizer, engine.metrics.speculation)
             last = result
             if isSingle {
                 try Terminal.output(json ? result.json() : "")
@@ -195,15 +201,16 @@ struct Generate: ParsableCommand {
             Terminal.hasOpenLine.store(false, ordering: .relaxed)
         }
         if json { return }
+        let draft = last?.speculation.map { "; " + $0.summary } ?? ""
         if isSingle, let last {
             return Terminal.write(
                 "[\(last.tokens) tokens, \(short(last.tokensPerSecond)) tokens/s, "
-                    + "ended by \(last.finishReason)]")
+                    + "ended by \(last.finishReason)\(draft)]")
         }
         let seconds = (clock.now - started).totalSeconds
         Terminal.write(
             "[\(answers.count) answers, \(total) tokens, "
-                + "\(short(Double(total) / max(seconds, 1e-9))) tokens/s in all]")
+                + "\(short(Double(total) / max(seconds, 1e-9))) tokens/s in all\(draft)]")
     }
 
     /// As `head` parts files.
@@ -216,7 +223,7 @@ struct Generate: ParsableCommand {
 
     private func result(
         _ answer: Answer, _ outcome: GenerationOutcome, _ text: String, _ maker: EngineMaker,
-        _ tokenizer: Tokenizer
+        _ tokenizer: Tokenizer, _ metrics: SpeculationMetrics
     ) -> GenerationResult {
         GenerationResult(
             model: model, prompt: answer.prompt, text: text, promptTokens: outcome.promptTokens,
@@ -228,7 +235,8 @@ struct Generate: ParsableCommand {
             logprobs: logprobs == nil
                 ? nil : outcome.tokens.map { GenerationResult.Token($0.token, tokenizer) },
             firstTokenSeconds: outcome.timings.firstToken, device: "\(maker.device)",
-            dtype: "\(maker.dtype)")
+            dtype: "\(maker.dtype)",
+            speculation: maker.draft.map { GenerationResult.Speculation($0.name, metrics) })
     }
 }
 
@@ -264,6 +272,8 @@ enum GenerateError: Error, CustomStringConvertible {
     case kernelsNeedGPU(device: Device)
     case kernelsComputeIn(DType, asked: DType)
     case cacheNeedsKernels(CacheChoice)
+    case otherTokens(draft: String, model: String, id: Int32)
+    case draftNeedsLibtorch(String)
     case failed(EngineError, model: String)
 
     var description: String {
@@ -303,6 +313,16 @@ enum GenerateError: Error, CustomStringConvertible {
             """
             --kv-dtype \(choice) needs the decoding kernels, and this model runs through libtorch \
             here; leave it out
+            """
+        case .otherTokens(let draft, let model, let id):
+            """
+            token \(id) of \(draft) is another than that of \(model); a draft proposes tokens of the \
+            model's own vocabulary, so take a smaller model of the same family, or --draft ngram
+            """
+        case .draftNeedsLibtorch(let draft):
+            """
+            \(draft) is a model of its own, which the decoding kernels do not run as a draft; give an \
+            EAGLE-3 draft, --draft ngram or --backend libtorch
             """
         case .failed(.notFinite(let position), let model):
             """

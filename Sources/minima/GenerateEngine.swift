@@ -27,6 +27,9 @@ struct EngineMaker: Sendable {
     let dtype: DType
     /// The longest sequence, prompt and new tokens.
     let context: Int
+    /// What proposes tokens; `nil`: nothing.
+    let draft: GenerateDraft?
+    let speculation: Speculation
 
     /// What the kernels are made for; `nil` where libtorch computes.
     private let decoder: Decoder?
@@ -44,9 +47,12 @@ struct EngineMaker: Sendable {
     /// family; libtorch runs the rest.
     init(
         _ checkpoint: Checkpoint, device: Device, dtype: DType?, backend: BackendChoice,
-        options: DeviceEngineOptions, parallel: Int, deterministic: Bool
+        options: DeviceEngineOptions, parallel: Int, deterministic: Bool,
+        draft: GenerateDraft? = nil, speculation: Speculation = .off
     ) throws {
         self.checkpoint = checkpoint
+        self.draft = draft
+        self.speculation = speculation
         self.device = device
         self.options = options
         self.parallel = parallel
@@ -79,7 +85,23 @@ struct EngineMaker: Sendable {
         if decoder == nil, options.kvDtype != .bfloat16 {
             throw GenerateError.cacheNeedsKernels(options.kvDtype)
         }
+        if decoder != nil { _ = try draft?.kernels() }
     }
+
+    /// Numbers of tokens that steps may propose, 0 first.
+    private var draftTokens: [Int] {
+        guard draft != nil else { return [0] }
+        return switch speculation {
+        case .off: [0]
+        case .fixed(let count): [0, count]
+        case .automatic: [0, 1, 2, 3, 5, 7]
+        }
+    }
+
+    private var mostDraftTokens: Int { draftTokens.max() ?? 0 }
+
+    /// Places in pages for a sequence of `length` tokens: steps queued behind its end write, too.
+    private func places(_ length: Int) -> Int { min(length + 2 * mostDraftTokens, context) }
 
     private static func decoder(of checkpoint: Checkpoint) throws -> Decoder {
         let architecture = try CUDABackend.architecture(of: checkpoint)
@@ -122,23 +144,28 @@ struct EngineMaker: Sendable {
 
     private func budget(_ decoder: Decoder?, slots: Int, longest: Int) throws -> KeyValueBudget {
         let available = try device.memory()?.available ?? HostMemory.available() ?? .max
-        let weights = try weightBytes(dtype)
+        let weights = checkpoint.weightBytes(dtype) + (draft?.weightBytes(dtype) ?? 0)
+        let draftBytes = try draft?.keyValueBytes(dtype) ?? 0
         guard let decoder else {
             return KeyValueBudget(
                 deviceBytes: available, weightBytes: weights,
                 activationBytes: try activationBytes(slots: slots, longest: longest),
-                bytesPerToken: try keyValueBytes(dtype), pageTokens: Self.pageTokens)
+                bytesPerToken: try checkpoint.keyValueBytes(dtype) + draftBytes,
+                pageTokens: Self.pageTokens)
         }
         let layout = CUDALayout(
             slots: slots, context: longest, format: options.kvDtype.format,
-            isDeterministic: deterministic)
+            isDeterministic: deterministic, draftTokens: draftTokens)
         let isCompressed = try !CompressionManifest(checkpoint.config).modules.isEmpty
         // Factored sites give their ranks' values and their outputs; no rank is larger than those.
         let largest = decoder.sizes.sites.map { $0.outputs + min($0.outputs, $0.inputs) }.max()
+        let bucket = layout.buckets.last ?? slots
+        // Steps that verify more rows than 256 do not exist.
         let memory = DecodeMemory(
             decoder.sizes, weightBytes: weights,
             layout: DecodeMemory.Layout(
-                requests: layout.buckets.last ?? slots, context: longest,
+                requests: max(bucket, min(bucket * (mostDraftTokens + 1), 256)),
+                context: longest,
                 pageTokens: Self.pageTokens, chunk: layout.chunk,
                 largestRank: isCompressed ? largest ?? 0 : 0, expandsWeights: isCompressed,
                 splits: Self.pageTokens, workspace: 64 << 20))
@@ -147,39 +174,26 @@ struct EngineMaker: Sendable {
         return KeyValueBudget(
             deviceBytes: available, weightBytes: weights,
             activationBytes: memory.activations + memory.workspace + memory.logits
-                + SamplingState.bytes(slots: slots, vocabulary: decoder.sizes.vocabularySize),
-            bytesPerToken: (page + Self.pageTokens - 1) / Self.pageTokens,
+                + SamplingState.bytes(
+                    slots: slots, vocabulary: decoder.sizes.vocabularySize,
+                    places: mostDraftTokens + 1, sequenceLength: longest),
+            bytesPerToken: (page + Self.pageTokens - 1) / Self.pageTokens + draftBytes,
             pageTokens: Self.pageTokens)
-    }
-
-    /// Bytes of the weights when numbers are of type `dtype`; codes stay as they are stored.
-    private func weightBytes(_ dtype: DType) throws -> Int {
-        checkpoint.tensors.reduce(0) { sum, tensor in
-            sum
-                + (tensor.dtype.isFloatingPoint
-                    ? tensor.elementCount * dtype.byteCount : tensor.byteCount)
-        }
-    }
-
-    /// Bytes of one token's keys and values in all layers.
-    private func keyValueBytes(_ dtype: DType) throws -> Int {
-        try checkpoint.sites().reduce(0) { sum, site in
-            let members = site.members.filter { ["k_proj", "v_proj"].contains($0.role) }
-            return sum + members.reduce(0) { $0 + $1.outputs } * dtype.byteCount
-        }
     }
 
     /// Bytes between the layers at most, through libtorch: a layer's inputs and outputs for a chunk,
     /// twice; scores of attention over the longest sequence and their softmax; logits of all
     /// requests in float32 or int64, of which choosing tokens holds about eight.
     private func activationBytes(slots: Int, longest: Int) throws -> Int {
-        let rows = max(min(Self.chunk(nil), longest), slots)
+        let verified = slots * (mostDraftTokens + 1)
+        let rows = max(min(Self.chunk(nil), longest), verified)
         let width = try checkpoint.sites().filter { $0.layer == 0 }
             .reduce(0) { $0 + $1.inputs + $1.outputs }
         let heads = try checkpoint.config.int("num_attention_heads")
         let vocabulary = try checkpoint.config.int("vocab_size")
         let values = 2 * Double(rows) * (Double(width) + Double(heads) * Double(longest))
-        let bytes = values * Double(dtype.byteCount) + 8 * 8 * Double(slots) * Double(vocabulary)
+        let logits = 8 * 8 * Double(verified) * Double(vocabulary)
+        let bytes = values * Double(dtype.byteCount) + logits
         // The budget takes no more, and configurations can hold any number.
         return Int(min(bytes, 0x1p50))
     }
@@ -200,13 +214,24 @@ struct EngineMaker: Sendable {
         }
         return """
             \(device), free      \(byteText(budget.deviceBytes))
-            weights         \(byteText(budget.weightBytes)) in \(dtype)
+            weights         \(byteText(budget.weightBytes)) in \(dtype)\(try draftText())
             activations     \(byteText(budget.activationBytes)) at most, with --parallel \(parallel)
             left for pages  \(budget)
 
             \(padded(["tokens", "requests", "pages each", "memory"]))
             \(rows.joined(separator: "\n"))
 
+            """
+    }
+
+    /// What the weights and the pages hold of a draft's.
+    private func draftText() throws -> String {
+        guard let draft else { return "" }
+        let weights = draft.weightBytes(dtype)
+        guard weights > 0 else { return "" }
+        return """
+            , of which the draft \(byteText(weights)), and \(byteText(try draft.keyValueBytes(dtype))) \
+            of each token in pages
             """
     }
 
@@ -227,7 +252,7 @@ struct EngineMaker: Sendable {
         // The kernels' sums and rotary angles follow these sizes: what is asked must not change them.
         let isFixed = deterministic && decoder != nil
         let slots = isFixed ? parallel : min(parallel, max(lengths.count, 1))
-        let longest = isFixed ? context : lengths.first ?? 1
+        let longest = isFixed ? context : places(lengths.first ?? 1)
         let budget = try budget(decoder, slots: slots, longest: longest)
         guard budget.weightBytes < budget.deviceBytes else {
             throw GenerateError.modelTooLarge(
@@ -237,7 +262,7 @@ struct EngineMaker: Sendable {
             throw GenerateError.noMemory(
                 tokens: lengths.first ?? 1, fitting: try longestFitting(decoder), device: device)
         }
-        let all = lengths.prefix(slots).reduce(0) { $0 + budget.pages(for: $1) }
+        let all = lengths.prefix(slots).reduce(0) { $0 + budget.pages(for: places($1)) }
         return Plan(slots: slots, pages: max(min(all, budget.pages), 1), longest: longest)
     }
 
@@ -255,7 +280,8 @@ struct EngineMaker: Sendable {
     /// Loads the model into an engine for requests of `lengths` tokens each, prompt and new ones.
     func open(lengths: [Int]) throws -> Engine {
         let engineOptions = EngineOptions(
-            maxWaiting: max(lengths.count, 1), deterministic: deterministic)
+            maxWaiting: max(lengths.count, 1), deterministic: deterministic,
+            speculation: speculation)
         return try Engine(engineOptions) {
             guard let decoder else { return try libtorch(lengths) }
             do {
@@ -273,11 +299,11 @@ struct EngineMaker: Sendable {
         let layout = CUDALayout(
             slots: plan.slots, context: plan.longest, pages: plan.pages,
             format: options.kvDtype.format, chunk: Self.chunk(decoder),
-            isDeterministic: deterministic)
+            isDeterministic: deterministic, draftTokens: draftTokens)
         let progress = ProgressLine()
         return try CUDABackend(
-            checkpoint, layout: layout, kernels: options.kernels(on: device),
-            onProgress: progress.show)
+            checkpoint, layout: layout, draft: draft?.kernels(),
+            kernels: options.kernels(on: device), onProgress: progress.show)
     }
 
     private func libtorch(_ lengths: [Int]) throws -> any DecodeBackend {
@@ -286,6 +312,8 @@ struct EngineMaker: Sendable {
             device: device, dtype: dtype, onTensor: checkInterrupt)
         return try TorchBackend(
             model, slots: plan.slots, pages: plan.pages, pageTokens: Self.pageTokens,
-            prefillChunk: Self.chunk(nil))
+            prefillChunk: Self.chunk(nil),
+            draft: draft?.libtorch(for: model, onTensor: checkInterrupt),
+            draftTokens: mostDraftTokens)
     }
 }

@@ -30,6 +30,17 @@ struct BenchTests {
             (shape + ["--kv-dtype", "int4"], ["--kv-dtype", "int4", "bfloat16", "float8"]),
             (["bench", "x", "--costs", "c"], ["--costs", "--shape"]),
             (shape + ["--costs", "c", "--plan", "p"], ["--costs", "--weights"]),
+            (shape + ["--costs", "c", "--draft", "ngram"], ["--costs", "--draft"]),
+            (shape + ["--speculate", "3"], ["--speculate", "--draft"]),
+            (shape + ["--acceptance", "2"], ["--acceptance", "--draft"]),
+            (shape + ["--draft", "random:8"], ["'random:8'"]),
+            (shape + ["--draft", "random:int7"], ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]),
+            (shape + ["--draft", "ngram", "--speculate", "0"], ["--speculate", "found 0"]),
+            (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
+            (
+                shape + ["--draft", "random", "--speculate", "2", "3", "--acceptance", "2", "4.5"],
+                ["--acceptance", "4.0", "found 4.5"]
+            ),
         ])
     func usage(arguments: [String], hints: [String]) throws {
         try expectUsage(arguments, hints)

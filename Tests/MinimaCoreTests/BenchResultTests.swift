@@ -42,10 +42,34 @@ enum BenchSample {
 }
 
 @Suite struct BenchResultTests {
+    /// A step that makes several tokens may take as much longer for each byte it moves.
+    @Test func speculationCountsTokens() {
+        var result = BenchSample.result
+        let plain = result.figures[0]
+        result.runs[0].speculation = .init(
+            draft: "ngram", draftTokens: 3, acceptanceLength: 2, addedBytes: 0,
+            round: .init(seconds: 0.001, bytes: 2_000_000_000),
+            verification: .init(seconds: 0.0155, bytes: 62_000_000_000))
+        result.runs[0].step = BenchSample.spread(0.0080)
+        let figures = result.figures[0]
+        #expect(figures.tokensPerSecond == 125)
+        #expect(figures.rooflineShare == plain.rooflineShare)
+        #expect(figures.bytesPerSecond == plain.bytesPerSecond)
+        #expect(result.runs[0].speculation?.words == "K = 3, 2.00 tokens per step")
+        let part = result.runs[0].speculation?.round
+        #expect(part.flatMap { result.share($0) } == 0.5)
+        #expect(result.share(.init(seconds: 0, bytes: 1)) == nil)
+    }
+
     @Test func itIsReadBackAsItWasWritten() throws {
         var result = BenchSample.result
         #expect(try BenchResult(json: result.json()) == result)
         #expect(try JSON(parsing: result.json())["kind"]?.string == "bench")
+        result.runs[0].speculation = .init(
+            draft: "random", draftTokens: 5, acceptanceLength: 2.79, simulatedLength: 2.8,
+            addedBytes: 2_000_000_000, round: .init(seconds: 0.002, bytes: 7_000_000_000),
+            verification: .init(seconds: 0.017, bytes: 62_000_000_000))
+        #expect(try BenchResult(json: result.json()) == result)
         result.runs[0].graph = nil
         result.runs[0].firstToken = nil
         result.runs[0].prefill = nil

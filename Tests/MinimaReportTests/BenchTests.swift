@@ -88,6 +88,35 @@ import Testing
                 """)
     }
 
+    @Test func speculationStandsBesideTheRunWithout() throws {
+        var bench = Sample.bench
+        var run = Sample.run(
+            "dense bf16, random bf16 draft", weights: 65_524_246_528, milliseconds: 8)
+        run.speculation = .init(
+            draft: "random bf16", draftTokens: 5, acceptanceLength: 2.79, simulatedLength: 2.8,
+            addedBytes: 2 << 30, round: .init(seconds: 0.0022, bytes: 7_800_000_000),
+            verification: .init(seconds: 0.0174, bytes: 66_000_000_000))
+        bench.runs = [bench.runs[1], run]
+        let name = "dense bf16, random bf16 draft, K = 5, 2.80 tokens per step simulated"
+        #expect(BenchGroup.all(of: bench)[0].rows[1].name == name)
+        let table = bench.table(kernels: false)
+        #expect(
+            table.contains(
+                """
+                Speculation, 8,192 tokens, 1 request, bf16 keys and values
+                                  tokens      ×  round µs  of card  verify µs  of card     added
+                dense bf16, random bf16 draft, K = 5, 2.80 tokens per step simulated
+                                    2.79  2.11×      2200   81.3 %      17400   87.0 %  2.00 GiB
+                """), "\(table)")
+        let page = checkedPage(Report(title: "t", benches: [bench]))
+        for text in [name, "simulated", "2200", "81.3 %", "17400", "2.00 GiB", "Added memory"] {
+            #expect(page.text.contains(text), "\(text)")
+        }
+        run.speculation?.simulatedLength = nil
+        bench.runs[1] = run
+        #expect(!checkedPage(Report(title: "t", benches: [bench])).text.contains("2.80"))
+    }
+
     @Test func theTableNamesKernelsOnRequest() {
         let without = Sample.bench.table(kernels: false)
         #expect(!without.contains("gate_up") && without.contains("dense bf16"))

@@ -159,7 +159,7 @@ struct EngineSchedulingTests {
         calls.reduce(0) { sum, call in
             switch call {
             case .prefill(_, _, let count): sum + count
-            case .decode(let slots, _): sum + slots.count
+            case .decode(let slots, _, let drafts): sum + slots.count * (drafts + 1)
             }
         }
     }
@@ -180,7 +180,7 @@ struct EngineSchedulingTests {
     /// prompt at a time beside decodes, all that fit without.
     @Test func chunksKeepTheStepsTime() throws {
         let backend = HashBackend(slots: 2, pages: 300, chunk: 64)
-        backend.seconds = ({ _ in 0.001 }, { count, _ in Double(count) * 0.00025 })
+        backend.seconds = ({ _, _ in 0.001 }, { count, _ in Double(count) * 0.00025 })
         let engine = SteppedEngine(backend, EngineOptions(stepSeconds: 0.005))
         try engine.submit([Int32](repeating: 1, count: 64), maxTokens: 40)
         engine.core.step()
@@ -209,7 +209,7 @@ struct EngineSchedulingTests {
             return backend.calls.compactMap { call in
                 switch call {
                 case .prefill(let slot, _, _): slot == 0 ? call : nil
-                case .decode(let slots, let bucket):
+                case .decode(let slots, let bucket, _):
                     slots.contains(0) ? .decode(slots: [0], bucket: bucket) : nil
                 }
             }

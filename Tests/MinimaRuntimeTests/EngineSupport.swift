@@ -12,7 +12,7 @@ final class HashBackend: DecodeBackend {
     /// A call that queued work.
     enum Call: Equatable {
         case prefill(slot: Int, position: Int, count: Int)
-        case decode(slots: [Int], bucket: Int)
+        case decode(slots: [Int], bucket: Int, drafts: Int = 0)
     }
 
     let capacity: DecodeCapacity
@@ -27,29 +27,47 @@ final class HashBackend: DecodeBackend {
     var resultFailure: (Call) -> Bool = { _ in false }
     /// Sequences whose token of this index is not finite, by their first token.
     var notFinite: [Int32: Int] = [:]
-    var seconds: (decode: (Int) -> Double?, prefill: (Int, Int) -> Double?) = (
-        { _ in nil }, { _, _ in nil }
+    var seconds: (decode: (Int, Int) -> Double?, prefill: (Int, Int) -> Double?) = (
+        { _, _ in nil }, { _, _ in nil }
     )
+    /// What is proposed after tokens; any number of any ids.
+    var draft: (_ tokens: [Int32], _ count: Int) -> [Int32] = { _, _ in [] }
 
     private struct Slot {
-        var cached = 0
+        /// Which sequence this is.
+        let owner: Int
+        /// Tokens in its pages when everything queued has run, at least and at most as far as read
+        /// results tell.
+        var least = 0
+        var most = 0
         var pages: [Int32] = []
+    }
+
+    private struct Work {
+        /// Slots and owners of a decode step, and what it proposes.
+        var rows: [(slot: Int, owner: Int)] = []
+        var drafts = 0
+        /// Nothing where there is no result.
+        let run: () -> Result<[[SampledToken]], any Error>?
     }
 
     private var slots: [Int: Slot] = [:]
     private var last: [Int32]
+    /// Where each slot's last token stands, as the device knows it.
+    private var positions: [Int]
     private var memory: [Int32]
-    private var work: [() -> Result<[SampledToken], any Error>?] = []
+    private var work: [Work] = []
 
     init(
         slots: Int = 4, pages: Int, pageTokens: Int = 4, context: Int = 1000, chunk: Int = 64,
-        buckets: [Int] = [1, 2, 4], queuedSteps: Int = 1
+        buckets: [Int] = [1, 2, 4], queuedSteps: Int = 1, draftTokens: [Int] = [0]
     ) {
         capacity = DecodeCapacity(
             slots: slots, pages: pages, pageTokens: pageTokens, context: context, vocabulary: 50,
             prefillChunk: chunk, buckets: buckets, deterministicBucket: buckets[0],
-            queuedSteps: queuedSteps)
+            queuedSteps: queuedSteps, draftTokens: draftTokens)
         last = Array(repeating: 0, count: slots)
+        positions = Array(repeating: 0, count: slots)
         memory = Array(repeating: -1, count: pages * pageTokens)
     }
 
@@ -74,7 +92,7 @@ final class HashBackend: DecodeBackend {
     func open(_ slot: Int, _ sequence: SequenceStart) throws {
         if slots[slot] != nil { violations.append("slot \(slot) was opened twice") }
         if !(0..<capacity.slots).contains(slot) { violations.append("no slot \(slot)") }
-        slots[slot] = Slot()
+        slots[slot] = Slot(owner: opened.count)
         opened.append(sequence)
     }
 
@@ -82,20 +100,24 @@ final class HashBackend: DecodeBackend {
         if slots.removeValue(forKey: slot) == nil { violations.append("slot \(slot) was closed") }
     }
 
-    /// Checks where new tokens go.
-    private func advance(_ slot: Int, _ position: Int, by count: Int, _ pages: [Int32]) {
+    /// Checks where new tokens go: `count` for certain, and `drafts` more.
+    private func advance(
+        _ slot: Int, _ position: Int, by count: Int, drafts: Int = 0, _ pages: [Int32]
+    ) {
         guard var state = slots[slot] else {
             return violations.append("slot \(slot) is not open")
         }
-        if state.cached != position { violations.append("slot \(slot) is not at \(position)") }
-        if pages.count * capacity.pageTokens < position + count {
-            violations.append("\(pages.count) pages do not hold \(position + count)")
+        if state.least != position { violations.append("slot \(slot) is not at \(position)") }
+        let end = state.most + count + drafts
+        if pages.count * capacity.pageTokens < end {
+            violations.append("\(pages.count) pages do not hold \(end)")
         }
+        if end > capacity.context { violations.append("\(end) tokens pass the context") }
         if !pages.starts(with: state.pages) { violations.append("pages of \(slot) changed") }
         for (other, held) in slots where other != slot && !Set(held.pages).isDisjoint(with: pages) {
             violations.append("slots \(slot) and \(other) share pages")
         }
-        (state.cached, state.pages) = (position + count, pages)
+        (state.least, state.most, state.pages) = (state.least + count, end, pages)
         slots[slot] = state
     }
 
@@ -104,11 +126,11 @@ final class HashBackend: DecodeBackend {
             + position % capacity.pageTokens
     }
 
-    private func sample(_ slot: Int, _ pages: [Int32], length: Int) -> SampledToken {
+    /// The token at index `length`, by what the pages hold before it.
+    private func sample(_ pages: [Int32], length: Int) -> SampledToken {
         let tokens = (0..<length).map { memory[place(pages, $0)] }
         if notFinite[tokens[0]] == length { return SampledToken(id: SampledToken.notFinite) }
-        last[slot] = Self.next(tokens)
-        return SampledToken(id: last[slot])
+        return SampledToken(id: Self.next(tokens))
     }
 
     func prefill(_ chunk: PrefillChunk) throws {
@@ -118,19 +140,24 @@ final class HashBackend: DecodeBackend {
         if queueFailure(call) { throw Broken() }
         advance(chunk.slot, chunk.position, by: chunk.tokens.count, chunk.pages)
         if chunk.tokens.count > capacity.prefillChunk { violations.append("a chunk is too long") }
-        work.append { [self] in
+        let run: () -> Result<[[SampledToken]], any Error>? = { [self] in
             for (offset, token) in chunk.tokens.enumerated() {
                 memory[place(chunk.pages, chunk.position + offset)] = token
             }
+            positions[chunk.slot] = chunk.position + chunk.tokens.count
             guard chunk.samples else { return nil }
             if resultFailure(call) { return .failure(Broken()) }
-            let length = chunk.position + chunk.tokens.count
-            return .success([sample(chunk.slot, chunk.pages, length: length)])
+            let token = sample(chunk.pages, length: positions[chunk.slot])
+            last[chunk.slot] = token.id
+            return .success([[token]])
         }
+        work.append(Work(run: run))
     }
 
     func decode(_ batch: DecodeBatch) throws {
-        let call = Call.decode(slots: batch.rows.map(\.slot), bucket: batch.bucket)
+        let drafts = batch.draftTokens
+        let call = Call.decode(
+            slots: batch.rows.map(\.slot), bucket: batch.bucket, drafts: drafts)
         calls.append(call)
         if queueFailure(call) { throw Broken() }
         if batch.rows.isEmpty || batch.rows.count > batch.bucket
@@ -138,20 +165,48 @@ final class HashBackend: DecodeBackend {
         {
             violations.append("\(batch.rows.count) rows in bucket \(batch.bucket)")
         }
-        for row in batch.rows { advance(row.slot, row.position, by: 1, row.pages) }
-        work.append { [self] in
-            if resultFailure(call) { return .failure(Broken()) }
-            return .success(
-                batch.rows.map { row in
-                    memory[place(row.pages, row.position)] = last[row.slot]
-                    return sample(row.slot, row.pages, length: row.position + 1)
-                })
+        if !capacity.draftTokens.contains(drafts) { violations.append("\(drafts) proposals") }
+        for row in batch.rows { advance(row.slot, row.position, by: 1, drafts: drafts, row.pages) }
+        work.append(
+            Work(
+                rows: batch.rows.map { ($0.slot, slots[$0.slot]?.owner ?? -1) }, drafts: drafts,
+                run: { [self] in
+                    if resultFailure(call) { return .failure(Broken()) }
+                    return .success(batch.rows.map { step($0.slot, $0.pages, drafts) })
+                }))
+    }
+
+    /// Writes a slot's last token and proposals, and keeps of these what the model would have said.
+    private func step(_ slot: Int, _ pages: [Int32], _ drafts: Int) -> [SampledToken] {
+        let position = positions[slot]
+        memory[place(pages, position)] = last[slot]
+        let before = (0...position).map { memory[place(pages, $0)] }
+        let proposals = drafts > 0 ? Array(draft(before, drafts).prefix(drafts)) : []
+        // A proposal stands in the page, right or wrong, until the next step writes over it.
+        for place in 0..<drafts {
+            memory[self.place(pages, position + 1 + place)] =
+                place < proposals.count ? proposals[place] : -1
         }
+        var tokens: [SampledToken] = []
+        repeat {
+            tokens.append(sample(pages, length: position + 1 + tokens.count))
+        } while tokens.count <= proposals.count && tokens[tokens.count - 1].id >= 0
+            && tokens[tokens.count - 1].id == proposals[tokens.count - 1]
+        positions[slot] += tokens.count
+        last[slot] = tokens[tokens.count - 1].id
+        return tokens
     }
 
     func collect() throws -> [[SampledToken]] {
         while !work.isEmpty {
-            if let result = work.removeFirst()() { return try result.get().map { [$0] } }
+            let next = work.removeFirst()
+            guard let result = next.run() else { continue }
+            let rows = try result.get()
+            for (row, tokens) in zip(next.rows, rows) where slots[row.slot]?.owner == row.owner {
+                slots[row.slot]?.least += tokens.count - 1
+                slots[row.slot]?.most -= next.drafts - (tokens.count - 1)
+            }
+            return rows
         }
         violations.append("nothing was queued")
         return []
@@ -159,7 +214,9 @@ final class HashBackend: DecodeBackend {
 
     func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
-    func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? { seconds.decode(bucket) }
+    func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
+        seconds.decode(bucket, draftTokens)
+    }
     func prefillSeconds(tokens: Int, at position: Int) -> Double? {
         seconds.prefill(tokens, position)
     }
@@ -167,21 +224,25 @@ final class HashBackend: DecodeBackend {
 
 /// An engine without its thread: a test decides when it steps.
 final class SteppedEngine {
-    let backend: HashBackend
     let core: EngineCore
     private var channels: [GenerationChannel] = []
     private(set) var requests: [GenerationRequest] = []
 
-    init(_ backend: HashBackend, _ options: EngineOptions = EngineOptions()) {
-        self.backend = backend
+    init(_ backend: any DecodeBackend, _ options: EngineOptions = EngineOptions()) {
         core = EngineCore(backend, options)
     }
 
     /// Submits a prompt; returns its number.
     @discardableResult
     func submit(_ prompt: [Int32], maxTokens: Int, stop: Set<Int32> = []) throws -> Int {
-        let request = try GenerationRequest(
-            prompt: prompt, maxTokens: maxTokens, sampling: SamplingParameters(), stop: stop)
+        submit(
+            try GenerationRequest(
+                prompt: prompt, maxTokens: maxTokens, sampling: SamplingParameters(), stop: stop))
+    }
+
+    /// Submits a request; returns its number.
+    @discardableResult
+    func submit(_ request: GenerationRequest) -> Int {
         requests.append(request)
         channels.append(GenerationChannel())
         let id = requests.count - 1

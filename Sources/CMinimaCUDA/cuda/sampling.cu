@@ -19,7 +19,7 @@
 // Entry sample. Grid (blocks per row <= 64, rows), block BLOCK. Constants: VOCAB (at most 2^18),
 // BIASES (most biases of a slot), BLOCK (a power of two, 32 to 1024). Static shared memory.
 // Parameters, in order:
-//   logits      fp32 [rows, VOCAB]
+//   logits      fp32 [rows stride, VOCAB]; row r's are those of r stride + place
 //   rows        int32 [rows], the slot of each row, each once; negative: the row is skipped. Null:
 //               row r is slot r
 //   settings    u32 [slots, 16]: 0 1/temperature (float; 0 takes the likeliest), 1 top-k (0: all),
@@ -33,35 +33,57 @@
 //   positions   int32 [slots], index of the step's input token; the new token's is one more. Moved
 //               on by one. lengths int32 [slots], moved on alike; may be null
 //   tokens      int32 [slots], the new token; -1 where a logit is not finite
-//   log_sums    fp32 [slots], ln of the sum of e^logit, and chosen fp32 [slots], the new token's
-//               logit, both before bias and penalties; written for flag 2
+//   log_sums    fp32 [slots, places], ln of the sum of e^logit, and chosen fp32 [slots, places], the
+//               new token's logit, both before bias and penalties; written for flag 2
 //   workspace   WORKSPACE_BYTES (63,104) bytes per row, zero before the first launch
+//   emitted     int32 [slots, places], the new token in column `place`
+//   counts      int32 [slots]: place + 1
+//   drafts      int32 [slots, places - 1], proposals; not read where place is 0
+//   sequence    int32 [slots, length], the tokens of each slot: the new one is added. May be null
+//   place       int32: which token of a step this launch chooses, from 0 on
+//   places      int32: tokens of a step at most
+//   stride      int32: rows of logits of a row, more than place
+//   length      int32: columns of sequence
+//
+// A step that verifies proposals has a launch for each place. One with place > 0 chooses for the rows
+// whose token of the place before is finite and was proposed, drafts[slot, place - 1], and does
+// nothing for the others: what is emitted are the tokens that steps without proposals would choose.
+//
+// With a constant ACCEPTANCE, a list of numbers of 2^-32, a proposal counts as right in place j with
+// the j-th of these probabilities, whatever it is, by writing the chosen token, or -1, into drafts.
+// That is for measuring times at a given acceptance and no sampling.
 //
 // Entry open_history (history, tokens, count, prompt_count, slot): a slot's history from `count`
 // tokens (int32), the first `prompt_count` of them the prompt. Grid 1, block BLOCK.
 // compile: VOCAB=151936 BIASES=512 BLOCK=256
 // compile: VOCAB=1003 BIASES=16 BLOCK=1024
+// compile: VOCAB=151936 BIASES=512 BLOCK=256 ACCEPTANCE=2147483648u,1073741824u
 #include "sampling_workspace.cuh"
 #include "sampling_arithmetic.cuh"
 #include "sampling_row.cuh"
 #include "sampling_selection.cuh"
 #include "sampling_results.cuh"
+#include "sampling_verification.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     sample(const float* logits, const i32* rows, const u32* settings, const i32* bias_tokens,
            const float* bias_values, u16* history, i32* positions, i32* lengths, i32* tokens,
-           float* log_sums, float* chosen, Workspace* workspaces) {
+           float* log_sums, float* chosen, Workspace* workspaces, i32* emitted, i32* counts,
+           i32* drafts, i32* sequence, i32 place, i32 places, i32 stride, i32 length) {
     __shared__ Shared shared;
     dependents_launch();
     dependencies_wait();
     i32 slot = rows == nullptr ? (i32)blockIdx.y : rows[blockIdx.y];
     if (slot < 0) return;
+    Verification verification = {emitted + (i64)slot * places, counts + slot,
+                                 drafts + (i64)slot * (places - 1), place, places};
+    if (!verification.is_alive()) return;
     Workspace& workspace = workspaces[blockIdx.y];
     const u32* setting = settings + slot * SETTINGS;
     float inverse = __uint_as_float(setting[0]);
     u32 flags = setting[7];
     Row row;
-    row.logits = logits + (u64)blockIdx.y * VOCAB;
+    row.logits = logits + ((u64)blockIdx.y * stride + place) * VOCAB;
     row.history = flags & USES_HISTORY ? history + (u64)slot * HISTORY_STRIDE : nullptr;
     row.repetition = __uint_as_float(setting[4]);
     row.frequency = __uint_as_float(setting[5]);
@@ -169,8 +191,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     }
     if (threadIdx.x == 0) workspace.scores[blockIdx.x] = best;
     if (!is_last(workspace, shared, meetings)) return;
-    finish(workspace, row.logits, flags, slot, row_best(workspace.scores, 1), areas,
-           history, positions, lengths, tokens, log_sums, chosen);
+    i32 token = finish(workspace, row.logits, flags, slot, row_best(workspace.scores, 1), areas,
+                       history, log_sums + (i64)slot * places + place,
+                       chosen + (i64)slot * places + place);
+    if (threadIdx.x > 0) return;
+    tokens[slot] = token;
+    i32 position = positions[slot] += 1;
+    if (lengths != nullptr) lengths[slot] += 1;
+    if (sequence != nullptr && position < length) sequence[(i64)slot * length + position] = token;
+    verification.emit(token, position, slot);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)

@@ -22,11 +22,12 @@ DEVICE u64 row_best(const u64* first, i32 words) {
     return warp_best(best);
 }
 
-/// Writes the row's token and all that follows from it, and clears counters and histograms. By one
-/// block.
-DEVICE void finish(Workspace& workspace, const float* logits, u32 flags, i32 slot, u64 best,
-                   u32 areas, u16* history, i32* positions, i32* lengths, i32* tokens,
-                   float* log_sums, float* chosen) {
+/// What follows from the row's token but for the slot's counters: log-probabilities, history; clears
+/// counters and histograms. By one block.
+///
+/// - Returns: The token, in every thread; -1 where a logit was not finite.
+DEVICE i32 finish(Workspace& workspace, const float* logits, u32 flags, i32 slot, u64 best,
+                  u32 areas, u16* history, float* log_sum, float* chosen) {
     i32 token = best == NOT_FINITE ? -1 : (i32) ~(u32)best;
     if (threadIdx.x < 32 && (flags & WANTS_LOGPROBS)) {
         float maximum = -__int_as_float(0x7f800000), sum = 0.0f;
@@ -40,14 +41,11 @@ DEVICE void finish(Workspace& workspace, const float* logits, u32 flags, i32 slo
         float largest = warp_max(maximum);
         sum = warp_sum(maximum == largest ? sum : sum * exp_fast(maximum - largest));
         if (threadIdx.x == 0) {
-            log_sums[slot] = largest + __logf(sum);
-            chosen[slot] = token < 0 ? 0.0f : logits[token];
+            *log_sum = largest + __logf(sum);
+            *chosen = token < 0 ? 0.0f : logits[token];
         }
     }
     if (threadIdx.x == 0) {
-        tokens[slot] = token;
-        positions[slot] += 1;
-        if (lengths != nullptr) lengths[slot] += 1;
         if (token >= 0 && (flags & USES_HISTORY)) {
             u16* entry = history + (u64)slot * HISTORY_STRIDE + token;
             if ((*entry & 0x7fff) != 0x7fff) *entry += 1;
@@ -60,4 +58,5 @@ DEVICE void finish(Workspace& workspace, const float* logits, u32 flags, i32 slo
             workspace.masses[area][bin] = 0;
         }
     }
+    return token;
 }

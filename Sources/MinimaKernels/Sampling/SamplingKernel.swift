@@ -30,6 +30,24 @@ public struct SamplingKernel: Sendable {
     ///   - vocabulary: Columns of the logits.
     ///   - rows: Rows of one launch at most.
     public init(context: CUDAContext, vocabulary: Int, rows: Int) throws(KernelError) {
+        try self.init(context: context, vocabulary: vocabulary, rows: rows, acceptance: nil)
+    }
+
+    /// A kernel that takes proposals for right with given probabilities, whatever they are: to time
+    /// steps at an acceptance that no draft at hand reaches. What it samples means nothing.
+    ///
+    /// - Parameter acceptance: Per place of a step the probability that its proposal counts as right.
+    package init(
+        context: CUDAContext, vocabulary: Int, rows: Int, simulating acceptance: [Double]
+    ) throws(KernelError) {
+        try self.init(
+            context: context, vocabulary: vocabulary, rows: rows,
+            acceptance: acceptance.map { UInt32(clamping: Int(($0 * 0x1p32).rounded())) })
+    }
+
+    private init(
+        context: CUDAContext, vocabulary: Int, rows: Int, acceptance: [UInt32]?
+    ) throws(KernelError) {
         guard (1...1 << 18).contains(vocabulary), rows > 0 else {
             throw .invalidLaunch(
                 kernel: "sampling.cu",
@@ -39,9 +57,12 @@ public struct SamplingKernel: Sendable {
                     """)
         }
         let source = try KernelSource("sampling.cu")
-        let constants: [String: KernelConstant] = [
+        var constants: [String: KernelConstant] = [
             "VOCAB": .int(vocabulary), "BIASES": .int(Self.mostBiases), "BLOCK": .int(Self.block),
         ]
+        if let acceptance, !acceptance.isEmpty {
+            constants["ACCEPTANCE"] = .text(acceptance.map { "\($0)u" }.joined(separator: ","))
+        }
         sample = try context.kernel(source, entry: "sample", constants: constants)
         openHistory = try context.kernel(source, entry: "open_history", constants: constants)
         residentBlocks =
@@ -63,24 +84,34 @@ public struct SamplingKernel: Sendable {
     /// Queues the choice of a token per row. Each row's slot gets its token, one more in its position
     /// and in `lengths`, and the token in its history, so that a captured launch can be replayed.
     ///
+    /// A step that verifies proposals has a launch for each place, in order. Those after the first
+    /// choose only for rows whose token of the place before is the one that was proposed.
+    ///
     /// - Parameters:
-    ///   - logits: float32 `[count, vocabulary]`.
+    ///   - logits: float32 `[count · rowsOfLogits, vocabulary]`; those of row r's place p are in row
+    ///     r · `rowsOfLogits` + p.
     ///   - slots: int32 `[count]`, the slot of each row, none twice; a negative one skips the row.
     ///     `nil`: row r is slot r.
     ///   - lengths: int32 `[slots]`, counted on like the positions.
+    ///   - place: Which token of the step is chosen.
+    ///   - rowsOfLogits: Places of the step, at most the state's.
     ///   - overlapping: Whether the kernel may start before the one ahead of it ends.
     public func launch(
         _ logits: Tensor, slots: Tensor? = nil, state: SamplingState, lengths: Tensor? = nil,
-        on stream: CUDAStream, overlapping: Bool = true
+        place: Int = 0, of rowsOfLogits: Int = 1, on stream: CUDAStream, overlapping: Bool = true
     ) throws(KernelError) {
-        let count = logits.rank == 2 ? logits.shape[0] : 0
-        guard count > 0, count <= rows, logits.shape[1] == vocabulary, logits.dtype == .float32,
-            state.vocabulary == vocabulary
+        let all = logits.rank == 2 ? logits.shape[0] : 0
+        let count = all / max(rowsOfLogits, 1)
+        guard (1...state.places).contains(rowsOfLogits), (0..<rowsOfLogits).contains(place),
+            count > 0, count <= rows, all == count * rowsOfLogits, logits.shape[1] == vocabulary,
+            logits.dtype == .float32, state.vocabulary == vocabulary
         else {
             throw .invalidLaunch(
                 kernel: sample.name,
                 reason: """
-                    logits are \(logits.summary), the kernel takes float32 [1...\(rows), \(vocabulary)]
+                    logits are \(logits.summary) for place \(place) of \(rowsOfLogits) and a state of \
+                    \(state.places), the kernel takes float32 [1...\(rows) times the places, \
+                    \(vocabulary)]
                     """)
         }
         let fits =
@@ -103,6 +134,9 @@ public struct SamplingKernel: Sendable {
                 .tensor(state.biasTokens), .tensor(state.biasValues), .optional(state.history),
                 .tensor(state.positions), .optional(lengths), .tensor(state.tokens),
                 .tensor(state.logSums), .tensor(state.chosenLogits), .tensor(workspace),
+                .tensor(state.emitted), .tensor(state.counts), .tensor(state.drafts),
+                .optional(state.sequence), .int32(place), .int32(state.places),
+                .int32(rowsOfLogits), .int32(state.sequence?.shape[1] ?? 0),
             ])
     }
 
@@ -130,6 +164,7 @@ public struct SamplingKernel: Sendable {
                 try write(biases.map(\.key), state.biasTokens)
                 try write(biases.map { Float($0.value) }, state.biasValues)
             }
+            if let sequence = state.sequence { try write(tokens, sequence) }
             guard settings.usesHistory, let history = state.history else { return }
             let known = try Tensor(tokens).to(state.tokens.device)
             try openHistory.launch(
@@ -150,6 +185,8 @@ public struct SamplingKernel: Sendable {
                 "slot \(slot) is not in 0..<\(state.slots)"
             } else if tokens.isEmpty || !(0...tokens.count).contains(promptCount) {
                 "a sequence of \(tokens.count) tokens cannot have \(promptCount) of a prompt"
+            } else if let sequence = state.sequence, tokens.count > sequence.shape[1] {
+                "a sequence of \(tokens.count) tokens is longer than \(sequence.shape[1])"
             } else if settings.logitBias.count > Self.mostBiases {
                 "\(settings.logitBias.count) biases are more than \(Self.mostBiases)"
             } else if let token = settings.logitBias.keys.first(where: {

@@ -7,14 +7,27 @@ public struct SamplingState: Sendable {
     public let slots: Int
     /// Tokens of the model.
     public let vocabulary: Int
+    /// Tokens that a step may choose for a slot: one more than it may verify.
+    public let places: Int
     /// Index of the input token of the next step, int32 `[slots]`; the sampling kernel adds 1.
     public let positions: Tensor
     /// The token chosen last, int32 `[slots]`; −1 where a logit was not finite.
     public let tokens: Tensor
-    /// Natural logarithm of the sum of e^logit, float32 `[slots]`, for slots that want it.
+    /// The tokens chosen in the slot's last step, int32 `[slots, places]`…
+    public let emitted: Tensor
+    /// …and how many they are, int32 `[slots]`.
+    public let counts: Tensor
+    /// Proposals for the next step, int32 `[slots, places − 1]`; negative for none. A column of its own
+    /// where there are no proposals.
+    public let drafts: Tensor
+    /// Natural logarithm of the sum of e^logit behind each chosen token, float32 `[slots, places]`, for
+    /// slots that want it.
     public let logSums: Tensor
-    /// The chosen token's logit before bias and penalties, float32 `[slots]`, for slots that want it.
+    /// The chosen tokens' logits before bias and penalties, float32 `[slots, places]`, for slots that
+    /// want it.
     public let chosenLogits: Tensor
+    /// All tokens of each slot's sequence, int32 `[slots, length]`; `nil` where nothing asks.
+    public let sequence: Tensor?
 
     /// int32 `[slots, 16]`.
     let settings: Tensor
@@ -25,29 +38,43 @@ public struct SamplingState: Sendable {
     let history: Tensor?
 
     /// Bytes on the device.
-    public static func bytes(slots: Int, vocabulary: Int, keepsHistory: Bool = true) -> Int {
-        let row = 16 + 4 * SamplingKernel.settingWords + 8 * SamplingKernel.mostBiases
-        return slots * (row + (keepsHistory ? 2 * historyStride(vocabulary) : 0))
+    public static func bytes(
+        slots: Int, vocabulary: Int, places: Int = 1, sequenceLength: Int = 0,
+        keepsHistory: Bool = true
+    ) -> Int {
+        let row = 12 + 4 * SamplingKernel.settingWords + 8 * SamplingKernel.mostBiases
+        let step = 12 * places + 4 * max(places - 1, 1) + 4 * sequenceLength
+        return slots * (row + step + (keepsHistory ? 2 * historyStride(vocabulary) : 0))
     }
 
     static func historyStride(_ vocabulary: Int) -> Int { (vocabulary + 7) / 8 * 8 }
 
     /// Allocates the state of `slots` slots.
     ///
-    /// - Parameter keepsHistory: Whether slots may have penalties; costs two bytes per slot and token
-    ///   of the vocabulary.
+    /// - Parameters:
+    ///   - places: Tokens that a step may choose for a slot, at least 1.
+    ///   - sequenceLength: Tokens of the longest sequence where ``sequence`` is kept, else 0.
+    ///   - keepsHistory: Whether slots may have penalties; costs two bytes per slot and token of the
+    ///     vocabulary.
     public init(
-        slots: Int, vocabulary: Int, keepsHistory: Bool = true, device: Device
+        slots: Int, vocabulary: Int, places: Int = 1, sequenceLength: Int = 0,
+        keepsHistory: Bool = true, device: Device
     ) throws(TensorError) {
         self.slots = slots
         self.vocabulary = vocabulary
+        self.places = places
         func zeros(_ shape: [Int], _ dtype: DType) throws(TensorError) -> Tensor {
             try Tensor.zeros(shape, dtype: dtype, device: device)
         }
         positions = try zeros([slots], .int32)
         tokens = try zeros([slots], .int32)
-        logSums = try zeros([slots], .float32)
-        chosenLogits = try zeros([slots], .float32)
+        emitted = try zeros([slots, places], .int32)
+        counts = try zeros([slots], .int32)
+        drafts = try Tensor.full(
+            [slots, max(places - 1, 1)], -1, dtype: .int32, device: device)
+        logSums = try zeros([slots, places], .float32)
+        chosenLogits = try zeros([slots, places], .float32)
+        sequence = sequenceLength > 0 ? try zeros([slots, sequenceLength], .int32) : nil
         settings = try zeros([slots, SamplingKernel.settingWords], .int32)
         biasTokens = try zeros([slots, SamplingKernel.mostBiases], .int32)
         biasValues = try zeros([slots, SamplingKernel.mostBiases], .float32)

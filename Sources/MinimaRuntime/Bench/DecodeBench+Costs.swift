@@ -23,8 +23,9 @@ extension DecodeBench {
             layout: CUDALayout(
                 slots: tokens, context: PagedKeyValues.pageTokens, format: format, chunk: 16,
                 buckets: [tokens]), kernels: kernels)
-        if tunesKernels { try decoder.tune([tokens], onProgress: progress) }
-        let step = try decoder.makeStep(tokens)
+        let size = StepSize(bucket: tokens, draftTokens: 0)
+        if tunesKernels { try decoder.tune([size], onProgress: progress) }
+        let step = try decoder.makeStep(size)
         return try weights.layers[0].sites.compactMap { site in
             guard let module = modules.first(where: { $0.name == site.name }),
                 let label = Self.labels.first(where: { site.name.hasSuffix($0.key) })?.value

@@ -6,22 +6,26 @@ import MinimaTensor
 /// Measures decoding of one model after the other on a CUDA device.
 public struct DecodeBench {
     let kernels: CUDAContext
-    private let context: Int
+    let context: Int
     private let requests: [Int]
     let format: KeyValueFormat
-    private let steps: Int
-    private let repeats: Int
-    private let chunk: Int
-    private let seed: UInt64
+    let steps: Int
+    let repeats: Int
+    let chunk: Int
+    let seed: UInt64
     let tunesKernels: Bool
+    private let speculation: Speculation?
     let progress: ProgressHandler
 
     /// Replays of a graph that are timed together.
     private static let replays = 4
 
-    /// Tokens of a sequence at most: prompt, timed steps and the last step's token, which is written,
-    /// too.
-    private var longest: Int { context + max(steps, Self.replays) + 1 }
+    /// Tokens of a sequence at most: prompt, timed steps, one that warms up and one that may be queued
+    /// behind, each with all that it may make.
+    var longest: Int {
+        let places = (speculation?.draftTokens.max() ?? 0) + 1
+        return context + (max(steps, Self.replays) + 2) * places
+    }
 
     /// - Parameters:
     ///   - context: Tokens in the cache when the timed steps begin.
@@ -31,10 +35,11 @@ public struct DecodeBench {
     ///   - chunk: Tokens of a prompt read at once.
     ///   - seed: Of the tokens.
     ///   - tunesKernels: Whether the linear kernels' cuts are searched for first.
+    ///   - speculation: What is measured beside each run; `nil`: nothing.
     public init(
         kernels: CUDAContext, context: Int, requests: [Int], format: KeyValueFormat, steps: Int,
         repeats: Int, chunk: Int, seed: UInt64, tunesKernels: Bool,
-        progress: @escaping ProgressHandler
+        speculation: Speculation? = nil, progress: @escaping ProgressHandler
     ) {
         self.kernels = kernels
         self.context = context
@@ -45,6 +50,7 @@ public struct DecodeBench {
         self.chunk = chunk
         self.seed = seed
         self.tunesKernels = tunesKernels
+        self.speculation = speculation
         self.progress = progress
     }
 
@@ -58,11 +64,28 @@ public struct DecodeBench {
         let weights = try DecoderWeights(
             source, kernels: kernels, context: longest, onProgress: progress)
         try device.emptyCache()
+        var plain: [BenchResult.Run] = []
         for count in requests {
             try device.resetPeakMemory()
-            try onRun(measure(weights, label: label, requests: count))
+            let run = try measure(weights, label: label, requests: count)
+            try onRun(run)
+            plain.append(run)
             try device.emptyCache()
         }
+        guard let speculation else { return }
+        // What proposes is loaded only now: its memory counts with its own runs.
+        let draft = try loadedDraft(speculation, target: source)
+        for run in plain {
+            for choice in speculation.cases {
+                try device.emptyCache()
+                try device.resetPeakMemory()
+                try onRun(
+                    measure(
+                        weights, speculation, draft, count: choice.count, length: choice.length,
+                        beside: run))
+            }
+        }
+        try device.emptyCache()
     }
 
     private func measure(_ weights: DecoderWeights, label: String, requests count: Int) throws
@@ -83,9 +106,12 @@ public struct DecodeBench {
         for slot in 1..<max(count, 1) {
             try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
         }
-        let step = try Self.spread((0..<repeats).map { _ in try decode(prompt, count, backend) })
+        let step = try Self.spread(
+            (0..<repeats).map { _ in
+                try decode(prompt, count, backend, draftTokens: 0).seconds / Double(steps)
+            })
         let bucket = layout.largestBucket
-        let (kernelsOfStep, graph) = backend.step(bucket)
+        let (kernelsOfStep, graph) = backend.step(StepSize(bucket: bucket, draftTokens: 0))
         let traffic = DecodeTraffic(
             sizes, weightBytes: weights.readBytes, cacheType: format.dtype, context: context,
             requests: count)
@@ -111,12 +137,12 @@ public struct DecodeBench {
             settings: ["bucket": "\(bucket)"])
     }
 
-    private static func spread(_ values: [Double]) -> BenchResult.Spread {
+    static func spread(_ values: [Double]) -> BenchResult.Spread {
         BenchResult.Spread(values)
             ?? BenchResult.Spread(median: 0, lowest: 0, highest: 0, repetitions: 0)
     }
 
-    private func tokens(_ count: Int, vocabulary: Int) -> [Int32] {
+    func tokens(_ count: Int, vocabulary: Int) -> [Int32] {
         var state = seed &+ 0x9E37_79B9_7F4A_7C15
         return (0..<count).map { _ in
             // Knuth's multiplier; the upper bits are well mixed.
@@ -126,7 +152,7 @@ public struct DecodeBench {
     }
 
     /// Seconds from a prompt to its first token: reading it, and the logits and choice behind it.
-    private func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> Double {
+    func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> Double {
         let clock = ContinuousClock()
         try backend.open(0, start(prompt))
         try backend.decoder.stream.synchronize()
@@ -148,43 +174,59 @@ public struct DecodeBench {
             tokens: prompt, promptCount: prompt.count, sampling: try SamplingParameters())
     }
 
-    private static func pages(of slot: Int, _ layout: CUDALayout) -> [Int32] {
+    static func pages(of slot: Int, _ layout: CUDALayout) -> [Int32] {
         let first = slot * layout.pagesPerSlot
         return (first..<first + layout.pagesPerSlot).map(Int32.init)
     }
 
     /// Puts all requests back to the end of their prompts.
-    private func reset(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws {
+    func reset(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws {
         for slot in 0..<count { try backend.open(slot, start(prompt)) }
     }
 
-    /// Seconds per step as a user sees it: each step's tokens read while the next one runs.
-    private func decode(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws -> Double {
+    /// Decodes ``steps`` steps as a user sees it: each step's tokens read while the next one runs.
+    ///
+    /// - Returns: Seconds, and tokens of all requests.
+    func decode(
+        _ prompt: [Int32], _ count: Int, _ backend: CUDABackend, draftTokens: Int
+    ) throws -> (seconds: Double, tokens: Double) {
         try reset(prompt, count, backend)
         let layout = backend.decoder.layout
         let pages = (0..<count).map { Self.pages(of: $0, layout) }
-        func queue(_ step: Int) throws {
+        // The last token that was read of each request; at first the prompt's, which goes in again.
+        var positions = Array(repeating: context - 1, count: count)
+        var queued = 0
+        func queue() throws {
             try backend.decode(
                 DecodeBatch(
                     rows: (0..<count).map {
-                        DecodeBatch.Row(slot: $0, position: context - 1 + step, pages: pages[$0])
-                    }, bucket: layout.largestBucket))
+                        DecodeBatch.Row(
+                            slot: $0, position: positions[$0] + queued, pages: pages[$0])
+                    }, bucket: layout.largestBucket, draftTokens: draftTokens))
+            queued += 1
+        }
+        func collect() throws -> Double {
+            let tokens = try backend.collect().map(\.count)
+            for (slot, count) in tokens.enumerated() { positions[slot] += count }
+            queued -= 1
+            return Double(tokens.reduce(0, +))
         }
         // The first step warms up.
-        try queue(0)
-        _ = try backend.collect()
+        try queue()
+        _ = try collect()
         let clock = ContinuousClock()
         let begin = clock.now
+        var tokens = 0.0
         for step in 1...steps {
-            try queue(step)
-            if step > 1 { _ = try backend.collect() }
+            try queue()
+            if step > 1 { tokens += try collect() }
         }
-        _ = try backend.collect()
-        return (clock.now - begin).totalSeconds / Double(steps)
+        tokens += try collect()
+        return ((clock.now - begin).totalSeconds, tokens)
     }
 
     /// Seconds of one replay, without the host; each replay goes a token further.
-    private func replay(_ graph: CUDAGraph, _ backend: CUDABackend) throws -> Double {
+    func replay(_ graph: CUDAGraph, _ backend: CUDABackend) throws -> Double {
         let stream = backend.decoder.stream
         let (start, end) = (try CUDAEvent(on: kernels), try CUDAEvent(on: kernels))
         try start.record(on: stream)

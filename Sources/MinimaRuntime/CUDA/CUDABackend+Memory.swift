@@ -9,8 +9,22 @@ extension CUDABackend {
         return DecodeMemory(
             weights.architecture.dimensions, weightBytes: weights.byteCount,
             attention: decoder.keyValues.shape,
-            buffers: DecoderBuffers.Shapes(weights, decoder.layout), layout: decoder.layout,
-            workspace: decoder.workspace.bytes)
+            buffers: decoder.shapes, layout: decoder.layout,
+            draftBytes: decoder.drafter?.byteCount ?? 0,
+            workspace: decoder.workspace.bytes + attentionBytes)
+    }
+
+    /// Bytes of the parts that attention of all steps hands from thread block to thread block.
+    private var attentionBytes: Int {
+        let layout = decoder.layout
+        return layout.steps.reduce(0) { sum, size in
+            let bytes = try? DecodeAttention.bytes(
+                decoder.keyValues.shape, format: layout.format, queries: size.places,
+                requests: size.bucket, maxPages: layout.pagesPerSlot,
+                splitTokens: layout.isDeterministic ? CUDADecoder.fixedSplit : nil,
+                context: decoder.kernels)
+            return sum + (bytes ?? 0)
+        }
     }
 
     /// Writes keys and values of random projections for a sequence, as reading a prompt would: to
@@ -44,17 +58,21 @@ extension CUDABackend {
 
 extension DecodeMemory {
     /// What an engine of this layout holds.
+    ///
+    /// - Parameter draftBytes: Of what proposes tokens: its weights, cache and buffers.
     init(
         _ sizes: DecoderDimensions, weightBytes: Int, attention: AttentionShape,
-        buffers: DecoderBuffers.Shapes, layout: CUDALayout, workspace: Int
+        buffers: DecoderBuffers.Shapes, layout: CUDALayout, draftBytes: Int = 0, workspace: Int
     ) {
         self.init(
             weights: weightBytes,
             cache: PagedKeyValues.bytes(
                 layers: sizes.layers, pages: layout.pageCount, shape: attention,
                 format: layout.format),
-            activations: buffers.byteCount
-                + SamplingState.bytes(slots: layout.slots, vocabulary: sizes.vocabularySize),
+            activations: buffers.byteCount + draftBytes
+                + SamplingState.bytes(
+                    slots: layout.slots, vocabulary: sizes.vocabularySize,
+                    places: layout.mostDraftTokens + 1, sequenceLength: layout.sequenceLength),
             workspace: workspace, logits: buffers.logitBytes)
     }
 }

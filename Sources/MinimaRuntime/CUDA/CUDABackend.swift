@@ -6,7 +6,8 @@ import MinimaTensor
 /// Decodes on a CUDA device with Minima's own kernels, one graph per step.
 ///
 /// Tokens, positions and tables of pages stay on the device; the host learns a step's tokens while
-/// the next one runs.
+/// the next one runs. So do drafts: a step proposes tokens, verifies them and moves on by as many as it
+/// has chosen, all of it in its graph.
 public final class CUDABackend: DecodeBackend {
     /// What fits.
     public let capacity: DecodeCapacity
@@ -16,22 +17,33 @@ public final class CUDABackend: DecodeBackend {
     /// The rows of the last step, as the device has them.
     private var rows: [Int32] = []
     private var results: [Result] = []
-    private var steps: [Int: [StepKernel]] = [:]
-    private var graphs: [Int: CUDAGraph] = [:]
+    private var steps: [StepSize: [StepKernel]] = [:]
+    private var graphs: [StepSize: CUDAGraph] = [:]
+    private var seconds: [StepSize: Double] = [:]
     private let firstToken: [StepKernel]
+    private var opened = 0
 
     private struct Slot {
         var sampling: SamplingParameters?
         var pages: [Int32] = []
+        /// Which of the sequences opened so far has it.
+        var owner = 0
     }
 
     /// A step whose tokens are on their way to the host.
     private struct Result {
         let slots: [Int]
-        /// Per row how many likeliest tokens its request wants; `nil` for no log-probabilities.
+        /// Per row who had the slot, and how many likeliest tokens that request wants; `nil` for no
+        /// log-probabilities.
+        let owners: [Int]
         let wanted: [Int?]
-        let tokens: Tensor
+        /// Tokens that were verified for each row.
+        let draftTokens: Int
+        /// int32 `[slots]` and `[slots, places]`.
+        let counts, tokens: Tensor
+        /// float32 `[slots, places]`.
         let logSums, chosen: Tensor?
+        /// `[rows · (draftTokens + 1), any]`.
         let likeliest: (values: Tensor, ids: Tensor)?
         let done: CUDAEvent
     }
@@ -39,43 +51,55 @@ public final class CUDABackend: DecodeBackend {
     /// Loads a model and makes everything that steps need, kernels and graphs among them.
     ///
     /// - Parameters:
+    ///   - draft: What proposes the tokens that the layout's steps verify.
     ///   - onProgress: Called while layers are loaded and kernels made; throws to cancel.
     /// - Throws: `RuntimeError` for a family or a layout that the kernels do not do.
     public convenience init(
-        _ source: any WeightSource, layout: CUDALayout, kernels: CUDAContext,
-        onProgress: (StageProgress) throws -> Void = { _ in }
+        _ source: any WeightSource, layout: CUDALayout, draft: CUDADraft? = nil,
+        kernels: CUDAContext, onProgress: (StageProgress) throws -> Void = { _ in }
     ) throws {
         let weights = try DecoderWeights(
             source, kernels: kernels, context: layout.context, onProgress: onProgress)
-        try self.init(weights, layout: layout, kernels: kernels, onProgress: onProgress)
+        let loaded = try draft?.loaded(
+            target: source, kernels: kernels, context: layout.context)
+        try self.init(
+            weights, layout: layout, draft: loaded, kernels: kernels, onProgress: onProgress)
     }
 
+    /// - Parameter acceptance: Per place the probability with which a proposal counts as right,
+    ///   whatever it is: to time steps, not to serve; `nil`: proposals are compared.
     init(
-        _ weights: DecoderWeights, layout: CUDALayout, kernels: CUDAContext,
+        _ weights: DecoderWeights, layout: CUDALayout, draft: LoadedDraft? = nil,
+        kernels: CUDAContext, simulating acceptance: [Double]? = nil,
         onProgress: (StageProgress) throws -> Void
     ) throws {
-        let decoder = try CUDADecoder(weights, layout: layout, kernels: kernels)
+        let decoder = try CUDADecoder(
+            weights, layout: layout, draft: draft?.head, kernels: kernels, simulating: acceptance)
+        let layout = decoder.layout
+        decoder.drafter = try draft?.drafter(for: decoder)
         self.decoder = decoder
         slots = Array(repeating: Slot(), count: layout.slots)
-        let buckets = layout.buckets
+        let sizes = layout.steps
         capacity = DecodeCapacity(
             slots: layout.slots, pages: layout.pageCount,
             pageTokens: PagedKeyValues.pageTokens, context: layout.context,
             vocabulary: weights.architecture.dimensions.vocabularySize,
-            prefillChunk: layout.chunk, buckets: buckets,
-            deterministicBucket: layout.largestBucket, queuedSteps: 2)
-        if layout.tunesKernels { try decoder.tune(layout.buckets, onProgress: onProgress) }
+            prefillChunk: layout.chunk, buckets: layout.buckets,
+            deterministicBucket: layout.largestBucket, queuedSteps: 2,
+            draftTokens: layout.draftTokens)
+        if layout.tunesKernels { try decoder.tune(sizes, onProgress: onProgress) }
         firstToken = try decoder.head(
             decoder.buffers.residual.narrow(0, 0..<1),
             into: decoder.buffers.logits.narrow(0, 0..<1))
-        for (index, bucket) in buckets.enumerated() {
-            let step = try decoder.makeStep(bucket)
-            steps[bucket] = step
-            graphs[bucket] = try record(step)
+        for (index, size) in sizes.enumerated() {
+            let step = try decoder.makeStep(size)
+            steps[size] = step
+            graphs[size] = try record(step)
             try onProgress(
                 StageProgress(
-                    stage: "kernels", done: index + 1, total: buckets.count, unit: "graphs"))
+                    stage: "kernels", done: index + 1, total: sizes.count, unit: "graphs"))
         }
+        if layout.mostDraftTokens > 0 { seconds = try timeSteps(graphs) }
     }
 
     /// Records a step. It runs once before, on padding, so that libraries have what they allocate.
@@ -89,12 +113,12 @@ public final class CUDABackend: DecodeBackend {
         }
     }
 
-    /// The kernels of a step of `bucket` rows, and the graph that they were recorded into.
-    func step(_ bucket: Int) -> (kernels: [StepKernel], graph: CUDAGraph?) {
-        (steps[bucket] ?? [], graphs[bucket])
+    /// The kernels of a step, and the graph that they were recorded into.
+    func step(_ size: StepSize) -> (kernels: [StepKernel], graph: CUDAGraph?) {
+        (steps[size] ?? [], graphs[size])
     }
 
-    private func upload(rows: [Int32]) throws {
+    func upload(rows: [Int32]) throws {
         guard rows != self.rows else { return }
         try decoder.stream.use { try HostTransfer.upload(rows, to: decoder.rows) }
         self.rows = rows
@@ -110,7 +134,8 @@ public final class CUDABackend: DecodeBackend {
 
     /// Sets the slot's way of sampling and position.
     public func open(_ slot: Int, _ sequence: SequenceStart) throws {
-        slots[slot] = Slot(sampling: sequence.sampling)
+        opened += 1
+        slots[slot] = Slot(sampling: sequence.sampling, owner: opened)
         try decoder.sampling.open(
             slot: slot, sequence.sampling.settings, tokens: sequence.tokens,
             promptCount: sequence.promptCount, state: decoder.state, on: decoder.stream)
@@ -135,39 +160,67 @@ public final class CUDABackend: DecodeBackend {
             try decoder.sampling.launch(
                 decoder.buffers.logits.narrow(0, 0..<1), slots: decoder.rows.narrow(0, 0..<1),
                 state: decoder.state, on: stream, overlapping: false)
-            try queueResult([chunk.slot])
+            try queueResult([chunk.slot], draftTokens: 0)
         }
     }
 
-    /// Queues one step.
+    /// Queues one step: of as many proposals as were asked for, or the most that there is a graph for.
+    ///
+    /// - Throws: `RuntimeError.pagesTooFew` where a row's pages may not hold what the step writes.
     public func decode(_ batch: DecodeBatch) throws {
-        guard let graph = graphs[batch.bucket] else {
+        let known = capacity.draftTokens.last {
+            $0 <= batch.draftTokens
+                && graphs[StepSize(bucket: batch.bucket, draftTokens: $0)] != nil
+        }
+        guard let draftTokens = known,
+            let graph = graphs[StepSize(bucket: batch.bucket, draftTokens: draftTokens)]
+        else {
             throw RuntimeError.noSuchBucket(batch.bucket, known: capacity.buckets)
         }
         var row = [Int32](repeating: -1, count: decoder.layout.largestBucket)
         for (index, entry) in batch.rows.enumerated() {
             row[index] = Int32(entry.slot)
+            let needed = entry.position + unreadDrafts(entry.slot) + draftTokens + 1
+            guard capacity.pages(for: needed) <= entry.pages.count else {
+                throw RuntimeError.pagesTooFew(
+                    slot: entry.slot, tokens: needed, pages: entry.pages.count)
+            }
             try upload(pages: entry.pages, of: entry.slot)
         }
         try upload(rows: row)
         try graph.launch(on: decoder.stream)
-        try decoder.stream.use { try queueResult(batch.rows.map(\.slot)) }
+        try decoder.stream.use {
+            try queueResult(batch.rows.map(\.slot), draftTokens: draftTokens)
+        }
+    }
+
+    /// How much further than the host knows a slot's sequence may have come.
+    private func unreadDrafts(_ slot: Int) -> Int {
+        results.reduce(0) { sum, result in
+            guard let row = result.slots.firstIndex(of: slot),
+                result.owners[row] == slots[slot].owner
+            else { return sum }
+            return sum + result.draftTokens
+        }
     }
 
     /// Queues the way of a step's tokens to the host.
-    private func queueResult(_ rows: [Int]) throws {
+    private func queueResult(_ rows: [Int], draftTokens: Int) throws {
         let state = decoder.state
         let wanted = rows.map { slots[$0].sampling?.logprobs }
         var likeliest: (Tensor, Tensor)?
         if let count = wanted.compactMap(\.self).max(), count > 0 {
-            let found = try decoder.buffers.logits.narrow(0, 0..<rows.count).topK(count)
+            let logits = try decoder.buffers.logits.narrow(0, 0..<rows.count * (draftTokens + 1))
+            let found = try logits.topK(count)
             likeliest = (
                 try HostTransfer.download(found.values), try HostTransfer.download(found.indices)
             )
         }
         let isWanted = wanted.contains { $0 != nil }
         let result = Result(
-            slots: rows, wanted: wanted, tokens: try HostTransfer.download(state.tokens),
+            slots: rows, owners: rows.map { slots[$0].owner }, wanted: wanted,
+            draftTokens: draftTokens, counts: try HostTransfer.download(state.counts),
+            tokens: try HostTransfer.download(state.emitted),
             logSums: isWanted ? try HostTransfer.download(state.logSums) : nil,
             chosen: isWanted ? try HostTransfer.download(state.chosenLogits) : nil,
             likeliest: likeliest, done: try CUDAEvent(on: decoder.kernels))
@@ -179,28 +232,23 @@ public final class CUDABackend: DecodeBackend {
     public func collect() throws -> [[SampledToken]] {
         let result = results.removeFirst()
         try result.done.synchronize()
-        let tokens: [Int32] = try result.tokens.values()
-        guard let logSums: [Float] = try result.logSums?.values(),
-            let chosen: [Float] = try result.chosen?.values()
-        else {
-            return result.slots.map { [SampledToken(id: tokens[$0])] }
+        let emitted = EmittedTokens(
+            counts: try result.counts.values(), tokens: try result.tokens.values(),
+            logSums: try result.logSums?.values(), chosen: try result.chosen?.values(),
+            likeliest: try result.likeliest.map {
+                (try $0.ids.values(), try $0.values.values(), $0.values.shape[1])
+            },
+            places: decoder.state.places, rowsOfLogits: result.draftTokens + 1)
+        return zip(result.slots, result.wanted).enumerated().map { row, entry in
+            emitted.tokens(row: row, slot: entry.0, wanted: entry.1)
         }
-        let values: [Float] = try result.likeliest?.values.values() ?? []
-        let ids: [Int64] = try result.likeliest?.ids.values() ?? []
-        let width = values.count / max(result.slots.count, 1)
-        return result.slots.enumerated().map { row, slot in
-            guard let count = result.wanted[row] else {
-                return [SampledToken(id: tokens[slot])]
-            }
-            let token = SampledToken(
-                id: tokens[slot], logprob: chosen[slot] - logSums[slot],
-                alternatives: (0..<min(count, width)).map { place in
-                    SampledToken.Alternative(
-                        id: Int32(truncatingIfNeeded: ids[row * width + place]),
-                        logprob: values[row * width + place] - logSums[slot])
-                })
-            return [token]
-        }
+    }
+
+    /// Seconds of a step in the middle of the context, measured as the backend was made, where steps
+    /// verify drafts; infinite for one that there is no graph for.
+    public func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
+        guard !seconds.isEmpty else { return nil }
+        return seconds[StepSize(bucket: bucket, draftTokens: draftTokens)] ?? .infinity
     }
 
     /// Forgets the sequence.
@@ -217,6 +265,7 @@ public final class CUDABackend: DecodeBackend {
             for pages in decoder.cache.layers {
                 try decoder.keyValues.copy(pages: pages, from: from, to: to, on: stream)
             }
+            try decoder.drafter?.copyPages(from: from, to: to, on: stream)
         }
     }
 }
@@ -246,6 +295,7 @@ public enum RuntimeError: Error, Hashable, CustomStringConvertible {
     case unsupportedFamily(String, known: [String])
     case noSuchBucket(Int, known: [Int])
     case unsupportedSize(name: String, found: Int, needed: String)
+    case pagesTooFew(slot: Int, tokens: Int, pages: Int)
 
     /// What was asked, what was found, what to do.
     public var description: String {
@@ -259,6 +309,11 @@ public enum RuntimeError: Error, Hashable, CustomStringConvertible {
             "a step of \(bucket) rows was asked for; there are graphs for \(known)"
         case .unsupportedSize(let name, let found, let needed):
             "\(name) is \(found), the decoding kernels need \(needed); decode through libtorch"
+        case .pagesTooFew(let slot, let tokens, let pages):
+            """
+            the step may write up to token \(tokens) of slot \(slot), whose \(pages) pages of \
+            \(PagedKeyValues.pageTokens) hold fewer; lease more pages or verify fewer tokens
+            """
         }
     }
 }

@@ -20,6 +20,7 @@ extension CUDADecoder {
         for index in weights.layers.indices {
             try prefillLayer(index, count: count, at: position, slot: slot)
         }
+        try drafter?.read(count, at: position, slot: slot, in: self)
     }
 
     private func prefillLayer(_ index: Int, count: Int, at position: Int, slot: Int) throws {
@@ -29,15 +30,21 @@ extension CUDADecoder {
         let normed = try buffers.normed.narrow(0, rows)
         let qkv = try buffers.qkv.narrow(0, rows)
         let attended = try buffers.attended.narrow(0, rows)
-        try norm(residual, layer.inputNorm, into: normed).queue(stream)
+        try drafter?.observe(residual, entering: index)
+        try norm(residual, layer.inputNorm, through: normed)
         try wide.qkv(normed, into: qkv, adding: false, on: stream)
         try attend(layer, index, qkv, at: position, slot: slot, into: attended)
         try wide.output(attended, into: residual, adding: true, on: stream)
-        try norm(residual, layer.postNorm, into: normed).queue(stream)
+        try norm(residual, layer.postNorm, through: normed)
         let gated = try buffers.gated.narrow(0, rows)
         let gateUp = try buffers.gateUp.narrow(0, 0..<min(count, buffers.gateUp.shape[0]))
         try wide.gateUp.gated(normed, through: gateUp, into: gated, on: stream)
         try wide.down(gated, into: residual, adding: true, on: stream)
+    }
+
+    private func norm(_ x: Tensor, _ weight: Tensor, through room: Tensor) throws {
+        let epsilon = weights.architecture.epsilon
+        try norm(x, InputNorm(weight, epsilon: epsilon, through: room)).queue(stream)
     }
 
     /// Attention of a chunk over the sequence's tokens up to its own.

@@ -3,14 +3,14 @@ import MinimaKernels
 import Synchronization
 
 extension CUDADecoder {
-    /// Finds the fastest cuts of the linear kernels of steps of `buckets` rows that were not timed on
-    /// this card before. The residual stream, the cache and the buffers hold nothing afterwards.
-    func tune(_ buckets: [Int], onProgress: (StageProgress) throws -> Void) throws {
+    /// Finds the fastest cuts of the linear kernels of `steps` that were not timed on this card before.
+    /// The residual stream, the cache and the buffers hold nothing afterwards.
+    func tune(_ steps: [StepSize], onProgress: (StageProgress) throws -> Void) throws {
         guard let tuner else { return }
         let untuned = UntunedLinears()
         self.untuned = untuned
         defer { self.untuned = nil }
-        for bucket in buckets { _ = try makeStep(bucket) }
+        for step in steps { _ = try makeStep(step) }
         let kinds = untuned.all
         for (index, (kind, found)) in kinds.enumerated() {
             // Larger steps repeat the weights of the first that has the kind.

@@ -15,16 +15,21 @@ final class CUDADecoder {
     let stream: CUDAStream
     let cache: PagedKeyValues
     let buffers: DecoderBuffers
+    let shapes: DecoderBuffers.Shapes
     let elementwise: Elementwise
     let keyValues: KeyValueKernels
     let sampling: SamplingKernel
     /// Matrix products over many tokens, by layer.
     let wide: [WideLayer]
+    /// The output projection's.
+    let wideHead: WideProducts
     /// Counters and partial sums of the decoding kernels.
     let workspace: DecodeLinear.Workspace
 
     /// The fastest cuts found so far; `nil` where nothing is kept.
     let tuner: LinearTuner?
+    /// What proposes tokens to verify; `nil`: they are left as they are.
+    var drafter: (any CUDADrafter)?
     /// Launches whose cut is not known, while they are collected.
     var untuned: UntunedLinears?
 
@@ -38,6 +43,8 @@ final class CUDADecoder {
     let lengths: Tensor
     /// Pages by row.
     let rowTables: Tensor
+    /// The tokens that go into a step, int32 `[rows of the largest step]`.
+    let inputs: Tensor
     /// A chunk's tokens, int32.
     let chunkTokens: Tensor
 
@@ -46,36 +53,54 @@ final class CUDADecoder {
         let qkv, output, gateUp, down: WideProducts
     }
 
-    init(_ weights: DecoderWeights, layout: CUDALayout, kernels: CUDAContext) throws {
+    /// - Parameters:
+    ///   - draft: A head whose products share the decoder's buffers.
+    ///   - acceptance: Per place of a step the probability with which a proposal counts as right,
+    ///     whatever it is: to time steps, not to serve; `nil`: proposals are compared.
+    init(
+        _ weights: DecoderWeights, layout: CUDALayout, draft: DraftHead? = nil,
+        kernels: CUDAContext, simulating acceptance: [Double]? = nil
+    ) throws {
         let device = kernels.device
+        let shape = try weights.attentionShape()
+        let layout = layout.limited(to: shape, on: kernels)
+        let shapes = DecoderBuffers.Shapes(weights, layout, draft: draft)
         self.weights = weights
         self.layout = layout
         self.kernels = kernels
         stream = try CUDAStream(on: kernels)
-        let shape = try weights.attentionShape()
         cache = try PagedKeyValues(
             layers: weights.layers.count, pages: layout.pageCount, shape: shape,
             format: layout.format, device: device)
-        let buffers = try DecoderBuffers(DecoderBuffers.Shapes(weights, layout), device: device)
+        let buffers = try DecoderBuffers(shapes, device: device)
+        self.shapes = shapes
         self.buffers = buffers
         let elementwise = try Elementwise(context: kernels)
         self.elementwise = elementwise
         try elementwise.prepare(hidden: weights.architecture.dimensions.hiddenSize)
         keyValues = try KeyValueKernels(shape, format: layout.format, context: kernels)
         let vocabulary = weights.architecture.dimensions.vocabularySize
-        sampling = try SamplingKernel(
-            context: kernels, vocabulary: vocabulary, rows: layout.largestBucket)
+        let rows = layout.largestBucket
+        sampling =
+            if let acceptance {
+                try SamplingKernel(
+                    context: kernels, vocabulary: vocabulary, rows: rows, simulating: acceptance)
+            } else {
+                try SamplingKernel(context: kernels, vocabulary: vocabulary, rows: rows)
+            }
         state = try SamplingState(
-            slots: layout.slots, vocabulary: vocabulary, device: device)
+            slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
+            sequenceLength: layout.sequenceLength, device: device)
         workspace = DecodeLinear.Workspace(device: device)
         tuner = try LinearTuner(context: kernels)
         let scratch = WideProducts.Scratch(
             expanded: buffers.expanded, results: buffers.factored)
+        func products(_ site: DecoderSite) throws -> WideProducts {
+            try WideProducts(site, elementwise: elementwise, scratch: scratch)
+        }
+        wideHead = try products(weights.head)
         wide = try weights.layers.map { layer in
-            func products(_ site: DecoderSite) throws -> WideProducts {
-                try WideProducts(site, elementwise: elementwise, scratch: scratch)
-            }
-            return try WideLayer(
+            try WideLayer(
                 qkv: products(layer.qkv), output: products(layer.output),
                 gateUp: products(layer.gateUp), down: products(layer.down))
         }
@@ -83,10 +108,28 @@ final class CUDADecoder {
             try .zeros(shape, dtype: .int32, device: device)
         }
         tables = try integers([layout.slots, layout.pagesPerSlot])
-        rows = try integers([layout.largestBucket])
-        lengths = try integers([layout.largestBucket])
-        rowTables = try integers([layout.largestBucket, layout.pagesPerSlot])
+        self.rows = try integers([rows])
+        lengths = try integers([rows])
+        rowTables = try integers([rows, layout.pagesPerSlot])
+        inputs = try integers([layout.largestRows])
         chunkTokens = try integers([layout.chunk])
         try device.synchronize()
     }
+}
+
+extension CUDALayout {
+    /// The same with as many proposals as attention can verify at a time.
+    fileprivate func limited(to shape: AttentionShape, on kernels: CUDAContext) -> CUDALayout {
+        var layout = self
+        layout.draftTokens = draftTokens.filter { count in
+            count == 0
+                || (try? DecodeAttention.bytes(
+                    shape, format: format, queries: count + 1, requests: 1, maxPages: pagesPerSlot,
+                    context: kernels)) != nil
+        }
+        return layout
+    }
+
+    /// Tokens of a slot's sequence that are kept for drafts, the one that no step reads among them.
+    var sequenceLength: Int { mostDraftTokens > 0 ? context + 1 : 0 }
 }

@@ -20,15 +20,23 @@ public struct CUDALayout: Sendable, Hashable {
     /// Whether kernels that were not timed on this card before are, which takes some minutes once;
     /// what was found is used in any case.
     public var tunesKernels: Bool
+    /// Numbers of tokens that steps may propose and verify for each row, ascending, 0 first. Attention
+    /// may not do the largest for a model, see ``CUDABackend/capacity``.
+    public var draftTokens: [Int]
+
+    /// Rows that a step which verifies proposals multiplies at most, where it has no more than that
+    /// without: above, arithmetic takes longer than reading the weights again would.
+    static let mostVerifiedRows = 256
 
     /// A layout.
     ///
-    /// - Parameter buckets: `nil`: 1, 2, 4, 8, then in steps of about a third; deterministic, the
-    ///   largest alone.
+    /// - Parameters:
+    ///   - buckets: `nil`: 1, 2, 4, 8, then in steps of about a third; deterministic, the largest alone.
+    ///   - draftTokens: 0 is added where it is missing.
     public init(
         slots: Int, context: Int, pages: Int? = nil, format: KeyValueFormat = .bfloat16,
         chunk: Int = 2048, buckets: [Int]? = nil, isDeterministic: Bool = false,
-        tunesKernels: Bool = false
+        tunesKernels: Bool = false, draftTokens: [Int] = [0]
     ) {
         let steps = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
         let last = steps.first { $0 >= slots } ?? slots
@@ -40,6 +48,7 @@ public struct CUDALayout: Sendable, Hashable {
         self.pages = pages
         self.format = format
         self.chunk = chunk
+        self.draftTokens = Set(draftTokens.filter { $0 > 0 } + [0]).sorted()
     }
 
     /// Pages of a sequence at full length.
@@ -48,6 +57,39 @@ public struct CUDALayout: Sendable, Hashable {
     /// Pages of the cache.
     var pageCount: Int { pages ?? slots * pagesPerSlot }
 
-    /// Rows of the largest step.
+    /// Sequences of the largest step.
     var largestBucket: Int { buckets.last ?? 1 }
+
+    /// Tokens that a step proposes for a row at most.
+    var mostDraftTokens: Int { draftTokens.last ?? 0 }
+
+    /// Steps that there are graphs for, by bucket.
+    var steps: [StepSize] {
+        buckets.flatMap { bucket in
+            draftTokens.map { StepSize(bucket: bucket, draftTokens: $0) }.filter {
+                $0.draftTokens == 0 || $0.rows <= max(largestBucket, Self.mostVerifiedRows)
+            }
+        }
+    }
+
+    /// Rows that a step multiplies at most.
+    var largestRows: Int { steps.map(\.rows).max() ?? 1 }
+
+    /// Tokens that a step of `bucket` proposes for a row at most.
+    func mostDraftTokens(_ bucket: Int) -> Int {
+        steps.last { $0.bucket == bucket }?.draftTokens ?? 0
+    }
+}
+
+/// What a step's graph is made for.
+struct StepSize: Sendable, Hashable {
+    /// Sequences, padding included.
+    var bucket: Int
+    /// Tokens that are proposed and verified for each.
+    var draftTokens: Int
+
+    /// Tokens that go in for each sequence.
+    var places: Int { draftTokens + 1 }
+    /// Rows of the residual stream.
+    var rows: Int { bucket * places }
 }

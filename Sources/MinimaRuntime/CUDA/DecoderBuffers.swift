@@ -16,7 +16,7 @@ struct DecoderBuffers {
     let gateUp: Tensor
     /// Their product `[rows, intermediate]`.
     let gated: Tensor
-    /// Between the two matrices of a factored weight, `[largest bucket · rank]`; and all results of
+    /// Between the two matrices of a factored weight, `[rows of a step · rank]`; and all results of
     /// one in a chunk, `[rows · (rank + outputs)]`.
     let factored: Tensor
     /// The largest matrix of codes, expanded; `nil` where none is.
@@ -25,7 +25,7 @@ struct DecoderBuffers {
     let keys, values: Tensor
     /// Queries of a chunk, rotated, `[rows, heads, head dim]`.
     let queries: Tensor
-    /// float32 `[largest bucket, vocabulary]`.
+    /// float32 `[rows of the largest step, vocabulary]`.
     let logits: Tensor
 
     /// Zeros everywhere.
@@ -68,7 +68,7 @@ extension DecoderBuffers {
             _ sizes: DecoderDimensions, gathersGates: Bool, largestResults: Int,
             largestExpanded: Int, layout: CUDALayout
         ) {
-            let rows = max(layout.chunk, layout.largestBucket)
+            let rows = max(layout.chunk, layout.largestRows)
             residual = [rows, sizes.hiddenSize]
             qkv = [rows, sizes.sites[0].outputs]
             attended = [rows, sizes.heads * sizes.headDim]
@@ -80,7 +80,7 @@ extension DecoderBuffers {
                 layout.pagesPerSlot * PagedKeyValues.pageTokens, sizes.keyValueHeads, sizes.headDim,
             ]
             queries = [rows, sizes.heads, sizes.headDim]
-            logits = [layout.largestBucket, sizes.vocabularySize]
+            logits = [layout.largestRows, sizes.vocabularySize]
         }
 
         /// Bytes of all buffers but the logits.
@@ -97,10 +97,12 @@ extension DecoderBuffers {
 }
 
 extension DecoderBuffers.Shapes {
-    init(_ weights: DecoderWeights, _ layout: CUDALayout) {
+    /// - Parameter draft: Its products go through the same buffers.
+    init(_ weights: DecoderWeights, _ layout: CUDALayout, draft: DraftHead? = nil) {
         self.init(
             weights.architecture.dimensions, gathersGates: weights.gathersGates,
-            largestResults: weights.largestResults, largestExpanded: weights.largestExpanded,
+            largestResults: max(weights.largestResults, draft?.largestResults ?? 0),
+            largestExpanded: max(weights.largestExpanded, draft?.largestExpanded ?? 0),
             layout: layout)
     }
 }

@@ -24,7 +24,7 @@ struct NarrowProducts {
     private struct Task {
         let name: String
         let x: Tensor
-        let norm: Tensor?
+        let norm: CUDADecoder.InputNorm?
         let bias: Tensor?
         let y: Tensor
         let epilogue: DecodeLinear.Epilogue
@@ -41,9 +41,9 @@ struct NarrowProducts {
     ///
     /// - Parameters:
     ///   - x: bfloat16 `[tokens, inputs]`.
-    ///   - norm: The weight of the RMSNorm of `x` that the site reads; `nil`: `x` itself.
+    ///   - norm: The RMSNorm of `x` that the site reads; `nil`: `x` itself.
     func kernels(
-        _ site: DecoderSite, _ name: String, of x: Tensor, norm: Tensor? = nil,
+        _ site: DecoderSite, _ name: String, of x: Tensor, norm: CUDADecoder.InputNorm? = nil,
         into destination: Destination
     ) throws -> [StepKernel] {
         let target: Tensor
@@ -57,9 +57,10 @@ struct NarrowProducts {
         var (x, norm) = (x, norm)
         var kernels: [StepKernel] = []
         let isCut = site.products.contains { $0.inputs.count < site.inputs }
-        if isCut, let weight = norm {
-            let normed = try decoder.buffers.normed.narrow(0, 0..<tokens)
-            kernels.append(decoder.norm(x, weight, into: normed))
+        if isCut, let own = norm {
+            let normed = try own.room.narrow(0, 0..<tokens)
+            kernels.append(
+                decoder.norm(x, .init(own.weight, epsilon: own.epsilon, through: normed)))
             (x, norm) = (normed, nil)
         }
         var written: [Range<Int>] = []
@@ -146,11 +147,10 @@ struct NarrowProducts {
                 biased: task.bias != nil, inputStride: task.x.shape[1],
                 outputStride: task.y.shape[1], compactStride: compact?.shape[1], tuning: tuning,
                 workspace: decoder.workspace, context: decoder.kernels)
-            let epsilon = decoder.weights.architecture.epsilon
             return StepKernel(name: task.name, bytes: matrix.kernel.bytes) { stream in
                 try linear.launch(
-                    task.x, norm: task.norm, epsilon: epsilon, bias: task.bias, into: task.y,
-                    compact: compact, on: stream)
+                    task.x, norm: task.norm?.weight, epsilon: task.norm?.epsilon ?? 0,
+                    bias: task.bias, into: task.y, compact: compact, on: stream)
             }
         }
         let known = decoder.tuner?.known(kind)

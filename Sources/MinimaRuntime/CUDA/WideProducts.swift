@@ -3,6 +3,7 @@ import MinimaTensor
 
 private let multiplyOperator = Operator("aten::mm", "out")
 private let addMultiplyOperator = Operator("aten::addmm", "out")
+private let typedMultiplyOperator = Operator("aten::mm", "dtype_out")
 
 /// Multiplies many tokens by a site's weight, through libtorch's matrix products: prompts, and decode
 /// steps of more tokens than the decoding kernel takes.
@@ -107,6 +108,24 @@ struct WideProducts {
         }
         try self(x, into: scratch, adding: false, on: stream)
         try elementwise.swiGLU(scratch, into: h, on: stream)
+    }
+
+    /// Whether ``logits(_:into:on:)`` knows the site's weight: one matrix without bias.
+    var givesLogits: Bool {
+        guard site.isWhole, site.bias == nil, case .matrix = site.products[0].form else {
+            return false
+        }
+        return true
+    }
+
+    /// y = x·Wᵀ of a site that ``givesLogits``, not rounded.
+    ///
+    /// - Parameter y: float32 `[tokens, outputs]`.
+    func logits(_ x: Tensor, into y: Tensor, on stream: CUDAStream) throws {
+        let matrix = site.products[0].form.matrices[0]
+        let right = try matrix.dense(through: scratch.expanded, on: stream).transpose()
+        _ = try typedMultiplyOperator(
+            .tensor(x), .tensor(right), .dtype(.float32), .tensor(y))
     }
 
     /// R·x and X·(R·x) side by side.

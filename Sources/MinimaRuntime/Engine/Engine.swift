@@ -1,8 +1,9 @@
 /// Runs requests on one model, many at a time, on a thread of its own.
 ///
 /// Continuous batching: requests join and leave between steps. A step computes one token of every
-/// running request and a part of the prompts that came later. Admission goes by exact counts of
-/// pages, so memory cannot run out; see ``EngineOptions`` for what can be chosen.
+/// running request, or several where proposals turn out right, and a part of the prompts that came
+/// later. Admission goes by exact counts of pages, so memory cannot run out; see ``EngineOptions`` for
+/// what can be chosen.
 ///
 /// - Note: Yu et al. 2022, "Orca" (iteration-level scheduling); Kwon et al. 2023, "Efficient Memory
 ///   Management for Large Language Model Serving with PagedAttention"; Agrawal et al. 2024,

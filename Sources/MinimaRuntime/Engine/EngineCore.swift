@@ -21,8 +21,9 @@ final class EngineCore {
     /// Both in order of arrival.
     private var waiting: [EngineSequence] = []
     private var running: [EngineSequence] = []
-    /// Steps whose results have not been read, oldest first; each a list of launches.
-    private var queued: [[[EngineSequence]]] = []
+    /// Steps whose results have not been read, oldest first.
+    private var queued: [[EngineLaunch]] = []
+    private var drafting: DraftPlanner
     private var rate = TokenRate()
 
     init(_ backend: any DecodeBackend, _ options: EngineOptions) {
@@ -40,6 +41,8 @@ final class EngineCore {
             rows: maxRunning,
             seconds: { backend.decodeSeconds(bucket: $0, draftTokens: 0) })
         sizer = ChunkSizer(capacity, options)
+        drafting = DraftPlanner(
+            capacity, options, seconds: backend.decodeSeconds(bucket:draftTokens:))
         publish()
     }
 
@@ -109,7 +112,8 @@ final class EngineCore {
     private func start(_ sequence: EngineSequence) -> Bool {
         let wanted: Int
         switch reservation {
-        case .whole: wanted = pool.pages(for: sequence.longest)
+        case .whole:
+            wanted = min(pool.pages(for: drafting.longest(sequence)), pool.count)
         case .growing:
             wanted = pool.pages(for: sequence.length)
             // A page for each that runs, so that it is not preempted with its first step.
@@ -135,19 +139,24 @@ final class EngineCore {
 
     /// Queues the work of one step: running decodes first, then prompts.
     ///
-    /// - Returns: The sequences of each launch that will have a result.
-    private func launch() -> [[EngineSequence]] {
+    /// - Returns: The launches that will have a result.
+    private func launch() -> [EngineLaunch] {
         guard let rows = growDecodes() else { return [] }
-        var launches: [[EngineSequence]] = []
-        var spent = 0.0
-        var start = 0
-        for bucket in buckets.split(rows.count) {
-            let batch = Array(rows[start..<min(start + bucket, rows.count)])
-            start += batch.count
-            if decode(batch, bucket) { launches.append(batch) }
-            spent += backend.decodeSeconds(bucket: bucket, draftTokens: 0) ?? 0
+        var launches: [EngineLaunch] = []
+        var (spent, computed) = (0.0, 0)
+        for rows in drafting.groups(rows) {
+            var start = 0
+            for bucket in buckets.split(rows.count) {
+                let batch = Array(rows[start..<min(start + bucket, rows.count)])
+                start += batch.count
+                let choice = drafting.choose(bucket, batch) { makeRoom(for: $0, in: batch) }
+                if let launch = decode(batch, bucket, choice) { launches.append(launch) }
+                computed += batch.count * (choice.draftTokens + 1)
+                spent +=
+                    backend.decodeSeconds(bucket: bucket, draftTokens: choice.draftTokens) ?? 0
+            }
         }
-        var budget = sizer.budget(decoding: rows.count)
+        var budget = sizer.budget(decoding: computed)
         for sequence in running where sequence.cached < sequence.target {
             let left = sequence.target - sequence.cached
             let size = sizer.size(
@@ -157,7 +166,9 @@ final class EngineCore {
             guard size > 0 else { break }
             budget -= size
             spent += backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0
-            if prefill(sequence, size), size == left { launches.append([sequence]) }
+            if prefill(sequence, size), size == left {
+                launches.append(EngineLaunch(prompt: sequence, prefills: drafting.prefills))
+            }
         }
         return launches
     }
@@ -170,12 +181,12 @@ final class EngineCore {
         var index = 0
         while index < running.count {
             let sequence = running[index]
-            guard sequence.canDecode else {
+            guard sequence.canDecode, drafting.canStep(sequence) else {
                 index += 1
                 continue
             }
             do {
-                try sequence.lease?.grow(to: pool.pages(for: sequence.cached + 1))
+                try sequence.lease?.grow(to: pool.pages(for: sequence.most + 1))
                 rows.append(sequence)
                 index += 1
             } catch {
@@ -187,6 +198,26 @@ final class EngineCore {
         return rows
     }
 
+    /// Takes pages for proposals, as long as one for each running request stays free: what may be
+    /// wrong is no reason to preempt.
+    ///
+    /// - Returns: How many proposals of those asked for all rows have room for.
+    private func makeRoom(for draftTokens: Int, in batch: [EngineSequence]) -> Int {
+        var room = draftTokens
+        for sequence in batch {
+            let end = sequence.most + 1
+            let wanted = pool.pages(for: end + room)
+            let held = sequence.lease?.pages.count ?? 0
+            // What cannot be leased leaves the pages that there are.
+            if wanted > held, pool.free - (wanted - held) >= running.count {
+                try? sequence.lease?.grow(to: wanted)
+            }
+            let places = (sequence.lease?.pages.count ?? 0) * pool.pageTokens
+            room = max(min(room, places - end), 0)
+        }
+        return room
+    }
+
     private func preemptNewest() {
         guard let sequence = running.last else { return }
         release(sequence)
@@ -196,28 +227,32 @@ final class EngineCore {
         metrics.preemptions += 1
     }
 
-    private func decode(_ batch: [EngineSequence], _ bucket: Int) -> Bool {
+    private func decode(
+        _ batch: [EngineSequence], _ bucket: Int, _ choice: SpeculationController.Choice
+    ) -> EngineLaunch? {
         let rows = batch.compactMap { sequence -> DecodeBatch.Row? in
             guard let slot = sequence.slot else { return nil }
             return DecodeBatch.Row(
                 slot: slot, position: sequence.cached, pages: sequence.lease?.pages ?? [])
         }
+        var launch = EngineLaunch(
+            rows: batch, bucket: bucket, choice: choice, prefills: drafting.prefills)
         do {
-            try backend.decode(DecodeBatch(rows: rows, bucket: bucket))
+            try backend.decode(
+                DecodeBatch(rows: rows, bucket: bucket, draftTokens: choice.draftTokens))
         } catch {
             fail(batch, error)
-            return false
+            return nil
         }
-        for sequence in batch {
-            sequence.cached += 1
-            sequence.inFlight += 1
-        }
-        return true
+        launch.isQueued()
+        for sequence in batch { sequence.queueStep(draftTokens: choice.draftTokens) }
+        return launch
     }
 
     private func prefill(_ sequence: EngineSequence, _ size: Int) -> Bool {
         guard let slot = sequence.slot else { return false }
         let end = sequence.cached + size
+        drafting.prefills += 1
         do {
             try backend.prefill(
                 PrefillChunk(
@@ -228,34 +263,50 @@ final class EngineCore {
             fail([sequence], error)
             return false
         }
-        sequence.cached = end
-        if end == sequence.target { sequence.inFlight += 1 }
+        sequence.queuePrompt(to: end)
         metrics.promptTokens += size
         return true
     }
 
     // MARK: Results
 
-    private func collect(_ launches: [[EngineSequence]]) {
-        for sequences in launches {
+    private func collect(_ launches: [EngineLaunch]) {
+        for launch in launches {
+            let started = ContinuousClock.now
             do {
-                let tokens = try backend.collect()
-                guard tokens.count == sequences.count else {
+                let rows = try backend.collect()
+                let most = launch.choice.draftTokens + 1
+                guard rows.count == launch.rows.count,
+                    rows.allSatisfy({ 1...most ~= $0.count })
+                else {
                     throw EngineError.stepFailed(
-                        "\(tokens.count) tokens came back for \(sequences.count) rows")
+                        "\(rows.map(\.count)) tokens came back for \(launch.rows.count) rows of at "
+                            + "most \(most)")
                 }
                 metrics.consecutiveFailures = 0
-                for (sequence, row) in zip(sequences, tokens) {
+                let seconds = drafting.seconds(launch, collecting: started, .now)
+                if launch.bucket > 0 { learn(launch, rows, seconds) }
+                for (sequence, row) in zip(launch.rows, rows) where !sequence.hasEnded {
+                    sequence.settle(
+                        draftTokens: launch.choice.draftTokens, tokens: row.count)
                     for token in row where !sequence.hasEnded { receive(sequence, token) }
                 }
             } catch {
-                fail(sequences, error)
+                fail(launch.rows, error)
             }
         }
     }
 
+    /// Counts what was accepted in a decode step.
+    private func learn(_ launch: EngineLaunch, _ rows: [[SampledToken]], _ seconds: Double?) {
+        // Where the logits were not finite nothing was compared.
+        let accepted = rows.filter { ($0.last?.id ?? -1) >= 0 }.map { $0.count - 1 }
+        metrics.speculation.add(
+            draftTokens: launch.choice.draftTokens, accepted: accepted, seconds: seconds)
+        drafting.record(launch, accepted: accepted, seconds: seconds)
+    }
+
     private func receive(_ sequence: EngineSequence, _ token: SampledToken) {
-        sequence.inFlight -= 1
         let before = sequence.generated.count
         let reason = sequence.receive(token)
         metrics.generatedTokens += sequence.generated.count - before

@@ -13,8 +13,8 @@ public struct EngineOptions: Sendable, Hashable {
     public var maxRunning: Int?
     /// Requests that may wait; one more is refused.
     public var maxWaiting: Int
-    /// Tokens computed per step: one for each running request, the rest for prompts; `nil`: the
-    /// backend's prefill chunk.
+    /// Tokens computed per step: one and its proposals for each running request, the rest for
+    /// prompts; `nil`: the backend's prefill chunk.
     public var stepTokens: Int?
     /// Most tokens of a prompt computed at once; `nil`: the backend's.
     public var prefillChunk: Int?
@@ -27,14 +27,17 @@ public struct EngineOptions: Sendable, Hashable {
     /// overtakes it any more.
     public var overtakes: Int
     /// Whether results at temperature 0 are the same whatever else runs: one bucket, chunks at fixed
-    /// places, whole reservation.
+    /// places, whole reservation, no number of proposals that depends on times.
     public var deterministic: Bool
+    /// Whether steps propose tokens, where the backend can; which tokens come out does not change.
+    public var speculation: Speculation
 
     /// Options; the defaults take the backend's limits.
     public init(
         maxRunning: Int? = nil, maxWaiting: Int = 1024, stepTokens: Int? = nil,
         prefillChunk: Int? = nil, stepSeconds: Double? = nil,
-        reservation: Reservation = .growing, overtakes: Int = 8, deterministic: Bool = false
+        reservation: Reservation = .growing, overtakes: Int = 8, deterministic: Bool = false,
+        speculation: Speculation = .automatic
     ) {
         self.maxRunning = maxRunning
         self.maxWaiting = maxWaiting
@@ -44,6 +47,7 @@ public struct EngineOptions: Sendable, Hashable {
         self.reservation = reservation
         self.overtakes = overtakes
         self.deterministic = deterministic
+        self.speculation = speculation
     }
 }
 
@@ -110,6 +114,8 @@ public struct EngineMetrics: Sendable, Hashable {
     public var generatedTokens = 0
     /// Tokens generated per second, averaged over about five seconds before the last step.
     public var tokensPerSecond = 0.0
+    /// What drafts have done so far.
+    public var speculation = SpeculationMetrics()
     /// Running requests that lost their pages so far.
     public var preemptions = 0
     /// Requests that ended so far, by ``FinishReason/name``.

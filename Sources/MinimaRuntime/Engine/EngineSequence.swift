@@ -11,12 +11,15 @@ final class EngineSequence {
     /// Where the request runs; `nil` while it waits.
     var slot: Int?
     var lease: PageLease?
-    /// Tokens whose keys and values are computed or queued.
-    var cached = 0
+    /// Tokens whose keys and values are computed or queued; of steps with drafts that nobody has
+    /// read, one each.
+    private(set) var cached = 0
+    /// How many more those steps may have made.
+    private(set) var uncertain = 0
     /// Tokens to compute before the first decode step.
     var target = 0
-    /// Tokens queued whose values the host does not know yet.
-    var inFlight = 0
+    /// Tokens queued whose values the host does not know yet, at least.
+    private var inFlight = 0
     /// How often a later request was admitted before this one.
     var overtaken = 0
     private(set) var hasEnded = false
@@ -42,8 +45,10 @@ final class EngineSequence {
     var length: Int { request.prompt.count + generated.count }
     /// Whether the prompt is computed and there are tokens left to ask for.
     var canDecode: Bool { cached >= target && generated.count + inFlight < limit }
-    /// Most tokens whose keys and values are ever held: the last one is never read.
+    /// Most tokens whose keys and values are ever needed: the last one is never read.
     var longest: Int { request.prompt.count + limit - 1 }
+    /// Tokens whose keys and values are computed or queued, at most.
+    var most: Int { cached + uncertain }
 
     private var elapsed: Double { (ContinuousClock.now - submitted).totalSeconds }
 
@@ -51,7 +56,7 @@ final class EngineSequence {
     func start(in slot: Int, _ lease: consuming PageLease) {
         self.slot = slot
         self.lease = consume lease
-        cached = 0
+        (cached, uncertain, inFlight) = (0, 0, 0)
         target = length
         if !hasStarted { timings.queue = elapsed }
         hasStarted = true
@@ -61,8 +66,28 @@ final class EngineSequence {
     func suspend() {
         slot = nil
         lease = nil
-        (cached, target) = (0, 0)
+        (cached, uncertain, inFlight, target) = (0, 0, 0, 0)
         timings.preemptions += 1
+    }
+
+    /// Part of the prompt up to `end` is queued.
+    func queuePrompt(to end: Int) {
+        cached = end
+        if end == target { inFlight += 1 }
+    }
+
+    /// A decode step is queued.
+    func queueStep(draftTokens: Int) {
+        cached += 1
+        inFlight += 1
+        uncertain += draftTokens
+    }
+
+    /// The oldest result that is queued has come: what it made is certain now.
+    func settle(draftTokens: Int, tokens: Int) {
+        inFlight -= 1
+        uncertain -= draftTokens
+        cached += tokens - 1
     }
 
     /// Takes a token that has arrived.

@@ -8,14 +8,18 @@ import MinimaTensor
 /// Works synchronously: a step is computed when it is queued. With dynamic rotary scaling a prompt's
 /// angles follow its whole length, as if it were one chunk; a sequence that lost its pages gets those
 /// of the length at which it came back.
+///
+/// Proposals are verified by one pass over the last token and all of them, and then chosen place by
+/// place as without them; keys and values behind the last right one are written over by later steps.
 public final class TorchBackend: DecodeBackend {
     /// What fits.
     public let capacity: DecodeCapacity
-    /// Bytes of one token's keys and values in all layers.
+    /// Bytes of one token's keys and values in all layers, the draft's included.
     public let bytesPerToken: Int
 
     private let model: any LanguageModel
     private let storage: PagedStorage
+    private let drafter: (any Drafter)?
     private var slots: [Slot?]
     private var results: [[[SampledToken]]] = []
 
@@ -32,22 +36,38 @@ public final class TorchBackend: DecodeBackend {
     /// - Parameters:
     ///   - slots: Requests that run at one time, at most.
     ///   - prefillChunk: Tokens of a prompt computed at once, at most; activations grow with it.
-    public init(
+    ///   - draft: What proposes tokens.
+    ///   - draftTokens: Tokens that a step may propose per row with a draft, at most.
+    /// - Throws: `DraftingError` for a draft of another vocabulary.
+    public convenience init(
         _ model: any LanguageModel, slots: Int = 32, pages: Int, pageTokens: Int = 64,
-        prefillChunk: Int = 512
+        prefillChunk: Int = 512, draft: TorchDraft? = nil, draftTokens: Int = 7
+    ) throws {
+        try self.init(
+            model, slots: slots, pages: pages, pageTokens: pageTokens, prefillChunk: prefillChunk,
+            draftTokens: draft == nil ? 0 : draftTokens
+        ) { try draft?.drafter($0) }
+    }
+
+    init(
+        _ model: any LanguageModel, slots: Int, pages: Int, pageTokens: Int,
+        prefillChunk: Int = 512, draftTokens: Int,
+        drafter: (DecodeCapacity) throws -> (any Drafter)?
     ) throws {
         self.model = model
         let dimensions = model.dimensions
         let shapes = try Self.keyValueShapes(of: model)
-        bytesPerToken = PagedStorage.bytesPerToken(shapes)
         capacity = DecodeCapacity(
             slots: max(slots, 1), pages: max(pages, 1), pageTokens: max(pageTokens, 1),
             context: dimensions.context, vocabulary: dimensions.vocabulary,
             prefillChunk: max(prefillChunk, 1), buckets: Array(1...max(slots, 1)),
             // libtorch's products of several rows add up in an order that depends on their number.
-            deterministicBucket: 1, queuedSteps: 1)
+            deterministicBucket: 1, queuedSteps: 1, draftTokens: Array(0...max(draftTokens, 0)))
         storage = try PagedStorage(
             shapes, pages: capacity.pages, pageTokens: capacity.pageTokens, device: model.device)
+        let drafter = try drafter(capacity)
+        self.drafter = drafter
+        bytesPerToken = PagedStorage.bytesPerToken(shapes) + (drafter?.bytesPerToken ?? 0)
         self.slots = Array(repeating: nil, count: capacity.slots)
     }
 
@@ -56,10 +76,15 @@ public final class TorchBackend: DecodeBackend {
         PagedStorage.bytesPerToken(try keyValueShapes(of: model))
     }
 
-    private static func keyValueShapes(of model: any LanguageModel) throws -> [KeyValueShape] {
+    static func keyValueShapes(of model: any LanguageModel) throws -> [KeyValueShape] {
         let probe = KeyValueProbe()
-        _ = try withoutGradients {
-            try run(model, [[0]], positions: [0], rotaryLengths: [1], maskedKeys: nil, probe)
+        try withoutGradients {
+            let place = try Tensor.zeros([1, 1], dtype: .int64, device: model.device)
+            let (cosines, sines) = try model.rotary.table(place, length: 1, dtype: model.dtype)
+            let context = ForwardContext(
+                batch: 1, tokens: 1, cosines: cosines, sines: sines, mask: nil, store: probe)
+            var x = try model.embed(place)
+            for index in 0..<model.dimensions.layers { x = try model.layer(index, x, context) }
         }
         return probe.shapes
     }
@@ -72,114 +97,134 @@ public final class TorchBackend: DecodeBackend {
             start: sequence.tokens.count,
             sampling: SamplingSequence(
                 sequence.sampling, tokens: sequence.tokens, promptCount: sequence.promptCount))
+        drafter?.open(slot)
     }
 
     /// Ends the sequence in `slot`.
     public func close(_ slot: Int) {
         slots[slot] = nil
+        drafter?.close(slot)
+    }
+
+    private func state(_ slot: Int) throws -> Slot {
+        guard let state = slots[slot] else {
+            throw EngineError.stepFailed("slot \(slot) is closed")
+        }
+        return state
     }
 
     // MARK: Work
 
     /// Computes a part of a prompt.
     public func prefill(_ chunk: PrefillChunk) throws {
-        let hidden = try run(
-            [Array(chunk.tokens)], positions: [chunk.position], pages: [chunk.pages],
-            rotaryLength: slots[chunk.slot]?.start)
-        if chunk.samples { try sample(hidden, [chunk.slot]) }
+        let count = chunk.tokens.count
+        let (hidden, features) = try run(
+            [Array(chunk.tokens)],
+            PagedRows(
+                pages: [chunk.pages], positions: [chunk.position], count: count,
+                rotaryLength: slots[chunk.slot]?.start))
+        let tokens =
+            chunk.samples
+            ? try choose(hidden.narrow(1, count - 1..<count), [chunk.slot], [[]]) : []
+        try drafter?.prefill(chunk, features: features)
+        if chunk.samples { results.append(tokens) }
     }
 
-    /// Computes one token of every row.
+    /// Computes the next tokens of every row.
     public func decode(_ batch: DecodeBatch) throws {
-        let tokens = batch.rows.map { [slots[$0.slot]?.last ?? 0] }
-        let hidden = try run(
-            tokens, positions: batch.rows.map(\.position), pages: batch.rows.map(\.pages))
-        try sample(hidden, batch.rows.map(\.slot))
+        let slots = batch.rows.map(\.slot)
+        let inputs = try slots.map { try state($0).last }
+        let proposals = try propose(batch)
+        // No further than what is proposed, whatever was asked for.
+        let most = proposals.reduce(0) { max($0, $1.count) }
+        let (hidden, features) = try run(
+            zip(inputs, proposals).map { input, proposed in
+                [input] + proposed + Array(repeating: 0, count: most - proposed.count)
+            },
+            PagedRows(
+                pages: batch.rows.map(\.pages), positions: batch.rows.map(\.position),
+                count: most + 1))
+        let tokens = try choose(hidden, slots, proposals)
+        for (index, row) in batch.rows.enumerated() {
+            let right = tokens[index].count
+            try drafter?.observe(
+                row.slot, at: row.position, [inputs[index]] + proposals[index].prefix(right - 1),
+                features: features?.narrow(0, index..<index + 1).narrow(1, 0..<right))
+        }
+        results.append(tokens)
     }
 
-    /// Chooses the tokens after hidden states `[row, token, hidden]`.
-    private func sample(_ hidden: Tensor, _ rows: [Int]) throws {
-        let sequences = try rows.map { slot in
-            guard let sequence = slots[slot]?.sampling else {
-                throw EngineError.stepFailed("slot \(slot) is closed")
+    /// What the drafter proposes, as far as those are tokens.
+    private func propose(_ batch: DecodeBatch) throws -> [[Int32]] {
+        guard let drafter, batch.draftTokens > 0 else { return batch.rows.map { _ in [] } }
+        let rows = try batch.rows.map { row in
+            let state = try state(row.slot)
+            return DraftRow(
+                slot: row.slot, last: state.last, position: row.position, pages: row.pages,
+                sampling: state.sampling)
+        }
+        let vocabulary = Int32(clamping: capacity.vocabulary)
+        return try drafter.propose(rows, count: batch.draftTokens).map { tokens in
+            Array(tokens.prefix(batch.draftTokens).prefix { (0..<vocabulary).contains($0) })
+        }
+    }
+
+    /// Chooses the tokens after hidden states `[row, place, hidden]`, place by place, in each row for as
+    /// long as what was proposed for the next place turns out right.
+    private func choose(_ hidden: Tensor, _ rows: [Int], _ proposals: [[Int32]]) throws
+        -> [[SampledToken]]
+    {
+        var tokens = [[SampledToken]](repeating: [], count: rows.count)
+        let places = hidden.shape[1]
+        let logits = try withoutGradients {
+            try model.logits(model.normed(hidden.reshape([rows.count * places, -1])))
+        }
+        var active = Array(rows.indices)
+        for place in 0..<places where !active.isEmpty {
+            let chosen = try withoutGradients {
+                let own =
+                    places == 1
+                    ? logits
+                    : try logits.selecting(
+                        0, Tensor(active.map { Int64($0 * places + place) }).to(logits.device))
+                return try Sampler.sample(own, active.map { try state(rows[$0]).sampling })
             }
-            return sequence
+            var going: [Int] = []
+            for (row, token) in zip(active, chosen) {
+                tokens[row].append(token)
+                guard token.id >= 0 else { continue }
+                slots[rows[row]]?.last = token.id
+                slots[rows[row]]?.sampling.append(token.id)
+                if place < proposals[row].count, token.id == proposals[row][place] {
+                    going.append(row)
+                }
+            }
+            active = going
         }
-        let tokens = try withoutGradients {
-            let last = try hidden.select(1, hidden.shape[1] - 1)
-            return try Sampler.sample(model.logits(model.normed(last)), sequences)
-        }
-        for (slot, token) in zip(rows, tokens) where token.id >= 0 {
-            slots[slot]?.last = token.id
-            slots[slot]?.sampling.append(token.id)
-        }
-        results.append(tokens.map { [$0] })
+        return tokens
     }
 
     /// Runs the layers over as many new tokens of each row.
     ///
-    /// - Parameter rotaryLength: Length that dynamic scaling goes by; `nil`: each row's own.
-    /// - Returns: The residual stream `[row, token, hidden]`.
-    private func run(
-        _ tokens: [[Int32]], positions: [Int], pages: [[Int32]], rotaryLength: Int? = nil
-    ) throws -> Tensor {
-        let count = tokens[0].count
-        let lengths = positions.map { $0 + count }
-        for (pages, length) in zip(pages, lengths)
-        where pages.count * capacity.pageTokens < length {
-            throw EngineError.stepFailed(
-                "\(pages.count) pages of \(capacity.pageTokens) do not hold \(length) tokens")
-        }
+    /// - Returns: The residual stream `[row, token, hidden]`, and what the drafter reads of it on its
+    ///   way.
+    private func run(_ tokens: [[Int32]], _ rows: PagedRows) throws -> (
+        hidden: Tensor, features: Tensor?
+    ) {
+        let wanted = drafter?.featureLayers ?? []
         return try withoutGradients {
-            let pass = try storage.pass(pages: pages, lengths: lengths, tokens: count)
-            let keys = lengths.max() ?? 0
-            // Row by row, every key is visible to a single new token.
-            let isRagged = Set(lengths).count > 1
-            let mask = keys > count && (isRagged || count > 1)
-            return try Self.run(
-                model, tokens, positions: positions,
-                rotaryLengths: lengths.map { rotaryLength ?? $0 }, maskedKeys: mask ? keys : nil,
-                pass)
+            let context = try storage.context(rows, rotary: model.rotary, dtype: model.dtype)
+            let ids = tokens.flatMap { $0.map(Int64.init) }
+            var x = try model.embed(
+                Tensor(ids, shape: [tokens.count, rows.count]).to(model.device))
+            var kept: [Int: Tensor] = [:]
+            for index in 0..<model.dimensions.layers {
+                if wanted.contains(index) { kept[index] = x }
+                x = try model.layer(index, x, context)
+            }
+            let features = wanted.compactMap { kept[$0] }
+            return (x, features.isEmpty ? nil : try .cat(features, dim: -1))
         }
-    }
-
-    private static func run(
-        _ model: any LanguageModel, _ tokens: [[Int32]], positions: [Int], rotaryLengths: [Int],
-        maskedKeys: Int?, _ store: any KeyValueStore
-    ) throws -> Tensor {
-        let (batch, count) = (tokens.count, tokens[0].count)
-        let device = model.device
-        let places = try Tensor(
-            positions.flatMap { ($0..<$0 + count).map(Int64.init) }, shape: [batch, count]
-        ).to(device)
-        let (cosines, sines) = try angles(model, places, lengths: rotaryLengths)
-        let mask = try maskedKeys.map { keys in
-            try Tensor.arange(0..<keys, device: device)
-                .isAtMost(places.reshape([batch, 1, count, 1]))
-        }
-        let context = ForwardContext(
-            batch: batch, tokens: count, cosines: cosines, sines: sines, mask: mask, store: store)
-        var x = try model.embed(
-            Tensor(tokens.flatMap { $0.map(Int64.init) }, shape: [batch, count]).to(device))
-        for index in 0..<model.dimensions.layers { x = try model.layer(index, x, context) }
-        return x
-    }
-
-    /// Cosines and sines at `places` `[row, token]`, see `RotaryEmbedding.table`.
-    private static func angles(_ model: any LanguageModel, _ places: Tensor, lengths: [Int])
-        throws(TensorError) -> (Tensor, Tensor)
-    {
-        guard model.rotary.dependsOnLength else {
-            return try model.rotary.table(places, length: lengths.max() ?? 0, dtype: model.dtype)
-        }
-        var (cosines, sines): ([Tensor], [Tensor]) = ([], [])
-        for (row, length) in lengths.enumerated() {
-            let table = try model.rotary.table(
-                places.narrow(0, row..<row + 1), length: length, dtype: model.dtype)
-            cosines.append(table.cosines)
-            sines.append(table.sines)
-        }
-        return (try Tensor.cat(cosines), try Tensor.cat(sines))
     }
 
     /// The oldest result.
@@ -191,5 +236,6 @@ public final class TorchBackend: DecodeBackend {
     /// Copies whole pages.
     public func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
         try storage.copy(from: sources, to: destinations)
+        try drafter?.copyPages(from: sources, to: destinations)
     }
 }

@@ -21,7 +21,7 @@ final class PagedStorage {
     /// Per layer, `[pages · pageTokens, kvHead, dim]`.
     private let keys: [Tensor]
     private let values: [Tensor]
-    private let device: Device
+    let device: Device
 
     /// Storage of `pages` pages, whose content is whatever the memory holds.
     init(_ shapes: [KeyValueShape], pages: Int, pageTokens: Int, device: Device)

@@ -1,0 +1,132 @@
+import MinimaCore
+import MinimaKernels
+import MinimaModels
+
+extension DecodeBench {
+    /// What proposes tokens in a benchmark, and how many are verified.
+    public struct Speculation: Sendable {
+        /// What proposes.
+        public enum Draft: Sendable {
+            /// The sequence itself.
+            case ngram
+            /// A head of the model's sizes with random weights: bfloat16, or codes of so many bits.
+            case random(bits: Int?)
+            /// An EAGLE-3 head.
+            case head(any WeightSource)
+        }
+
+        /// What proposes.
+        public var draft: Draft
+        /// What results call it.
+        public var label: String
+        /// Numbers of proposals, each measured in turn.
+        public var draftTokens: [Int]
+        /// Tokens that a step is to make on average, each measured in turn, proposals counting as right
+        /// by chance; empty: proposals are compared.
+        public var lengths: [Double]
+
+        /// What is measured.
+        public init(draft: Draft, label: String, draftTokens: [Int], lengths: [Double]) {
+            self.draft = draft
+            self.label = label
+            self.draftTokens = draftTokens
+            self.lengths = lengths
+        }
+
+        /// Each number of proposals with each length that it can reach.
+        var cases: [(count: Int, length: Double?)] {
+            draftTokens.flatMap { count in
+                lengths.isEmpty
+                    ? [(count, nil)]
+                    : lengths.filter { SimulatedAcceptance.rate(length: $0, count: count) != nil }
+                        .map { (count, $0) }
+            }
+        }
+    }
+
+    /// Loads what proposes.
+    func loadedDraft(_ speculation: Speculation, target: any WeightSource) throws -> LoadedDraft {
+        let draft: CUDADraft =
+            switch speculation.draft {
+            case .ngram: .ngram()
+            case .random(let bits):
+                .head(try RandomDraft(for: target, bits: bits, seed: seed))
+            case .head(let source): .head(source)
+            }
+        return try draft.loaded(target: target, kernels: kernels, context: longest)
+    }
+
+    /// Measures steps that verify `count` proposals beside `plain`, the run without.
+    ///
+    /// All requests get random keys and values.
+    func measure(
+        _ weights: DecoderWeights, _ speculation: Speculation, _ draft: LoadedDraft, count: Int,
+        length: Double?, beside plain: BenchResult.Run
+    ) throws -> BenchResult.Run {
+        let requests = plain.requests
+        let layout = CUDALayout(
+            slots: requests, context: longest, format: format, chunk: chunk,
+            buckets: [CUDALayout(slots: requests, context: context).largestBucket],
+            tunesKernels: tunesKernels, draftTokens: [count])
+        let rate = length.flatMap { SimulatedAcceptance.rate(length: $0, count: count) }
+        let backend = try CUDABackend(
+            weights, layout: layout, draft: draft, kernels: kernels,
+            simulating: rate.map { Array(repeating: $0, count: count) }, onProgress: progress)
+        let size = StepSize(bucket: layout.largestBucket, draftTokens: count)
+        guard let graph = backend.step(size).graph else {
+            throw RuntimeError.unsupportedSize(
+                name: "tokens to verify for each of \(requests) requests", found: count,
+                needed: "at most \(backend.decoder.layout.mostDraftTokens(size.bucket))")
+        }
+        let prompt = tokens(
+            context, vocabulary: weights.architecture.dimensions.vocabularySize)
+        for slot in 0..<requests {
+            try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
+        }
+        let runs = try (0..<repeats).map { _ in
+            try decode(prompt, requests, backend, draftTokens: count)
+        }
+        let replays = try (0..<max(repeats, 3)).map { _ in
+            try reset(prompt, requests, backend)
+            return try replay(graph, backend)
+        }
+        let peak = try kernels.device.memory()?.peakAllocated
+        let drafting = backend.step(size).kernels.filter { $0.name.hasPrefix("draft") }
+        // Proposing changes nothing that the next proposals depend on.
+        let round = try kernels.time(repeats: 10) { stream, _ in
+            for kernel in drafting where kernel.name != "draft keep" { try kernel.queue(stream) }
+        }
+        let keys = draft.head.map {
+            PagedKeyValues.bytesPerPage(layers: 1, shape: $0.attention, format: format)
+                * PagedKeyValues.pages(forTokens: context) * count * requests
+        }
+        let dimensions = weights.architecture.dimensions
+        var run = plain
+        let whole = Self.spread(replays).median
+        run.label = "\(plain.label), \(speculation.label) draft"
+        run.step = Self.spread(runs.map { $0.seconds / ($0.tokens / Double(requests)) })
+        run.graph = nil
+        run.firstToken = nil
+        run.prefill = nil
+        run.peakBytes = peak
+        run.predictedMemory = backend.memory
+        run.kernels = []
+        run.traffic = DecodeTraffic(
+            dimensions, weightBytes: weights.readBytes, cacheType: format.dtype,
+            context: context, requests: requests)
+        let verified = Int(run.traffic.total)
+        let proposed = (draft.head?.readBytes(count) ?? 0) + (keys ?? 0)
+        run.traffic.weights += proposed
+        let mean = runs.reduce(0) { $0 + $1.tokens } / Double(runs.count * steps * requests)
+        run.speculation = BenchResult.Run.Speculation(
+            draft: speculation.label, draftTokens: count, acceptanceLength: mean,
+            simulatedLength: length,
+            addedBytes: backend.memory.total - (plain.predictedMemory?.total ?? 0),
+            round: .init(seconds: round.median / 1e6, bytes: proposed),
+            verification: .init(
+                seconds: max(whole - round.median / 1e6, 0), bytes: verified))
+        run.settings = ["bucket": "\(size.bucket)", "draft_tokens": "\(count)"]
+        if let rate { run.settings["simulated_acceptance"] = "\(rate)" }
+        return run
+    }
+}

@@ -1,0 +1,112 @@
+import MinimaKernels
+import MinimaTensor
+
+extension CUDADecoder {
+    /// Rows that the decoding kernel multiplies at a time; more bfloat16 rows go through the library's
+    /// products.
+    static let narrowRows = 8
+    /// The same for codes, which would have to be expanded for the library…
+    static let narrowCodeRows = 16
+    /// …and the most rows for which they are read again for each of those: expanding takes about nine
+    /// bytes per byte of 4-bit codes, every further reading one.
+    static let mostCodeRows = 128
+
+    /// The RMSNorm of what a site reads.
+    struct InputNorm {
+        let weight: Tensor
+        let epsilon: Double
+        /// Room for its result `[rows, inputs]`, where it is a launch of its own.
+        let room: Tensor
+
+        init(_ weight: Tensor, epsilon: Double, through room: Tensor) {
+            self.weight = weight
+            self.epsilon = epsilon
+            self.room = room
+        }
+    }
+
+    /// The launches of a site's product with the rows of `x`: through the decoding kernel, or, where
+    /// there are more rows, the library's products.
+    ///
+    /// - Parameters:
+    ///   - wide: The site's products for many rows.
+    ///   - name: What the launches are called.
+    ///   - x: bfloat16 `[rows, inputs]`.
+    func product(
+        _ site: DecoderSite, _ wide: WideProducts, _ name: String, of x: Tensor,
+        norm: InputNorm? = nil, into destination: NarrowProducts.Destination
+    ) throws -> [StepKernel] {
+        if let kernels = try narrow(site, wide, name, of: x, norm: norm, into: destination) {
+            return kernels
+        }
+        var kernels: [StepKernel] = []
+        var read = x
+        if let norm {
+            kernels.append(self.norm(x, norm))
+            read = norm.room
+        }
+        kernels.append(
+            StepKernel(name: name, bytes: site.byteCount) { [read] stream in
+                switch destination {
+                case .values(let y): try wide(read, into: y, adding: false, on: stream)
+                case .stream(let y): try wide(read, into: y, adding: true, on: stream)
+                case .gated(let y, let through):
+                    try wide.gated(read, through: through, into: y, on: stream)
+                case .logits(let y): try wide.logits(read, into: y, on: stream)
+                }
+            })
+        return kernels
+    }
+
+    /// A site's launches through the decoding kernel, some rows at a time, as many each as go evenly:
+    /// a row's sums depend on how many it is multiplied with. `nil` where the library's products take
+    /// over.
+    private func narrow(
+        _ site: DecoderSite, _ wide: WideProducts, _ name: String, of x: Tensor,
+        norm: InputNorm?, into destination: NarrowProducts.Destination
+    ) throws -> [StepKernel]? {
+        let count = x.shape[0]
+        let isCoded = site.products.contains { $0.form.matrices.contains(where: \.isQuantized) }
+        var limit = isCoded ? Self.mostCodeRows : Self.narrowRows
+        if case .logits = destination, !wide.givesLogits { limit = count }
+        guard count <= limit else { return nil }
+        let most = isCoded ? Self.narrowCodeRows : Self.narrowRows
+        let groups = (count + most - 1) / most
+        let size = (count + groups - 1) / groups
+        var result: [StepKernel] = []
+        for start in stride(from: 0, to: count, by: size) {
+            let rows = start..<min(start + size, count)
+            let products = NarrowProducts(decoder: self, tokens: rows.count)
+            let launches = try products.kernels(
+                site, name, of: x.narrow(0, rows), norm: norm, into: destination.narrow(rows))
+            // A step has to read the weights once, however often it does.
+            result +=
+                start == 0
+                ? launches : launches.map { StepKernel(name: $0.name, bytes: 0, queue: $0.queue) }
+        }
+        return result
+    }
+
+    /// RMSNorm of rows of the residual stream.
+    func norm(_ x: Tensor, _ norm: InputNorm) -> StepKernel {
+        StepKernel(name: "norm", bytes: 0) { [elementwise] stream in
+            try elementwise.rmsNorm(
+                x, weight: norm.weight, epsilon: norm.epsilon, into: norm.room, on: stream)
+        }
+    }
+}
+
+extension NarrowProducts.Destination {
+    /// The same for some of the rows.
+    fileprivate func narrow(_ rows: Range<Int>) throws -> Self {
+        switch self {
+        case .values(let y): .values(try y.narrow(0, rows))
+        case .stream(let y): .stream(try y.narrow(0, rows))
+        case .logits(let y): .logits(try y.narrow(0, rows))
+        case .gated(let y, let through):
+            .gated(
+                try y.narrow(0, rows),
+                through: through.shape[0] == 0 ? through : try through.narrow(0, rows))
+        }
+    }
+}

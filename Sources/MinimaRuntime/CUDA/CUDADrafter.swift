@@ -1,0 +1,59 @@
+import MinimaKernels
+import MinimaTensor
+
+/// Proposes the tokens that steps verify, by kernels at the beginning of the step's graph.
+///
+/// Proposals lie in ``SamplingState/drafts``, negative ones where there is none. What they are changes
+/// how many tokens a step makes, never which. Steps are made on several threads at a time.
+protocol CUDADrafter: Sendable {
+    /// Bytes that it holds on the device beside the decoder's own.
+    var byteCount: Int { get }
+
+    /// Launches that propose `count` tokens for each row of `step`, or only follow what was decoded, for
+    /// 0. The first does not overlap the kernel ahead of it.
+    func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
+        -> [StepKernel]
+
+    /// Launches that take what it needs of the residual stream entering a layer of `step`.
+    func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder) throws
+        -> [StepKernel]
+
+    /// Queues the same for a chunk of a prompt, `[tokens, hidden]`.
+    func observe(_ residual: Tensor, entering layer: Int) throws
+
+    /// Queues reading the chunk of `count` tokens at `position` that it has observed.
+    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) throws
+
+    /// Queues copies of whole pages.
+    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) throws
+}
+
+extension CUDADrafter {
+    func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder)
+        -> [StepKernel]
+    { [] }
+    func observe(_ residual: Tensor, entering layer: Int) {}
+    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) {}
+    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) {}
+}
+
+/// Proposes what followed the last tokens when they stood in the sequence before.
+struct CUDANgramDrafter: CUDADrafter {
+    private let kernel: NgramKernel
+
+    let byteCount = 0
+
+    /// - Parameter suffix: Tokens of the suffix that is looked for at first.
+    init(suffix: Int = 3, kernels: CUDAContext) throws(KernelError) {
+        kernel = try NgramKernel(suffix: suffix, context: kernels)
+    }
+
+    func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) -> [StepKernel] {
+        guard count > 0 else { return [] }
+        return [
+            StepKernel(name: "draft ngram", bytes: 0) { [kernel, state = decoder.state] stream in
+                try kernel.launch(slots: step.rows, state: state, count: count, on: stream)
+            }
+        ]
+    }
+}

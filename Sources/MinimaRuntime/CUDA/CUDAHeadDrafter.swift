@@ -1,0 +1,337 @@
+import MinimaKernels
+import MinimaModels
+import MinimaTensor
+
+/// Proposes tokens by an EAGLE-3 head, see `draft.cu` for what a round computes.
+///
+/// Its keys and values lie under the same page numbers as the target's. Every step, also one that
+/// proposes nothing, computes keys and values of the places that the step before has settled.
+struct CUDAHeadDrafter: CUDADrafter {
+    let head: DraftHead
+    private let kernels: DraftKernels
+    private let cache: PagedKeyValues
+    private let keyValues: KeyValueKernels
+    private let wide: Wide
+    let buffers: Buffers
+
+    /// Matrix products over many rows.
+    private struct Wide {
+        let fuse, qkv, output, gateUp, down, head: WideProducts
+    }
+
+    init(_ head: DraftHead, for decoder: CUDADecoder) throws {
+        let layout = decoder.layout
+        self.head = head
+        kernels = try DraftKernels(hidden: head.config.hidden, context: decoder.kernels)
+        cache = try PagedKeyValues(
+            layers: 1, pages: layout.pageCount, shape: head.attention, format: layout.format,
+            device: decoder.kernels.device)
+        keyValues = try KeyValueKernels(
+            head.attention, format: layout.format, context: decoder.kernels)
+        let scratch = WideProducts.Scratch(
+            expanded: decoder.buffers.expanded, results: decoder.buffers.factored)
+        func products(_ site: DecoderSite) throws -> WideProducts {
+            try WideProducts(site, elementwise: decoder.elementwise, scratch: scratch)
+        }
+        wide = Wide(
+            fuse: try products(head.fuse), qkv: try products(head.qkv),
+            output: try products(head.output), gateUp: try products(head.gateUp),
+            down: try products(head.down), head: try products(head.head))
+        buffers = try Buffers(
+            Buffers.Shapes(head, layout), device: decoder.kernels.device)
+        try decoder.elementwise.prepare(hidden: head.config.hidden)
+    }
+
+    var byteCount: Int { head.byteCount + buffers.byteCount + cache.layers[0].count }
+
+    /// Places that a round of a step of `bucket` computes anew: as many as the step before may have
+    /// settled, as far as attention takes them at a time.
+    fileprivate static func places(_ bucket: Int, _ head: DraftHead, _ layout: CUDALayout) -> Int {
+        let group = head.config.heads / head.config.keyValueHeads
+        return max(min(layout.mostDraftTokens(bucket) + 1, 64 / group, DraftKernels.ring), 1)
+    }
+
+    // MARK: A step
+
+    func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
+        -> [StepKernel]
+    {
+        let (layout, state, config) = (decoder.layout, decoder.state, head.config)
+        let rows = step.rows.count
+        let places = Self.places(rows, head, layout)
+        let round = try DraftKernels.Round(
+            rows: rows, places: places, steps: max(count, 1), device: decoder.kernels.device)
+        let all = 0..<rows * places
+        let features = try buffers.features.narrow(0, all)
+        let fused = try buffers.fused.narrow(0, all)
+        let stream = try buffers.stream.narrow(0, all)
+        var result = [
+            StepKernel(name: "draft begin", bytes: 0) { [kernels, tables = decoder.tables] in
+                try kernels.begin(
+                    round, slots: step.rows, state: state, tables: tables,
+                    rowTables: step.tables, on: $0)
+            },
+            StepKernel(name: "draft features", bytes: 0) {
+                [elementwise = decoder.elementwise, ring = buffers.ring] in
+                try elementwise.gatherRows(
+                    ring, ids: round.ringRows, into: features, on: $0, overlapping: false)
+            },
+        ]
+        result += try decoder.product(
+            head.fuse, wide.fuse, "draft fc", of: features, into: .values(fused))
+        result += try layer(
+            Pass(
+                attention: attention(rows, queries: places, decoder), tokens: round.tokens,
+                features: fused, stream: stream, lengths: round.lengths.select(0, 0),
+                isFirst: true, readsOnly: count == 0), step, decoder)
+        guard count > 0 else { return result }
+        let single = count > 1 ? try attention(rows, queries: 1, decoder) : nil
+        var (hidden, other) = (
+            try buffers.last.narrow(0, 0..<rows), try buffers.next.narrow(0, 0..<rows)
+        )
+        result.append(
+            StepKernel(name: "draft last", bytes: 0) {
+                [elementwise = decoder.elementwise, hidden] in
+                try elementwise.gatherRows(stream, ids: round.lastRows, into: hidden, on: $0)
+            })
+        let logits = try buffers.logits.narrow(0, 0..<rows)
+        for place in 0..<count {
+            if place > 0, let single {
+                result += try layer(
+                    Pass(
+                        attention: single, tokens: round.next, features: hidden, stream: other,
+                        lengths: round.lengths.select(0, place), isFirst: false,
+                        readsOnly: false), step, decoder)
+                swap(&hidden, &other)
+            }
+            result += try decoder.product(
+                head.head, wide.head, "draft head", of: hidden,
+                norm: CUDADecoder.InputNorm(
+                    head.norm, epsilon: config.epsilon,
+                    through: buffers.normed.narrow(0, 0..<rows)), into: .logits(logits))
+            result.append(
+                StepKernel(name: "draft choose", bytes: 0) { [kernels, ids = head.targetIds] in
+                    try kernels.choose(
+                        logits, slots: step.rows, state: state, targetIds: ids, round: round,
+                        place: place, on: $0)
+                })
+        }
+        return result
+    }
+
+    /// One pass through the layer.
+    private struct Pass {
+        /// Of as many rows and queries of each.
+        let attention: DecodeAttention
+        /// The token behind each place, int32 `[rows · queries]`.
+        let tokens: Tensor
+        /// What the layer reads, `[rows · queries, hidden]`…
+        let features: Tensor
+        /// …and where its stream goes, another buffer.
+        let stream: Tensor
+        let lengths: Tensor
+        /// Whether no attention of this step's graph comes before.
+        let isFirst: Bool
+        /// Whether keys and values are all that is wanted.
+        let readsOnly: Bool
+    }
+
+    private func attention(_ rows: Int, queries: Int, _ decoder: CUDADecoder) throws
+        -> DecodeAttention
+    {
+        try DecodeAttention(
+            head.attention, format: decoder.layout.format, queries: queries, requests: rows,
+            maxPages: decoder.layout.pagesPerSlot,
+            splitTokens: decoder.layout.isDeterministic ? CUDADecoder.fixedSplit : nil,
+            context: decoder.kernels)
+    }
+
+    private func layer(_ pass: Pass, _ step: StepBuffers, _ decoder: CUDADecoder) throws
+        -> [StepKernel]
+    {
+        let config = head.config
+        let all = 0..<pass.features.shape[0]
+        let x = try buffers.inputs.narrow(0, all)
+        let qkv = try buffers.qkv.narrow(0, all)
+        let attended = try buffers.attended.narrow(0, all)
+        let table = head.embedding ?? decoder.weights.embedding
+        // Attention reads pages and lengths ahead of its turn: after an attention that has written to
+        // them, or after the launch that set them, comes one that does not overlap.
+        var result = [
+            StepKernel(name: "draft inputs", bytes: 0) { [kernels, head] in
+                try kernels.inputs(
+                    table: table, tokens: pass.tokens, features: pass.features,
+                    tokenNorm: head.embeddingNorm, featureNorm: head.hiddenNorm,
+                    epsilon: config.epsilon, normsBeforeResidual: config.normsBeforeResidual,
+                    x: x, residual: pass.stream, on: $0, overlapping: pass.isFirst)
+            }
+        ]
+        result += try decoder.product(head.qkv, wide.qkv, "draft qkv", of: x, into: .values(qkv))
+        result.append(
+            StepKernel(name: "draft attention", bytes: 0) { [head, cache] in
+                try pass.attention.launch(
+                    projections: qkv, queryNorm: nil, keyNorm: nil,
+                    frequencies: head.frequencies, pages: cache.layers[0], table: step.tables,
+                    lengths: pass.lengths, attended: attended, on: $0)
+            })
+        guard !pass.readsOnly else { return result }
+        result += try decoder.product(
+            head.output, wide.output, "draft o", of: attended, into: .stream(pass.stream))
+        let gated = try buffers.gated.narrow(0, all)
+        result += try decoder.product(
+            head.gateUp, wide.gateUp, "draft gate_up", of: pass.stream,
+            norm: CUDADecoder.InputNorm(
+                head.postNorm, epsilon: config.epsilon, through: buffers.normed.narrow(0, all)),
+            into: .gated(gated, through: buffers.gateUp.narrow(0, all)))
+        result += try decoder.product(
+            head.down, wide.down, "draft down", of: gated, into: .stream(pass.stream))
+        return result
+    }
+
+    func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder)
+        -> [StepKernel]
+    {
+        head.featureLayers.indices.filter { head.featureLayers[$0] == layer }.map { index in
+            StepKernel(name: "draft keep", bytes: 0) {
+                [kernels, ring = buffers.ring, state = decoder.state] in
+                try kernels.keep(
+                    step.residual, slots: step.rows, state: state, ring: ring, index: index,
+                    on: $0)
+            }
+        }
+    }
+
+    // MARK: A prompt
+
+    func observe(_ residual: Tensor, entering layer: Int) throws {
+        let width = residual.shape[1]
+        for index in head.featureLayers.indices where head.featureLayers[index] == layer {
+            try buffers.features.narrow(0, 0..<residual.shape[0])
+                .narrow(1, index * width..<(index + 1) * width).copy(from: residual)
+        }
+    }
+
+    /// The last place of the chunk that ends a prompt reads a token that is not known yet; a step's
+    /// round computes it again.
+    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) throws {
+        let (rows, stream) = (0..<count, decoder.stream)
+        let features = try buffers.features.narrow(0, rows)
+        try keep(features, at: position, slot: slot)
+        guard let sequence = decoder.state.sequence else { return }
+        let fused = try buffers.fused.narrow(0, rows)
+        let (x, qkv) = (try buffers.inputs.narrow(0, rows), try buffers.qkv.narrow(0, rows))
+        try wide.fuse(features, into: fused, adding: false, on: stream)
+        try kernels.inputs(
+            table: head.embedding ?? decoder.weights.embedding,
+            tokens: sequence.select(0, slot).narrow(0, position + 1..<position + 1 + count),
+            features: fused, tokenNorm: head.embeddingNorm, featureNorm: head.hiddenNorm,
+            epsilon: head.config.epsilon,
+            normsBeforeResidual: head.config.normsBeforeResidual, x: x,
+            residual: buffers.stream.narrow(0, rows), on: stream, overlapping: false)
+        try wide.qkv(x, into: qkv, adding: false, on: stream)
+        try keyValues.write(
+            projections: qkv, queryNorm: nil, keyNorm: nil, frequencies: head.frequencies,
+            pages: cache.layers[0], table: decoder.tables, request: slot, position: position,
+            queries: buffers.queries.narrow(0, rows), on: stream)
+    }
+
+    /// Keeps the features of a chunk's last places in the slot's ring.
+    private func keep(_ features: Tensor, at position: Int, slot: Int) throws {
+        let (ring, count) = (DraftKernels.ring, features.shape[0])
+        var row = max(count - ring, 0)
+        while row < count {
+            let place = (position + row) % ring
+            let run = min(ring - place, count - row)
+            let first = slot * ring + place
+            try buffers.ring.narrow(0, first..<first + run)
+                .copy(from: features.narrow(0, row..<row + run))
+            row += run
+        }
+    }
+
+    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) throws {
+        try keyValues.copy(
+            pages: cache.layers[0], from: sources, to: destinations, on: stream)
+    }
+}
+
+extension CUDAHeadDrafter {
+    /// What lies between the head's kernels, bfloat16 unless said.
+    struct Buffers {
+        /// Features of each slot's last places `[slots · ring, 3 · target hidden]`.
+        let ring: Tensor
+        /// `[rows, 3 · target hidden]`, and what they are fused to, `[rows, hidden]`.
+        let features, fused: Tensor
+        /// What the layer reads, `[rows, 2 · hidden]`, and its stream, `[rows, hidden]`.
+        let inputs, stream: Tensor
+        let qkv, attended, normed, gateUp, gated: Tensor
+        /// Queries of a chunk `[chunk, heads, head dim]`.
+        let queries: Tensor
+        /// The stream of the place that is gone on from, and of the one after it, `[bucket, hidden]`.
+        let last, next: Tensor
+        /// float32 `[bucket, draft vocabulary]`.
+        let logits: Tensor
+        /// Bytes of all of them.
+        let byteCount: Int
+
+        init(_ shapes: Shapes, device: Device) throws(TensorError) {
+            func buffer(_ shape: [Int]) throws(TensorError) -> Tensor {
+                try .zeros(shape, dtype: .bfloat16, device: device)
+            }
+            ring = try buffer(shapes.ring)
+            features = try buffer(shapes.features)
+            fused = try buffer(shapes.fused)
+            inputs = try buffer(shapes.inputs)
+            stream = try buffer(shapes.fused)
+            qkv = try buffer(shapes.qkv)
+            attended = try buffer(shapes.attended)
+            normed = try buffer(shapes.normed)
+            gateUp = try buffer(shapes.gateUp)
+            gated = try buffer(shapes.gated)
+            queries = try buffer(shapes.queries)
+            last = try buffer(shapes.last)
+            next = try buffer(shapes.last)
+            logits = try .zeros(shapes.logits, device: device)
+            byteCount = shapes.byteCount
+        }
+
+        /// The sizes of the buffers.
+        struct Shapes: Sendable, Hashable {
+            let ring, features, fused, inputs, qkv, attended, normed, gateUp, gated: [Int]
+            let queries, last, logits: [Int]
+
+            /// - Parameter rows: Rows of the largest round.
+            init(_ config: EagleConfiguration, layout: CUDALayout, rows: Int) {
+                let (long, wide) = (max(rows, layout.chunk), config.heads * config.headDim)
+                let features = EagleConfiguration.featureCount * config.targetHidden
+                ring = [layout.slots * DraftKernels.ring, features]
+                self.features = [long, features]
+                fused = [long, config.hidden]
+                inputs = [long, 2 * config.hidden]
+                qkv = [long, wide + 2 * config.keyValueHeads * config.headDim]
+                attended = [rows, wide]
+                normed = [rows, config.hidden]
+                gateUp = [rows, 2 * config.intermediate]
+                gated = [rows, config.intermediate]
+                queries = [layout.chunk, config.heads, config.headDim]
+                last = [layout.largestBucket, config.hidden]
+                logits = [layout.largestBucket, config.draftVocabulary]
+            }
+
+            /// Bytes of all of them.
+            var byteCount: Int {
+                [
+                    ring, features, fused, inputs, fused, qkv, attended, normed, gateUp, gated,
+                    queries, last, last,
+                ].reduce(4 * logits.reduce(1, *)) { $0 + 2 * $1.reduce(1, *) }
+            }
+        }
+    }
+}
+
+extension CUDAHeadDrafter.Buffers.Shapes {
+    fileprivate init(_ head: DraftHead, _ layout: CUDALayout) {
+        let rows = layout.buckets.map { $0 * CUDAHeadDrafter.places($0, head, layout) }
+        self.init(head.config, layout: layout, rows: rows.max() ?? 1)
+    }
+}

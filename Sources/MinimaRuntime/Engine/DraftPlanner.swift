@@ -1,0 +1,132 @@
+import MinimaCore
+
+/// A launch whose result the engine has not read.
+struct EngineLaunch {
+    let rows: [EngineSequence]
+    /// The decode step's bucket; 0 for the token after a prompt.
+    let bucket: Int
+    let choice: SpeculationController.Choice
+    /// Chunks of prompts queued before it.
+    let prefills: Int
+    /// When it began to be queued.
+    let started = ContinuousClock.now
+    /// When it was queued; a synchronous backend has computed it then.
+    private(set) var queued: ContinuousClock.Instant
+
+    init(
+        rows: [EngineSequence], bucket: Int, choice: SpeculationController.Choice, prefills: Int
+    ) {
+        self.rows = rows
+        self.bucket = bucket
+        self.choice = choice
+        self.prefills = prefills
+        queued = started
+    }
+
+    init(prompt: EngineSequence, prefills: Int) {
+        self.init(rows: [prompt], bucket: 0, choice: .init(), prefills: prefills)
+    }
+
+    mutating func isQueued() { queued = .now }
+}
+
+/// Decides what steps propose, and times them.
+struct DraftPlanner {
+    /// Chunks of prompts queued so far.
+    var prefills = 0
+
+    private let capacity: DecodeCapacity
+    private let choices: [Int]
+    private let seconds: (Int, Int) -> Double?
+    private let isDeterministic: Bool
+    /// `nil`: always as many as ``fixed``.
+    private var controller: SpeculationController?
+    private let fixed: Int
+    /// When the last result was read, and the chunks that had been queued before its launch.
+    private var last: (read: ContinuousClock.Instant, prefills: Int)?
+
+    init(
+        _ capacity: DecodeCapacity, _ options: EngineOptions,
+        seconds: @escaping (_ bucket: Int, _ draftTokens: Int) -> Double?
+    ) {
+        self.capacity = capacity
+        self.seconds = seconds
+        isDeterministic = options.deterministic
+        let all = capacity.draftTokens.filter { $0 >= 0 }
+        switch options.speculation {
+        case .off: (choices, fixed) = ([0], 0)
+        case .fixed(let count):
+            choices = all.filter { $0 <= count }
+            fixed = choices.max() ?? 0
+        case .automatic:
+            choices = options.deterministic ? [0] : all
+            fixed = 0
+            if choices.contains(where: { $0 > 0 }) {
+                controller = SpeculationController(choices, seconds: seconds)
+            }
+        }
+    }
+
+    private var mostDrafts: Int { choices.max() ?? 0 }
+
+    /// Most tokens that a sequence's pages hold: steps queued behind its end write, too.
+    func longest(_ sequence: EngineSequence) -> Int {
+        let beyond = mostDrafts * max(capacity.queuedSteps, 1)
+        return max(min(sequence.longest + beyond, capacity.context), sequence.longest)
+    }
+
+    /// Whether there is a place for the sequence's next token wherever it may stand; if not, results
+    /// are to come.
+    func canStep(_ sequence: EngineSequence) -> Bool {
+        guard sequence.uncertain > 0 else { return true }
+        // With the flag, what is proposed follows from the sequence, not from when results are read.
+        let needed = isDeterministic ? fixed + 1 : 1
+        return sequence.most + needed <= capacity.context
+    }
+
+    /// Rows that may share a launch: with the flag, those without room for all proposals get none,
+    /// and take none from the others.
+    func groups(_ rows: [EngineSequence]) -> [[EngineSequence]] {
+        guard isDeterministic, fixed > 0 else { return [rows] }
+        let few = rows.filter { $0.most + 1 + fixed > capacity.context }
+        guard !few.isEmpty else { return [rows] }
+        return [rows.filter { $0.most + 1 + fixed <= capacity.context }, few]
+    }
+
+    /// What a launch proposes.
+    ///
+    /// - Parameter makeRoom: Takes a number of proposals and says how many of them have pages.
+    mutating func choose(
+        _ bucket: Int, _ rows: [EngineSequence], makeRoom: (Int) -> Int
+    ) -> SpeculationController.Choice {
+        var choice =
+            controller?.choose(bucket: bucket) ?? SpeculationController.Choice(draftTokens: fixed)
+        guard choice.draftTokens > 0 else { return choice }
+        let highest = rows.reduce(0) { max($0, $1.most) }
+        let room = makeRoom(min(choice.draftTokens, max(capacity.context - highest - 1, 0)))
+        let allowed = isDeterministic && room < fixed ? 0 : room
+        choice.draftTokens =
+            choices.last { $0 <= allowed && seconds(bucket, $0)?.isFinite ?? true } ?? 0
+        return choice
+    }
+
+    /// Seconds that a launch took on the device; `nil` where that cannot be told from other work.
+    mutating func seconds(
+        _ launch: EngineLaunch, collecting: ContinuousClock.Instant, _ now: ContinuousClock.Instant
+    ) -> Double? {
+        defer { last = (now, launch.prefills) }
+        guard capacity.queuedSteps > 1 else {
+            return (launch.queued - launch.started).totalSeconds
+                + (now - collecting).totalSeconds
+        }
+        guard let last else { return nil }
+        guard last.prefills == launch.prefills else { return nil }
+        return (now - max(last.read, launch.started)).totalSeconds
+    }
+
+    /// Learns from a decode step.
+    mutating func record(_ launch: EngineLaunch, accepted: [Int], seconds: Double?) {
+        controller?.record(
+            launch.choice, bucket: launch.bucket, accepted: accepted, seconds: seconds)
+    }
+}

@@ -1,0 +1,158 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaKernels
+import MinimaModels
+import MinimaTensor
+import Testing
+
+@testable import MinimaRuntime
+
+@Suite("Speculation on CUDA: layouts and results")
+struct CUDASpeculationTests {
+    /// Steps are those of all buckets and numbers of proposals whose rows are few enough.
+    @Test func steps() {
+        let plain = CUDALayout(slots: 40, context: 100)
+        #expect(plain.steps.map(\.bucket) == plain.buckets)
+        #expect(plain.steps.allSatisfy { $0.draftTokens == 0 && $0.rows == $0.bucket })
+        #expect(plain.mostDraftTokens == 0 && plain.sequenceLength == 0)
+
+        let layout = CUDALayout(slots: 64, context: 100, draftTokens: [7, 2, 3, 2])
+        #expect(layout.draftTokens == [0, 2, 3, 7])
+        #expect(layout.sequenceLength == 101)
+        #expect(layout.mostDraftTokens == 7)
+        #expect(layout.largestRows == 256)
+        #expect(layout.mostDraftTokens(1) == 7 && layout.mostDraftTokens(32) == 7)
+        #expect(layout.mostDraftTokens(48) == 3 && layout.mostDraftTokens(64) == 3)
+        #expect(layout.mostDraftTokens(5) == 0)
+        for bucket in layout.buckets {
+            let own = layout.steps.filter { $0.bucket == bucket }
+            #expect(own.first?.draftTokens == 0)
+            #expect(own.allSatisfy { $0.rows == bucket * ($0.draftTokens + 1) && $0.rows <= 256 })
+        }
+        // A bucket of more rows than that is verified as far as its own size goes: not at all.
+        let large = CUDALayout(slots: 300, context: 100, draftTokens: [1])
+        #expect(large.largestRows == 300 && large.mostDraftTokens(300) == 0)
+        #expect(large.mostDraftTokens(128) == 1)
+    }
+
+    /// The state of sampling holds what it was predicted to.
+    @Test(arguments: [(1, 0, true), (4, 0, false), (8, 130, true)])
+    func stateBytes(places: Int, length: Int, keepsHistory: Bool) throws {
+        let state = try SamplingState(
+            slots: 5, vocabulary: 101, places: places, sequenceLength: length,
+            keepsHistory: keepsHistory, device: .cpu)
+        var held = 0
+        for child in Mirror(reflecting: state).children {
+            let tensor = (child.value as? Tensor) ?? (child.value as? Tensor?) ?? nil
+            held += tensor.map { $0.count * $0.dtype.byteCount } ?? 0
+        }
+        #expect(
+            held
+                == SamplingState.bytes(
+                    slots: 5, vocabulary: 101, places: places, sequenceLength: length,
+                    keepsHistory: keepsHistory))
+        #expect(state.drafts.shape == [5, max(places - 1, 1)])
+        #expect(try state.drafts.values(as: Int32.self).allSatisfy { $0 == -1 })
+        #expect(state.emitted.shape == [5, places] && state.logSums.shape == [5, places])
+        #expect(state.sequence?.shape == (length > 0 ? [5, length] : nil))
+    }
+
+    /// Buffers hold the rows of the largest step, the logits among them.
+    @Test func buffers() {
+        let sizes = DecoderDimensions(
+            layers: 3, hiddenSize: 48, heads: 6, keyValueHeads: 2, headDim: 64,
+            intermediateSize: 80, vocabularySize: 101)
+        let layout = CUDALayout(slots: 20, context: 130, chunk: 16, draftTokens: [3])
+        let shapes = DecoderBuffers.Shapes(
+            sizes, gathersGates: false, largestResults: 0, largestExpanded: 0, layout: layout)
+        #expect(shapes.logits == [96, 101])
+        #expect(shapes.residual == [96, 48] && shapes.attended == [96, 384])
+    }
+
+    /// A head's buffers hold what was predicted, and a round of the largest step, a chunk too.
+    @Test func headBuffers() throws {
+        let config = try EagleConfiguration(
+            target: ModelConfig(
+                json: .object([
+                    "model_type": "qwen3", "hidden_size": 48, "intermediate_size": 80,
+                    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64,
+                    "vocab_size": 101, "num_hidden_layers": 9, "rope_theta": 10_000,
+                ]), path: "test"), draftVocabulary: 40)
+        let layout = CUDALayout(slots: 3, context: 130, chunk: 16, draftTokens: [3])
+        let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout: layout, rows: 20)
+        #expect(shapes.ring == [3 * 16, 3 * 48] && shapes.features == [20, 144])
+        #expect(shapes.inputs == [20, 96] && shapes.qkv == [20, 640])
+        #expect(shapes.queries == [16, 6, 64] && shapes.logits == [4, 40])
+        let buffers = try CUDAHeadDrafter.Buffers(shapes, device: .cpu)
+        let held = Mirror(reflecting: buffers).children.reduce(0) { sum, child in
+            sum + ((child.value as? Tensor).map { $0.count * $0.dtype.byteCount } ?? 0)
+        }
+        #expect(held == shapes.byteCount && buffers.byteCount == held)
+    }
+
+    /// Rates give the lengths that they were chosen for.
+    @Test(arguments: [(2.0, 1), (2.0, 5), (2.8, 3), (2.8, 7), (1.0, 4), (5.0, 4)])
+    func simulatedRates(length: Double, count: Int) throws {
+        let rate = try #require(SimulatedAcceptance.rate(length: length, count: count))
+        var (mean, power) = (1.0, 1.0)
+        for _ in 0..<count {
+            power *= rate
+            mean += power
+        }
+        #expect(abs(mean - length) < 1e-9)
+        #expect((0...1).contains(rate))
+    }
+
+    @Test(arguments: [(0.9, 3), (4.1, 3), (2, 0), (.nan, 3)])
+    func impossibleRates(length: Double, count: Int) {
+        #expect(SimulatedAcceptance.rate(length: length, count: count) == nil)
+    }
+
+    /// Each length is measured with the numbers of proposals that can reach it.
+    @Test func cases() {
+        let both = DecodeBench.Speculation(
+            draft: .ngram, label: "n-gram", draftTokens: [1, 3], lengths: [2, 2.8])
+        #expect(both.cases.map(\.count) == [1, 3, 3])
+        #expect(both.cases.map(\.length) == [2, 2, 2.8])
+        let compared = DecodeBench.Speculation(
+            draft: .ngram, label: "n-gram", draftTokens: [1, 3], lengths: [])
+        #expect(compared.cases.map(\.count) == [1, 3])
+        #expect(compared.cases.allSatisfy { $0.length == nil })
+    }
+
+    /// A random head has the target's sizes and loads like another, with codes too.
+    @Test(arguments: [nil, 8, 4])
+    func randomDraft(bits: Int?) throws {
+        let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
+        let source = try RandomDraft(for: checkpoint, bits: bits, vocabulary: 500, seed: 1)
+        let draft = try EagleDraft(
+            source, target: checkpoint.loadPart(.ends, device: .cpu, dtype: .float32))
+        #expect(draft.head.weight.outputs == 500 && draft.head.weight.inputs == 192)
+        #expect(draft.fuseLayer.weight.inputs == 3 * 192 && draft.embedding == nil)
+        #expect(draft.fuseLayer.weight.spec.format == (bits == nil ? "dense" : "quantized"))
+        #expect(draft.qkv.layers.allSatisfy { $0.weight.spec.bits == bits })
+        #expect(try draft.targetIds.values(as: Int64.self) == (0..<500).map { Int64($0) })
+        let logits = try draft.logits(.ones([1, 192]))
+        #expect(try logits.isFinite().sum(dtype: .int64).item() == 500)
+    }
+
+    /// Slot 2 of three made two tokens, slot 0 one, and only the first row asks for likelihoods.
+    @Test func emittedTokens() {
+        let emitted = EmittedTokens(
+            counts: [1, 9, 2], tokens: [10, 11, 12, 20, 21, 22, 30, 31, 32],
+            logSums: [1, 2, 3, 4, 5, 6, 7, 8, 9], chosen: [0, 0, 0, 0, 0, 0, 6, 5, 0],
+            likeliest: (
+                ids: [1, 2, 3, 4, 5, 6, 7, 8], values: [6, 5, 5, 4, 1, 0, 2, 1], width: 2
+            ), places: 3, rowsOfLogits: 2)
+        #expect(
+            emitted.tokens(row: 0, slot: 2, wanted: 1) == [
+                SampledToken(
+                    id: 30, logprob: -1, alternatives: [.init(id: 1, logprob: -1)]),
+                SampledToken(id: 31, logprob: -3, alternatives: [.init(id: 3, logprob: -3)]),
+            ])
+        #expect(emitted.tokens(row: 1, slot: 0, wanted: nil) == [SampledToken(id: 10)])
+        // More than the step had places for cannot be.
+        #expect(emitted.tokens(row: 1, slot: 1, wanted: nil).map(\.id) == [20, 21])
+        #expect(emitted.tokens(row: 1, slot: 0, wanted: 0) == [SampledToken(id: 10, logprob: -1)])
+    }
+}

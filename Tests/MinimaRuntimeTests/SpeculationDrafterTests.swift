@@ -1,0 +1,303 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaModels
+import MinimaTensor
+import Testing
+
+@testable import MinimaRuntime
+
+@Suite("Speculation: drafts")
+struct SpeculationDrafterTests {
+    private func checkpoint(_ name: String = "Tests/Goldens/models/qwen3-gqa4-tied-v5") throws
+        -> Checkpoint
+    {
+        try Checkpoint(path: "\(packageFolder())/\(name)")
+    }
+
+    private func backend(
+        _ model: any LanguageModel, _ draft: TorchDraft?, pages: Int = 100, pageTokens: Int = 4,
+        draftTokens: Int = 5
+    ) throws -> TorchBackend {
+        try TorchBackend(
+            model, slots: 4, pages: pages, pageTokens: pageTokens, prefillChunk: 8, draft: draft,
+            draftTokens: draftTokens)
+    }
+
+    // MARK: n-grams
+
+    @Test func whatFollowedBeforeIsProposed() {
+        func propose(_ tokens: [Int32], _ count: Int = 4, suffix: Int = 3) -> [Int32] {
+            NGramDrafter.proposal(after: tokens, count: count, suffix: suffix)
+        }
+        #expect(propose([1, 2, 3, 4, 5, 6, 1, 2, 3]) == [4, 5, 6, 1])
+        // The longest suffix before a later, shorter one.
+        #expect(propose([1, 2, 3, 4, 5, 9, 3, 7, 7, 1, 2, 3]) == [4, 5, 9, 3])
+        #expect(propose([1, 2, 3, 4, 5, 9, 3, 7, 7, 1, 2, 3], suffix: 1) == [7, 7, 1, 2])
+        // Of equal ones the last.
+        #expect(propose([1, 2, 5, 1, 2, 6, 1, 2], 2) == [6, 1])
+        // Past the end it goes on with itself.
+        #expect(propose([8, 1, 2, 1, 2]) == [1, 2, 1, 2])
+        #expect(propose([4, 4], 3) == [4, 4, 4])
+        #expect(propose([1, 2, 3]) == [] && propose([1]) == [])
+        // Against every occurrence, one by one.
+        var random = TestRandom(2)
+        for _ in 0..<200 {
+            let tokens = random.tokens(1...30, below: 4)
+            let end = tokens.count - 1
+            func match(_ place: Int) -> Int {
+                (0..<3).prefix { $0 <= place && tokens[place - $0] == tokens[end - $0] }.count
+            }
+            let best = (0..<end).max { (match($0), $0) < (match($1), $1) }
+            let found = propose(tokens, 1)
+            if let best, match(best) > 0 {
+                #expect(found == [tokens[best + 1]])
+            } else {
+                #expect(found.isEmpty)
+            }
+        }
+    }
+
+    /// A model that only ever repeats itself is guessed right.
+    @Test func repetitionIsFound() throws {
+        let model = try checkpoint().loadModel()
+        let sampling = try SamplingParameters(logitBias: [7: 100])
+        let (tokens, made) = try backend(model, .ngram()).drive(
+            [1, 2, 3], tokens: 40, sampling: sampling, counts: [5])
+        #expect(tokens.allSatisfy { $0.id == 7 })
+        // The first step knows no 7 before the last.
+        #expect(made == [1] + Array(repeating: 6, count: 7))
+    }
+
+    // MARK: An independent model
+
+    /// The target as its own draft, greedy and drawn, with penalties: everything is accepted, whatever
+    /// the number of proposals was before, so positions, pages and draws are right.
+    @Test(arguments: [[5], [3, 0, 0, 5, 1], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0, 5]])
+    func aPerfectDraftIsAlwaysRight(counts: [Int]) throws {
+        let model = try checkpoint().loadModel()
+        for sampling in [
+            try SamplingParameters(), try SamplingParameters(temperature: 1, seed: 5),
+            try SamplingParameters(
+                temperature: 1.5, topP: 0.9, repetitionPenalty: 1.3, frequencyPenalty: 0.5,
+                seed: 6),
+        ] {
+            var random = TestRandom(4)
+            let prompt = random.tokens(21...21, below: 64)
+            let expected = try backend(model, nil).drive(
+                prompt, tokens: 120, sampling: sampling, counts: [0])
+            let found = try backend(model, .model(model)).drive(
+                prompt, tokens: 120, sampling: sampling, counts: counts)
+            #expect(found.tokens == expected.tokens)
+            for (step, made) in found.made.enumerated() {
+                #expect(made == counts[step % counts.count] + 1)
+            }
+        }
+    }
+
+    /// After 200 steps without proposals the draft begins anew a window before, and goes on.
+    @Test func longPausesAreSkipped() throws {
+        let model = try checkpoint().loadModel()
+        let sampling = try SamplingParameters(temperature: 0.3, seed: 2)
+        let pause = Array(repeating: 0, count: 200)
+        let expected = try backend(model, nil).drive(
+            [1, 2, 3], tokens: 300, sampling: sampling, counts: [0])
+        let found = try backend(model, .model(model)).drive(
+            [1, 2, 3], tokens: 300, sampling: sampling,
+            counts: pause + Array(repeating: 5, count: 60))
+        #expect(found.tokens == expected.tokens)
+        // A chance of 1 in 64 would add 2 tokens to 100.
+        let made = found.made.dropFirst(200)
+        #expect(Double(made.reduce(0, +)) > 1.5 * Double(made.count))
+    }
+
+    /// Several requests, preemption, pages of one table in two storages.
+    @Test func aDraftAmongManyRequests() throws {
+        let model = try checkpoint().loadModel()
+        var random = TestRandom(8)
+        let requests = try (0..<8).map { seed in
+            GenerationRequest(
+                prompt: random.tokens(3...20, below: 64), maxTokens: 20,
+                sampling: try SamplingParameters(
+                    temperature: seed % 2 == 0 ? 0 : 1, seed: UInt64(seed)))
+        }
+        func run(_ draft: TorchDraft?, pages: Int) throws -> (EngineCore, [[Int32]]) {
+            let engine = SteppedEngine(
+                try backend(model, draft, pages: pages), EngineOptions(speculation: .fixed(3)))
+            for request in requests { engine.submit(request) }
+            #expect(engine.finish(most: 3000))
+            return (engine.core, requests.indices.map(engine.tokens))
+        }
+        let expected = try run(nil, pages: 200).1
+        let (core, found) = try run(.model(model), pages: 16)
+        #expect(found == expected)
+        #expect(core.metrics.preemptions > 0)
+        let metrics = core.metrics.speculation
+        #expect(metrics.accepted == metrics.reached && metrics.drafted > 80)
+    }
+
+    @Test func otherVocabulariesAreRefused() throws {
+        let target = try checkpoint().loadModel()
+        let draft = try checkpoint("Tests/Goldens/models/qwen3-mha-bias-v5").loadModel()
+        #expect(throws: DraftingError.otherVocabulary(draft: 67, target: 64)) {
+            try backend(target, .model(draft))
+        }
+        #expect("\(DraftingError.otherVocabulary(draft: 67, target: 64))".contains("67"))
+    }
+
+    @Test func pagesHoldTheDraftToo() throws {
+        let model = try checkpoint("Examples/tiny-qwen3-4m").loadModel()
+        let own = try TorchBackend.bytesPerToken(of: model)
+        #expect(try backend(model, .model(model)).bytesPerToken == 2 * own)
+        #expect(try backend(model, .ngram()).bytesPerToken == own)
+        #expect(try TorchDraft.model(model).bytesPerToken() == own)
+    }
+
+    // MARK: EAGLE-3
+
+    /// An untrained head with noise on all of its weights, so that attention counts.
+    private func head(for model: any LanguageModel, _ source: any WeightSource, vocabulary: [Int32])
+        throws -> EagleDraft
+    {
+        let base = try DraftWeights(for: model, source, vocabulary: vocabulary, seed: 3)
+        return try EagleDraft(NoisySource(base: base, spread: 0.2), target: model)
+    }
+
+    /// What the head proposes, from nothing but the tokens, without pages.
+    private func reference(
+        _ draft: EagleDraft, _ model: any LanguageModel, _ tokens: [Int32], count: Int
+    ) throws -> [Int32] {
+        try withoutGradients {
+            func context(_ count: Int, _ rotary: RotaryEmbedding) throws -> ForwardContext {
+                try ForwardContext(
+                    batch: 1, tokens: count, cache: nil, padding: nil, rotary: rotary,
+                    device: .cpu, dtype: .float32)
+            }
+            func ids(_ tokens: some Sequence<Int32>) throws -> Tensor {
+                try Tensor(tokens.map(Int64.init)).unsqueeze(0)
+            }
+            let places = tokens.count - 1
+            let features = try model.features(
+                of: ids(tokens.dropLast()), entering: draft.featureLayers,
+                context(places, model.rotary)
+            ).features
+            var hidden = try draft.fuse(features)
+            var next = Array(tokens.dropFirst())
+            let names: [Int64] = try draft.targetIds.values()
+            for _ in 0..<count {
+                let output = try draft.layer(
+                    embedding: draft.embed(ids(next)), hidden: hidden,
+                    context: context(next.count, draft.rotary))
+                let last = try output.narrow(1, next.count - 1..<next.count)
+                let best: [Int64] = try draft.logits(last).reshape([1, -1]).argmax(-1).values()
+                next.append(Int32(names[Int(best[0])]))
+                hidden = try .cat([hidden, last], dim: 1)
+            }
+            return Array(next.suffix(count))
+        }
+    }
+
+    /// A drafter that also notes what another proposes.
+    private final class Listener: Drafter {
+        let drafter: any Drafter
+        private(set) var proposals: [(position: Int, tokens: [Int32])] = []
+
+        init(_ drafter: any Drafter) { self.drafter = drafter }
+
+        var featureLayers: [Int] { drafter.featureLayers }
+        func open(_ slot: Int) { drafter.open(slot) }
+        func close(_ slot: Int) { drafter.close(slot) }
+        func prefill(_ chunk: PrefillChunk, features: Tensor?) throws {
+            try drafter.prefill(chunk, features: features)
+        }
+        func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) throws {
+            try drafter.observe(slot, at: position, tokens, features: features)
+        }
+        func propose(_ rows: [DraftRow], count: Int) throws -> [[Int32]] {
+            let found = try drafter.propose(rows, count: count)
+            for (row, tokens) in zip(rows, found) {
+                proposals.append((row.position, tokens))
+            }
+            return found
+        }
+    }
+
+    /// Proposals are those of the head over all features from the beginning, whatever was accepted and
+    /// however many were proposed before; what comes out is what comes without.
+    @Test(arguments: [[4], [3, 0, 0, 5, 1], [1, 2, 3, 4, 5]], [true, false])
+    func theHeadProposesWhatItWouldFromTheBeginning(counts: [Int], whole: Bool) throws {
+        let source = try checkpoint()
+        let model = try source.loadModel()
+        let draft = try head(
+            for: model, source,
+            vocabulary: whole ? Array(0..<64) : Array(stride(from: 1, to: 64, by: 2)))
+        let sampling = try SamplingParameters()
+        let prompt: [Int32] = [9, 3, 5, 1, 8, 8, 2, 60, 61, 33, 12, 7, 7, 5, 40, 3, 3, 21, 11]
+        let expected = try backend(model, nil).drive(
+            prompt, tokens: 50, sampling: sampling, counts: [0])
+        var listener: Listener?
+        let torch = try TorchBackend(
+            model, slots: 2, pages: 100, pageTokens: 4, prefillChunk: 8, draftTokens: 5
+        ) { capacity in
+            let drafter = Listener(try EagleDrafter(draft, capacity))
+            listener = drafter
+            return drafter
+        }
+        let found = try torch.drive(prompt, tokens: 50, sampling: sampling, counts: counts)
+        #expect(found.tokens == expected.tokens)
+        let all = prompt + found.tokens.map(\.id)
+        let proposals = try #require(listener?.proposals)
+        #expect(proposals.count > 5)
+        for (position, tokens) in proposals where position < all.count {
+            let right = try reference(
+                draft, model, Array(all[...position]), count: tokens.count)
+            #expect(tokens == right && !tokens.isEmpty, "\(position)")
+        }
+    }
+
+    @Test func theHeadAmongManyRequests() throws {
+        let source = try checkpoint()
+        let model = try source.loadModel()
+        let draft = try head(
+            for: model, source, vocabulary: Array(stride(from: 0, to: 64, by: 2)))
+        var random = TestRandom(8)
+        let requests = try (0..<8).map { seed in
+            GenerationRequest(
+                prompt: random.tokens(1...20, below: 64), maxTokens: 20,
+                sampling: try SamplingParameters(
+                    temperature: seed % 2 == 0 ? 0 : 1, presencePenalty: 0.5, seed: UInt64(seed)))
+        }
+        func run(_ draft: TorchDraft?, pages: Int) throws -> (EngineCore, [[Int32]]) {
+            let engine = SteppedEngine(
+                RestlessBackend(try backend(model, draft, pages: pages)), EngineOptions())
+            for request in requests { engine.submit(request) }
+            #expect(engine.finish(most: 3000))
+            return (engine.core, requests.indices.map(engine.tokens))
+        }
+        let expected = try run(nil, pages: 200).1
+        let (core, found) = try run(.eagle(draft), pages: 16)
+        #expect(found == expected)
+        #expect(core.metrics.preemptions > 0 && core.metrics.speculation.drafted > 0)
+    }
+
+    /// Features of long pauses are dropped; proposals come again a window later.
+    @Test func theHeadAfterLongPauses() throws {
+        let source = try checkpoint()
+        let model = try source.loadModel()
+        let draft = try head(for: model, source, vocabulary: Array(0..<64))
+        let sampling = try SamplingParameters(temperature: 0.5, seed: 2)
+        let expected = try backend(model, nil).drive(
+            [1, 2, 3], tokens: 300, sampling: sampling, counts: [0])
+        var listener: Listener?
+        let torch = try TorchBackend(
+            model, slots: 1, pages: 100, pageTokens: 4, draftTokens: 5
+        ) { capacity in
+            let drafter = Listener(try EagleDrafter(draft, capacity))
+            listener = drafter
+            return drafter
+        }
+        let counts = Array(repeating: 0, count: 200) + Array(repeating: 4, count: 100)
+        let found = try torch.drive([1, 2, 3], tokens: 300, sampling: sampling, counts: counts)
+        #expect(found.tokens == expected.tokens)
+        #expect(listener?.proposals.first?.tokens.count == 4)
+    }
+}

@@ -1,0 +1,159 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaModels
+import MinimaTensor
+
+@testable import MinimaRuntime
+
+/// Proposes what a function says, and checks what it is told.
+final class ScriptedDrafter: Drafter {
+    typealias Script = @Sendable (_ tokens: [Int32], _ count: Int) -> [Int32]
+
+    private let script: Script
+    private var known: [Int: [Int32]] = [:]
+    /// What the backend did that the protocol forbids.
+    private(set) var violations: [String] = []
+
+    init(_ script: @escaping Script) {
+        self.script = script
+    }
+
+    func open(_ slot: Int) {
+        if known[slot] != nil { violations.append("slot \(slot) was opened twice") }
+        known[slot] = []
+    }
+
+    func close(_ slot: Int) { known[slot] = nil }
+
+    func prefill(_ chunk: PrefillChunk, features: Tensor?) {
+        observe(chunk.slot, at: chunk.position, Array(chunk.tokens), features: features)
+    }
+
+    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
+        if known[slot]?.count != position { violations.append("slot \(slot) at \(position)") }
+        if tokens.isEmpty || features != nil { violations.append("nothing, or features") }
+        known[slot, default: []] += tokens
+    }
+
+    func propose(_ rows: [DraftRow], count: Int) -> [[Int32]] {
+        rows.map { row in
+            if known[row.slot]?.count != row.position {
+                violations.append("slot \(row.slot) proposes at \(row.position)")
+            }
+            if row.sampling.position != row.position + 1 { violations.append("a wrong draw") }
+            return script((known[row.slot] ?? []) + [row.last], count)
+        }
+    }
+}
+
+/// Proposals for any model, from right to hostile.
+enum HostileDraft: String, CaseIterable {
+    case oracle, mostlyRight, uniform, wrong, constant, negative, huge, tooMany
+
+    /// - Parameter truth: The token after a sequence, where it is known.
+    func script(vocabulary: Int32, truth: @escaping @Sendable ([Int32]) -> Int32?)
+        -> ScriptedDrafter.Script
+    {
+        { tokens, count in
+            var random = TestRandom(
+                UInt64(tokens.count) << 32 | UInt64(UInt32(bitPattern: tokens[0])))
+            func right(_ count: Int) -> [Int32] {
+                var all = tokens
+                while all.count < tokens.count + count, let next = truth(all) { all.append(next) }
+                return Array(all[tokens.count...])
+            }
+            switch self {
+            case .oracle: return right(count)
+            case .mostlyRight:
+                return right(count).map {
+                    Int.random(in: 0..<4, using: &random) == 0 ? ($0 + 1) % vocabulary : $0
+                }
+            case .uniform:
+                return (0..<count).map { _ in .random(in: 0..<vocabulary, using: &random) }
+            case .wrong: return right(count).map { ($0 + 1) % vocabulary }
+            case .constant: return Array(repeating: 7, count: count)
+            case .negative: return Array(repeating: -1, count: count)
+            case .huge: return [Int32.max, vocabulary, Int32.min] + right(count)
+            case .tooMany: return right(count + 3)
+            }
+        }
+    }
+}
+
+/// A backend whose steps are said to take other times with every question, so that another number of
+/// proposals is best each time.
+final class RestlessBackend: DecodeBackend {
+    private let backend: any DecodeBackend
+    private var random = TestRandom(17)
+
+    init(_ backend: any DecodeBackend) { self.backend = backend }
+
+    var capacity: DecodeCapacity { backend.capacity }
+    func open(_ slot: Int, _ sequence: SequenceStart) throws { try backend.open(slot, sequence) }
+    func close(_ slot: Int) { backend.close(slot) }
+    func prefill(_ chunk: PrefillChunk) throws { try backend.prefill(chunk) }
+    func decode(_ batch: DecodeBatch) throws { try backend.decode(batch) }
+    func collect() throws -> [[SampledToken]] { try backend.collect() }
+    func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
+        try backend.copyPages(from: sources, to: destinations)
+    }
+    func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
+        .random(in: 1...3, using: &random)
+    }
+}
+
+/// Weights with noise on every matrix and vector.
+struct NoisySource: WeightSource {
+    let base: any WeightSource
+    let spread: Double
+
+    var path: String { base.path }
+    var config: ModelConfig { base.config }
+    func holds(_ name: String) -> Bool { base.holds(name) }
+    func claims() -> TensorClaims? { base.claims() }
+    func fingerprints(onProgress: (_ done: Int, _ total: Int) throws -> Void) throws
+        -> [String: String]
+    { try base.fingerprints(onProgress: onProgress) }
+
+    func tensor(_ name: String, shape: [Int], on device: Device) throws -> Tensor {
+        let tensor = try base.tensor(name, shape: shape, on: device)
+        guard tensor.dtype.isFloatingPoint else { return tensor }
+        let seed = name.utf8.reduce(UInt64(7)) { $0 &* 31 &+ UInt64($1) }
+        let noise = try Tensor.randn(shape, generator: RandomGenerator(seed: seed))
+        return try tensor.to(dtype: .float32) + noise * spread
+    }
+}
+
+extension TorchBackend {
+    /// Runs one sequence with as many proposals per step as `counts` say, over and over.
+    ///
+    /// - Returns: Its new tokens, and of each step how many it made.
+    func drive(
+        _ prompt: [Int32], tokens: Int, sampling: SamplingParameters, counts: [Int]
+    ) throws -> (tokens: [SampledToken], made: [Int]) {
+        let pages = (0..<Int32(capacity.pages)).reversed() as [Int32]
+        try open(
+            0, SequenceStart(tokens: prompt, promptCount: prompt.count, sampling: sampling))
+        defer { close(0) }
+        for start in stride(from: 0, to: prompt.count, by: capacity.prefillChunk) {
+            let end = min(start + capacity.prefillChunk, prompt.count)
+            try prefill(
+                PrefillChunk(
+                    slot: 0, position: start, tokens: prompt[start..<end], pages: pages,
+                    samples: end == prompt.count))
+        }
+        var found = try collect()[0]
+        var made: [Int] = []
+        while found.count < tokens {
+            let position = prompt.count + found.count - 1
+            try decode(
+                DecodeBatch(
+                    rows: [.init(slot: 0, position: position, pages: pages)], bucket: 1,
+                    draftTokens: counts[made.count % counts.count]))
+            let new = try collect()[0]
+            made.append(new.count)
+            found += new
+        }
+        return (Array(found.prefix(tokens)), made)
+    }
+}
