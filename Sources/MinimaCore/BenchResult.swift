@@ -224,8 +224,9 @@ extension BenchResult {
 
             /// `K = 5, 2.8 tokens per step simulated`.
             public var words: String {
-                let length = (simulatedLength ?? acceptanceLength) * 100
-                let hundredths = Int(length.rounded())
+                // Files may hold any number.
+                let length = min(max(0, simulatedLength ?? acceptanceLength), 1e6)
+                let hundredths = Int((length * 100).rounded())
                 let digits = "\(hundredths / 100).\(hundredths % 100 / 10)\(hundredths % 10)"
                 return "K = \(draftTokens), \(digits) tokens per step"
                     + (simulatedLength == nil ? "" : " simulated")

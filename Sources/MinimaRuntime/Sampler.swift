@@ -10,25 +10,21 @@ public final class Sampler {
     private let parameters: SamplingParameters
     private let device: Device
     private let prompt: [Int32]
-    private let first: Int
     private var sequences: [SamplingSequence] = []
     private var steps = 0
 
     /// A sampler for sequences that continue one prompt, all with the same parameters; the sequence of
     /// row i draws with the seed of ``SamplingParameters/forSequence(_:)``.
     ///
-    /// - Parameters:
-    ///   - prompt: What the sequences begin with. The first new token's index is its length.
-    ///   - first: Index of the sequence of row 0.
+    /// - Parameter prompt: What the sequences begin with. The first new token's index is its length.
     /// - Throws: `SamplingError` for parameters outside their ranges.
     public init(
-        _ parameters: SamplingParameters, prompt: [Int32] = [], first: Int = 0, device: Device
+        _ parameters: SamplingParameters, prompt: [Int32] = [], device: Device
     ) throws(SamplingError) {
         try parameters.check()
         self.parameters = parameters
         self.device = device
         self.prompt = prompt
-        self.first = first
     }
 
     /// The next token of each row's sequence.
@@ -62,7 +58,7 @@ public final class Sampler {
             throw SamplingError.wrongRows(logits: [rows], sequences: sequences.count)
         }
         sequences = (0..<rows).map { row in
-            var sequence = SamplingSequence(parameters.forSequence(first + row), tokens: prompt)
+            var sequence = SamplingSequence(parameters.forSequence(row), tokens: prompt)
             sequence.skip(steps)
             return sequence
         }

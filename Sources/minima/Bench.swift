@@ -67,7 +67,10 @@ struct Bench: ParsableCommand {
 
     @Option(
         parsing: .upToNextOption,
-        help: "With --draft, tokens that are proposed and verified per step; default: 5.")
+        help: """
+            With --draft, tokens that are proposed and verified per step; fewer where steps of that many \
+            requests verify no more. Default: 5.
+            """)
     var speculate: [Int] = []
 
     @Option(

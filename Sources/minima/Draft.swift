@@ -124,26 +124,31 @@ struct DraftTrain: ParsableCommand {
             let windows = try writer.sample(
                 continuing: prompts, length: length, sampling: sampling,
                 batch: device == .cpu ? 32 : 256, progress: progress.show)
+            // A window counts with the token after it.
             return TokenizedText(
-                name: name, documents: windows.count, tokens: windows.flatMap(\.self))
+                name: name, documents: windows.count, tokens: windows.joined() + [start])
         }
         guard let prompt = data.regenerate else {
             let starts = Array(repeating: [start], count: data.selfWindows)
             return ([try written(starts, "self")], heldOut)
         }
         func continued(_ texts: [TokenizedText], most: Int) throws -> [TokenizedText] {
-            try texts.compactMap { text in
+            try texts.map { text in
                 let windows = TokenWindows.split([text.tokens], context: length, keepRest: false)
                 let prompts = TokenWindows.spread(windows, count: most / texts.count)
                     .map { Array($0.prefix(prompt)) }
-                guard !prompts.isEmpty else { return nil }
+                guard !prompts.isEmpty else {
+                    throw HealingTextError.tooShort(
+                        path: text.name, tokens: text.tokens.count, needed: length + 1)
+                }
                 return try written(prompts, "\(text.name), regenerated")
             }
         }
-        return (
-            try continued(texts, most: max(data.selfWindows, texts.count)),
-            try heldOut.map { try continued($0, most: Self.measuredWindows * $0.count) }
-        )
+        // The short part first: it may turn out not to do.
+        let measured = try heldOut.map {
+            try continued($0, most: Self.measuredWindows * $0.count)
+        }
+        return (try continued(texts, most: max(data.selfWindows, texts.count)), measured)
     }
 }
 

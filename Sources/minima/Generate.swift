@@ -272,6 +272,7 @@ enum GenerateError: Error, CustomStringConvertible {
     case kernelsNeedGPU(device: Device)
     case kernelsComputeIn(DType, asked: DType)
     case cacheNeedsKernels(CacheChoice)
+    case noDraft(String)
     case otherTokens(draft: String, model: String, id: Int32)
     case draftNeedsLibtorch(String)
     case failed(EngineError, model: String)
@@ -313,6 +314,11 @@ enum GenerateError: Error, CustomStringConvertible {
             """
             --kv-dtype \(choice) needs the decoding kernels, and this model runs through libtorch \
             here; leave it out
+            """
+        case .noDraft(let name):
+            """
+            --draft \(name): there is no such directory; give that of an EAGLE-3 draft or of a smaller \
+            model, or ngram, which needs none
             """
         case .otherTokens(let draft, let model, let id):
             """

@@ -84,17 +84,22 @@ struct GenerateDraft: Sendable {
 
     /// Finds out what `name` is; reads no weight.
     ///
-    /// - Throws: ``GenerateError/otherTokens(draft:model:id:)`` for a model of other tokens.
+    /// - Throws: `DraftError` for an EAGLE-3 draft of another model, `DraftingError` and
+    ///   ``GenerateError/otherTokens(draft:model:id:)`` for a model of other tokens.
     init(_ name: String, for target: Checkpoint) throws {
         self.name = name
         guard name != "ngram" else {
             kind = .ngram
             return
         }
+        guard access(name, F_OK) == 0 else { throw GenerateError.noDraft(name) }
         let checkpoint = try Checkpoint(path: name)
-        let architectures = try checkpoint.config.architectures
-        if architectures.contains(where: { $0.lowercased().contains("eagle") }) {
-            _ = try EagleConfiguration(checkpoint.config)
+        if try EagleConfiguration.describes(checkpoint.config) {
+            let sizes = target.config
+            try DraftError.check(
+                EagleConfiguration(checkpoint.config), path: checkpoint.path,
+                hidden: sizes.int("hidden_size"), vocabulary: sizes.int("vocab_size"),
+                layers: sizes.int("num_hidden_layers"))
             kind = .eagle(checkpoint)
         } else {
             try checkpoint.checkModel()

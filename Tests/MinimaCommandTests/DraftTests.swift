@@ -74,7 +74,7 @@ struct DraftTests {
         #expect(outcome.errors.contains("sample"))
         let texts = try #require(try outcome.json()["texts"] as? [[String: Any]])
         #expect(texts.count == 1 && texts[0]["documents"] as? Int == 24)
-        #expect(texts[0]["tokens"] as? Int == 24 * 32)
+        #expect(texts[0]["tokens"] as? Int == 24 * 32 + 1)
         #expect((texts[0]["name"] as? String)?.contains(kind) == true)
     }
 
@@ -111,6 +111,7 @@ struct DraftTests {
 
     @Test("what cannot be done is said") func failures() throws {
         let model = try scratch.copy(goldenModel("qwen3-gqa4-tied-v5"), to: "model")
+        let short = try scratch.write(Array("She said".utf8), to: "short.txt")
         let cases: [([String], Int32, String)] = [
             (["draft", "train", exampleModel, "--out", "x"], 2, "--text"),
             (arguments("x", "--unroll", "8"), 2, "--unroll"),
@@ -120,6 +121,7 @@ struct DraftTests {
             (arguments("x", "--window", "4"), 1, "too short"),
             (arguments("x", "--regenerate", "32"), 2, "--regenerate"),
             (arguments("x", "--held-out", "\(scratch.path)/nothing"), 1, "nothing"),
+            (arguments("x", "--regenerate", "8", "--held-out", short), 1, "short.txt has"),
             (["draft", "compress", model, "--out", "x"], 2, "--bits"),
             (["draft", "compress", model, "--bits", "4", "--out", "x"], 1, "EAGLE-3"),
             (["draft", "compress", exampleText, "--bits", "4", "--out", "x"], 1, "a file"),
@@ -129,6 +131,6 @@ struct DraftTests {
             #expect(outcome.code == code, "\(arguments): \(outcome.errors)")
             #expect(outcome.errors.contains(hint), "\(arguments): \(outcome.errors)")
         }
-        #expect(scratch.entries == ["model", "text.txt"])
+        #expect(scratch.entries == ["model", "short.txt", "text.txt"])
     }
 }

@@ -56,6 +56,9 @@ enum BenchSample {
         #expect(figures.rooflineShare == plain.rooflineShare)
         #expect(figures.bytesPerSecond == plain.bytesPerSecond)
         #expect(result.runs[0].speculation?.words == "K = 3, 2.00 tokens per step")
+        result.runs[0].speculation?.simulatedLength = 1e300
+        #expect(
+            result.runs[0].speculation?.words == "K = 3, 1000000.00 tokens per step simulated")
         let part = result.runs[0].speculation?.round
         #expect(part.flatMap { result.share($0) } == 0.5)
         #expect(result.share(.init(seconds: 0, bytes: 1)) == nil)

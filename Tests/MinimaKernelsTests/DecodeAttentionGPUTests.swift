@@ -72,7 +72,9 @@ struct DecodeAttentionGPUTests {
     ) throws -> Tensor {
         let attention = try DecodeAttention(
             fixture.shape, format: test.format, queries: test.queries, requests: lengths.count,
-            maxPages: columns, splitTokens: test.split, context: fixture.context)
+            maxPages: columns, splitTokens: test.split,
+            workspace: DecodeAttention.Workspace(device: fixture.context.device),
+            context: fixture.context)
         let device = fixture.context.device
         let attended = try fixture.poisoned([
             lengths.count * test.queries, fixture.shape.heads * test.headDim,

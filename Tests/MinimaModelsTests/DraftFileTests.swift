@@ -167,8 +167,11 @@ struct DraftFileTests {
 
     /// Changes of a draft's files, and what the error must name.
     private static let changes: [(String, [String: JSON?], String)] = [
-        ("no EAGLE-3 draft", ["architectures": ["LlamaForCausalLM"]], "EAGLE-3"),
-        ("no class", ["architectures": .some(nil)], "EAGLE-3"),
+        (
+            "no EAGLE-3 draft",
+            ["architectures": ["LlamaForCausalLM"], "draft_vocab_size": .some(nil)], "EAGLE-3"
+        ),
+        ("no class", ["architectures": .some(nil), "draft_vocab_size": .some(nil)], "EAGLE-3"),
         ("two layers", ["num_hidden_layers": 2], "one decoder layer"),
         ("no size", ["hidden_size": .some(nil)], "hidden_size"),
         ("a size in words", ["hidden_size": "large"], "hidden_size"),
@@ -210,17 +213,30 @@ struct DraftFileTests {
         ("a format for nothing", ["quantization_config": ["quant_method": "gptq"]], "gptq"),
     ]
 
-    @Test("configurations", arguments: changes)
-    func badConfigurations(name: String, changes: [String: JSON?], hint: String) throws {
+    /// The golden draft of the authors' layout with another configuration.
+    private func changed(_ changes: [String: JSON?], _ folder: Folder) throws -> Checkpoint {
         let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
         var members = try #require(golden.config.json.object)
         for (key, value) in changes { members[JSON.Name(key)] = value }
-        let folder = try Folder()
         try folder.write(Array(JSON.object(members).text().utf8), to: "config.json")
         try FileManager.default.copyItem(
             atPath: "\(golden.path)/model.safetensors", toPath: "\(folder.path)/model.safetensors")
+        return try Checkpoint(path: folder.path)
+    }
+
+    @Test("a head whose class is its layer's loads") func classOfTheLayer() throws {
+        let folder = try Folder()
+        let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
+        let other = try changed(["architectures": ["LlamaForCausalLM"]], folder)
+        let drafts = try [golden, other].map { try EagleDraft($0, target: target) }
+        #expect(try logits(drafts[0]).isIdentical(to: logits(drafts[1])))
+    }
+
+    @Test("configurations", arguments: changes)
+    func badConfigurations(name: String, changes: [String: JSON?], hint: String) throws {
+        let folder = try Folder()
         do {
-            _ = try EagleDraft(Checkpoint(path: folder.path), target: target)
+            _ = try EagleDraft(changed(changes, folder), target: target)
             Issue.record("\(name) loads")
         } catch {
             #expect("\(error)".contains(hint), "\(error)")

@@ -80,7 +80,7 @@ struct CUDASpeculationTests {
                 ]), path: "test"), draftVocabulary: 40)
         let layout = CUDALayout(slots: 3, context: 130, chunk: 16, draftTokens: [3])
         let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout: layout, rows: 20)
-        #expect(shapes.ring == [3 * 16, 3 * 48] && shapes.features == [20, 144])
+        #expect(shapes.ring == [3 * DraftKernels.ring, 3 * 48] && shapes.features == [20, 144])
         #expect(shapes.inputs == [20, 96] && shapes.qkv == [20, 640])
         #expect(shapes.queries == [16, 6, 64] && shapes.logits == [4, 40])
         let buffers = try CUDAHeadDrafter.Buffers(shapes, device: .cpu)
@@ -112,12 +112,15 @@ struct CUDASpeculationTests {
     @Test func cases() {
         let both = DecodeBench.Speculation(
             draft: .ngram, label: "n-gram", draftTokens: [1, 3], lengths: [2, 2.8])
-        #expect(both.cases.map(\.count) == [1, 3, 3])
-        #expect(both.cases.map(\.length) == [2, 2, 2.8])
+        #expect(both.cases(atMost: 7).map(\.count) == [1, 3, 3])
+        #expect(both.cases(atMost: 7).map(\.length) == [2, 2, 2.8])
+        // More proposals than steps verify become as many, once.
+        #expect(both.cases(atMost: 2).map(\.count) == [1, 2, 2])
+        #expect(both.cases(atMost: 1).map(\.count) == [1])
         let compared = DecodeBench.Speculation(
             draft: .ngram, label: "n-gram", draftTokens: [1, 3], lengths: [])
-        #expect(compared.cases.map(\.count) == [1, 3])
-        #expect(compared.cases.allSatisfy { $0.length == nil })
+        #expect(compared.cases(atMost: 3).map(\.count) == [1, 3])
+        #expect(compared.cases(atMost: 3).allSatisfy { $0.length == nil })
     }
 
     /// A random head has the target's sizes and loads like another, with codes too.

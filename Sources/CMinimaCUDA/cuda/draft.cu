@@ -5,7 +5,8 @@
 // stream entering three layers of the target) in a ring of RING places. Place q reads the features of
 // s[q] and the embedding of s[q + 1] and predicts s[q + 2]: place p - 1 proposes what follows s[p]. A
 // round computes the last `places` places anew, so that those which an earlier round computed from
-// guesses hold what is true, then as many single places as it proposes further tokens.
+// guesses hold what is true, then as many single places as it proposes further tokens. A step leaves
+// features of p ... p + K: with K + places < RING none of them replaces one that a round still reads.
 //
 // Entry draft_begin. Grid: one block per row. Parameters, in order:
 //   rows int32 [gridDim.x], slots, negative for padding; positions int32 [slots]; sequence int32
@@ -39,8 +40,8 @@
 //
 // References: the definitions above, exact; norms as norm_rows of elementwise.cu; draft_choose agrees
 // with the same arithmetic on the host bit for bit, as the sampler does. Constants: RING, BLOCK.
-// compile: RING=16 BLOCK=256
-// compile: RING=16 BLOCK=256 HIDDEN=5120
+// compile: RING=32 BLOCK=256
+// compile: RING=32 BLOCK=256 HIDDEN=5120
 #include "sampling_arithmetic.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK)

@@ -1,5 +1,6 @@
 import MinimaCore
 import MinimaTensor
+import Synchronization
 
 /// Attention of a decode step of a batch, from projections to attended values: norms and rotation of
 /// queries and keys, storing of the new keys and values, softmax over each request's pages. One
@@ -22,15 +23,7 @@ public struct DecodeAttention: Sendable {
     public let kernel: Kernel
 
     private let plan: Plan
-    private let workspace: Workspace
-
-    /// What thread blocks hand each other.
-    private enum Workspace: Sendable {
-        /// float32 `[part, value]` and, for each request and head, how many parts there are so far.
-        case parts(Tensor, counters: Tensor)
-        /// What `attention_exchange.cu` sends; all bits are set between launches.
-        case exchange(Tensor)
-    }
+    private let room: Workspace.Room
 
     /// How a launch is laid out.
     struct Plan: Hashable {
@@ -48,11 +41,6 @@ public struct DecodeAttention: Sendable {
         /// for `attention.cu`.
         var exchange: Exchange?
         var grid: Int
-
-        /// Bytes of device memory that launches share.
-        func bytes(requests: Int, kvHeads: Int) -> Int {
-            exchange?.bytes ?? 4 * (parts * partFloats + requests * kvHeads)
-        }
     }
 
     struct Exchange: Hashable {
@@ -60,7 +48,7 @@ public struct DecodeAttention: Sendable {
         var bytes: Int
     }
 
-    /// Compiles the kernel and allocates what its launches share.
+    /// Compiles the kernel, and reserves what its thread blocks hand each other in `workspace`.
     ///
     /// - Parameters:
     ///   - queries: New tokens of each request in a step: 1, or more to verify a draft; at most 64
@@ -69,9 +57,10 @@ public struct DecodeAttention: Sendable {
     ///   - maxPages: Columns of the page table.
     ///   - splitTokens: Tokens of a part, a multiple of 64, for results that do not depend on the rest
     ///     of the batch; by default the tokens of all requests are dealt out evenly.
+    ///   - workspace: One per stream.
     public init(
         _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, requests: Int,
-        maxPages: Int, splitTokens: Int? = nil, context: CUDAContext
+        maxPages: Int, splitTokens: Int? = nil, workspace: Workspace, context: CUDAContext
     ) throws(KernelError) {
         let plan = try Self.plan(
             shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
@@ -86,17 +75,7 @@ public struct DecodeAttention: Sendable {
         kernel = try context.kernel(
             KernelSource("\(name).cu"), entry: name, constants: constants,
             sharedBytes: plan.sharedBytes)
-        workspace = try KernelError.wrapping { () throws(TensorError) in
-            if let exchange = plan.exchange {
-                let words = exchange.bytes / 4
-                return .exchange(
-                    try Tensor.full([words], -1, dtype: .int32, device: context.device))
-            }
-            return .parts(
-                try Tensor.empty([plan.parts, plan.partFloats], device: context.device),
-                counters: try Tensor.zeros(
-                    [requests * shape.kvHeads], dtype: .int32, device: context.device))
-        }
+        room = try workspace.reserve(plan, counters: requests * shape.kvHeads)
         self.plan = plan
         self.shape = shape
         self.format = format
@@ -105,16 +84,16 @@ public struct DecodeAttention: Sendable {
         self.maxPages = maxPages
     }
 
-    /// Bytes that the initialiser of the same parameters allocates.
-    public static func bytes(
-        _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, requests: Int,
-        maxPages: Int, splitTokens: Int? = nil, context: CUDAContext
-    ) throws(KernelError) -> Int {
-        let plan = try plan(
-            shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
-            splitTokens: splitTokens, multiprocessors: context.multiprocessors,
+    /// Whether the device can run the kernel of the same parameters.
+    public static func fits(
+        _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, maxPages: Int,
+        context: CUDAContext
+    ) -> Bool {
+        let plan = try? plan(
+            shape, format: format, queries: queries, requests: 1, maxPages: maxPages,
+            splitTokens: nil, multiprocessors: context.multiprocessors,
             sharedPerBlock: context.sharedPerBlock)
-        return plan.bytes(requests: requests, kvHeads: shape.kvHeads)
+        return plan != nil
     }
 
     /// The shared memory that leaves room for a block of the next kernel, which loads its weights
@@ -232,7 +211,7 @@ public struct DecodeAttention: Sendable {
             .tensor(projections), .optional(queryNorm), .optional(keyNorm), .tensor(frequencies),
             .tensor(pages), .tensor(table), .tensor(lengths), .tensor(attended),
         ]
-        switch workspace {
+        switch room {
         case .parts(let parts, let counters):
             arguments += [
                 .tensor(parts), .tensor(counters), .int32(requests), .int32(maxPages),
@@ -245,6 +224,83 @@ public struct DecodeAttention: Sendable {
         try kernel.launch(
             grid: (plan.grid, 1, 1), block: plan.threads, on: stream, overlapping: overlapping,
             arguments)
+    }
+}
+
+extension DecodeAttention {
+    /// What thread blocks of a launch hand each other. Launches of one stream share a workspace; it
+    /// grows as kernels are made, before anything runs.
+    public final class Workspace: Sendable {
+        private let device: Device
+        private let latest = Mutex(Latest())
+
+        /// What a kernel keeps of it.
+        enum Room: Sendable {
+            /// float32 of any content, and int32, all 0 between launches.
+            case parts(Tensor, counters: Tensor)
+            /// What `attention_exchange.cu` sends: int32, all -1 between launches.
+            case exchange(Tensor)
+        }
+
+        private struct Latest: Sendable {
+            var parts, counters, exchange: Tensor?
+        }
+
+        /// Empty.
+        public init(device: Device) {
+            self.device = device
+        }
+
+        /// Bytes on the device that new kernels use.
+        public var bytes: Int {
+            latest.withLock { latest in
+                [latest.parts, latest.counters, latest.exchange].reduce(0) {
+                    $0 + 4 * ($1?.count ?? 0)
+                }
+            }
+        }
+
+        func reserve(_ plan: Plan, counters: Int) throws(KernelError) -> Room {
+            let result = latest.withLock { latest -> Result<Room, KernelError> in
+                do throws(TensorError) {
+                    return .success(try grow(&latest, plan, counters: counters))
+                } catch {
+                    return .failure(.tensor(error))
+                }
+            }
+            return try result.get()
+        }
+
+        private func grow(_ latest: inout Latest, _ plan: Plan, counters: Int) throws(TensorError)
+            -> Room
+        {
+            func room(
+                _ held: Tensor?, _ count: Int, _ made: () throws(TensorError) -> Tensor
+            ) throws(TensorError) -> Tensor {
+                if let held, held.count >= count { return held }
+                let tensor = try made()
+                // Other streams may use it from now on.
+                try device.synchronize()
+                return tensor
+            }
+            if let exchange = plan.exchange {
+                let words = exchange.bytes / 4
+                let space = try room(latest.exchange, words) { () throws(TensorError) in
+                    try Tensor.full([words], -1, dtype: .int32, device: device)
+                }
+                latest.exchange = space
+                return .exchange(space)
+            }
+            let floats = plan.parts * plan.partFloats
+            let parts = try room(latest.parts, floats) { () throws(TensorError) in
+                try Tensor.empty([floats], device: device)
+            }
+            let zeros = try room(latest.counters, counters) { () throws(TensorError) in
+                try Tensor.zeros([counters], dtype: .int32, device: device)
+            }
+            (latest.parts, latest.counters) = (parts, zeros)
+            return .parts(parts, counters: zeros)
+        }
     }
 }
 

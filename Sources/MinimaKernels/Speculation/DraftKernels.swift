@@ -3,8 +3,11 @@ import MinimaTensor
 
 /// What an EAGLE-3 head needs between its matrix products; see `draft.cu`.
 public struct DraftKernels: Sendable {
-    /// Places of each slot whose features are kept.
-    public static let ring = 16
+    /// Places of each slot whose features are kept: the up to 16 that a round computes anew, and the up
+    /// to 16 that the step before has verified, of which any may be the last that stands.
+    public static let ring = 32
+    /// Places of a step and of a round at most.
+    public static let mostPlaces = ring / 2
     private static let block = 256
     private static let chooserBlock = 1024
 
@@ -124,7 +127,7 @@ public struct DraftKernels: Sendable {
         let count = residual.shape[0] / max(slots.count, 1)
         try require(
             count > 0 && residual.shape[0] == count * slots.count && width % 8 == 0
-                && (1...65_535).contains(residual.shape[0]) && count <= Self.ring
+                && (1...65_535).contains(residual.shape[0]) && count <= Self.mostPlaces
                 && ring.rank == 2 && ring.shape[0] == state.slots * Self.ring
                 && ring.shape[1] >= (index + 1) * width && ring.dtype == .bfloat16
                 && residual.dtype == .bfloat16 && slots.dtype == .int32,

@@ -42,19 +42,24 @@ public enum DraftError: Error, Hashable, CustomStringConvertible {
         }
     }
 
-    /// Throws unless a draft's sizes are those of `target`.
-    static func check(_ config: EagleConfiguration, path: String, target: any LanguageModel)
-        throws
-    {
-        let sizes = target.dimensions
+    /// Throws unless a draft's sizes are those of a target.
+    ///
+    /// - Parameters:
+    ///   - path: The draft's directory.
+    ///   - hidden: Width of the target's residual stream.
+    ///   - vocabulary: Tokens that the target knows.
+    ///   - layers: The target's decoder layers.
+    public static func check(
+        _ config: EagleConfiguration, path: String, hidden: Int, vocabulary: Int, layers: Int
+    ) throws(DraftError) {
         for (what, own, other) in [
-            ("a hidden size of", config.targetHidden, sizes.hidden),
-            ("a vocabulary of", config.vocabulary, sizes.vocabulary),
+            ("a hidden size of", config.targetHidden, hidden),
+            ("a vocabulary of", config.vocabulary, vocabulary),
         ] where own != other {
-            throw DraftError.otherTarget(path: path, what: what, draft: own, target: other)
+            throw .otherTarget(path: path, what: what, draft: own, target: other)
         }
-        for layer in config.featureLayers ?? [] where layer >= sizes.layers {
-            throw DraftError.layerOutOfRange(path: path, layer: layer, layers: sizes.layers)
+        for layer in config.featureLayers ?? [] where layer >= layers {
+            throw .layerOutOfRange(path: path, layer: layer, layers: layers)
         }
     }
 

@@ -53,15 +53,21 @@ public struct EagleConfiguration: Sendable, Hashable {
             : [layers / 4, layers / 2, max(layers - 1, 0)]
     }
 
+    /// Whether a `config.json` is an EAGLE-3 draft's: by its model class or, as some heads name their
+    /// layer's (`LlamaForCausalLM`), by the size of the draft's vocabulary.
+    public static func describes(_ config: ModelConfig) throws -> Bool {
+        try config.architectures.contains { $0.lowercased().contains("eagle3") }
+            || config.value("draft_vocab_size") != nil
+    }
+
     /// Reads a draft's `config.json`.
     ///
     /// - Throws: `CheckpointError.value` for values that are missing, of another kind or out of
     ///   range, `ModelError.unsupported` for drafts of another kind.
     public init(_ config: ModelConfig) throws {
-        let architectures = try config.architectures
-        guard architectures.contains(where: { $0.lowercased().contains("eagle3") }) else {
+        guard try Self.describes(config) else {
             throw ModelError.unsupported(
-                path: config.path, key: "architectures", found: "\(architectures)",
+                path: config.path, key: "architectures", found: "\(try config.architectures)",
                 supported: "EAGLE-3 drafts here (\"\(Self.architecture)\")")
         }
         let sizes = try config.sectionIfPresent("transformer_layer_config") ?? config

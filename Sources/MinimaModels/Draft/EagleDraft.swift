@@ -131,7 +131,10 @@ public struct EagleDraft: Sendable {
         adapter: (any WeightAdapter)? = nil, onTensor: () throws -> Void = {}
     ) throws {
         let config = try EagleConfiguration(source.config)
-        try DraftError.check(config, path: source.path, target: target)
+        let sizes = target.dimensions
+        try DraftError.check(
+            config, path: source.path, hidden: sizes.hidden, vocabulary: sizes.vocabulary,
+            layers: sizes.layers)
         var checking = try WeightLoader(checking: source)
         _ = try Self(config, source, target, &checking)
         try checking.finish()

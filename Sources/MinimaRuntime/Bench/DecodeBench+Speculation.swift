@@ -19,7 +19,7 @@ extension DecodeBench {
         public var draft: Draft
         /// What results call it.
         public var label: String
-        /// Numbers of proposals, each measured in turn.
+        /// Numbers of proposals, each measured in turn; where steps verify fewer, as many as they do.
         public var draftTokens: [Int]
         /// Tokens that a step is to make on average, each measured in turn, proposals counting as right
         /// by chance; empty: proposals are compared.
@@ -33,9 +33,9 @@ extension DecodeBench {
             self.lengths = lengths
         }
 
-        /// Each number of proposals with each length that it can reach.
-        var cases: [(count: Int, length: Double?)] {
-            draftTokens.flatMap { count in
+        /// Each number of proposals, `most` for larger ones, with each length that it can reach.
+        func cases(atMost most: Int) -> [(count: Int, length: Double?)] {
+            Set(draftTokens.map { min($0, most) }).sorted().flatMap { count in
                 lengths.isEmpty
                     ? [(count, nil)]
                     : lengths.filter { SimulatedAcceptance.rate(length: $0, count: count) != nil }
@@ -56,6 +56,24 @@ extension DecodeBench {
         return try draft.loaded(target: target, kernels: kernels, context: longest)
     }
 
+    /// Proposals that steps of so many requests verify at most, for which there is a graph; at least 1.
+    func mostDraftTokens(
+        _ weights: DecoderWeights, _ speculation: Speculation, requests: Int
+    ) throws -> Int {
+        let layout = try layout(
+            requests: requests, draftTokens: Array(0...max(speculation.draftTokens.max() ?? 0, 0))
+        ).limited(to: weights.attentionShape(), on: kernels)
+        return max(layout.mostDraftTokens(layout.largestBucket), 1)
+    }
+
+    /// Slots and steps for so many requests, in one bucket.
+    func layout(requests: Int, draftTokens: [Int]) -> CUDALayout {
+        CUDALayout(
+            slots: requests, context: longest, format: format, chunk: chunk,
+            buckets: [CUDALayout(slots: requests, context: context).largestBucket],
+            tunesKernels: tunesKernels, draftTokens: draftTokens)
+    }
+
     /// Measures steps that verify `count` proposals beside `plain`, the run without.
     ///
     /// All requests get random keys and values.
@@ -64,10 +82,7 @@ extension DecodeBench {
         length: Double?, beside plain: BenchResult.Run
     ) throws -> BenchResult.Run {
         let requests = plain.requests
-        let layout = CUDALayout(
-            slots: requests, context: longest, format: format, chunk: chunk,
-            buckets: [CUDALayout(slots: requests, context: context).largestBucket],
-            tunesKernels: tunesKernels, draftTokens: [count])
+        let layout = layout(requests: requests, draftTokens: [count])
         let rate = length.flatMap { SimulatedAcceptance.rate(length: $0, count: count) }
         let backend = try CUDABackend(
             weights, layout: layout, draft: draft, kernels: kernels,

@@ -76,7 +76,8 @@ public struct DecodeBench {
         // What proposes is loaded only now: its memory counts with its own runs.
         let draft = try loadedDraft(speculation, target: source)
         for run in plain {
-            for choice in speculation.cases {
+            let most = try mostDraftTokens(weights, speculation, requests: run.requests)
+            for choice in speculation.cases(atMost: most) {
                 try device.emptyCache()
                 try device.resetPeakMemory()
                 try onRun(
@@ -92,10 +93,7 @@ public struct DecodeBench {
         -> BenchResult.Run
     {
         let sizes = weights.architecture.dimensions
-        let layout = CUDALayout(
-            slots: count, context: longest, format: format, chunk: chunk,
-            buckets: [CUDALayout(slots: count, context: context).largestBucket],
-            tunesKernels: tunesKernels)
+        let layout = layout(requests: count, draftTokens: [])
         let backend = try CUDABackend(
             weights, layout: layout, kernels: kernels, onProgress: progress)
         let prompt = tokens(context, vocabulary: sizes.vocabularySize)

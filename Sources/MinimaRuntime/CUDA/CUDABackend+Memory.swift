@@ -11,20 +11,7 @@ extension CUDABackend {
             attention: decoder.keyValues.shape,
             buffers: decoder.shapes, layout: decoder.layout,
             draftBytes: decoder.drafter?.byteCount ?? 0,
-            workspace: decoder.workspace.bytes + attentionBytes)
-    }
-
-    /// Bytes of the parts that attention of all steps hands from thread block to thread block.
-    private var attentionBytes: Int {
-        let layout = decoder.layout
-        return layout.steps.reduce(0) { sum, size in
-            let bytes = try? DecodeAttention.bytes(
-                decoder.keyValues.shape, format: layout.format, queries: size.places,
-                requests: size.bucket, maxPages: layout.pagesPerSlot,
-                splitTokens: layout.isDeterministic ? CUDADecoder.fixedSplit : nil,
-                context: decoder.kernels)
-            return sum + (bytes ?? 0)
-        }
+            workspace: decoder.workspace.bytes + decoder.attentionWorkspace.bytes)
     }
 
     /// Writes keys and values of random projections for a sequence, as reading a prompt would: to

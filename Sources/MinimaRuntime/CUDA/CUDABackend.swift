@@ -91,7 +91,8 @@ public final class CUDABackend: DecodeBackend {
         firstToken = try decoder.head(
             decoder.buffers.residual.narrow(0, 0..<1),
             into: decoder.buffers.logits.narrow(0, 0..<1))
-        for (index, size) in sizes.enumerated() {
+        // The largest first: what they need of workspaces serves the others.
+        for (index, size) in sizes.reversed().enumerated() {
             let step = try decoder.makeStep(size)
             steps[size] = step
             graphs[size] = try record(step)

@@ -19,7 +19,8 @@ extension CUDADecoder {
         let attention = try DecodeAttention(
             weights.attentionShape(), format: layout.format, queries: size.places,
             requests: size.bucket, maxPages: layout.pagesPerSlot,
-            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil, context: kernels)
+            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil,
+            workspace: attentionWorkspace, context: kernels)
         var result = try drafter?.proposals(size.draftTokens, for: step, of: self) ?? []
         result += [
             StepKernel(name: "begin", bytes: 0) { [state, tables, layout] stream in
@@ -55,7 +56,8 @@ extension CUDADecoder {
         }
         result += layers.joined()
         result += try head(step.residual, into: step.logits)
-        // Counters are set on the default stream, for which the one that steps run on does not wait.
+        // What was made here is set on the default stream, for which the one that steps run on does not
+        // wait.
         try kernels.device.synchronize()
         result += (0..<size.places).map { place in
             StepKernel(name: "sample", bytes: 0) { [sampling, state] stream in

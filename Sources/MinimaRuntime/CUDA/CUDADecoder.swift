@@ -25,6 +25,8 @@ final class CUDADecoder {
     let wideHead: WideProducts
     /// Counters and partial sums of the decoding kernels.
     let workspace: DecodeLinear.Workspace
+    /// Parts that thread blocks of attention hand each other, a draft's too.
+    let attentionWorkspace: DecodeAttention.Workspace
 
     /// The fastest cuts found so far; `nil` where nothing is kept.
     let tuner: LinearTuner?
@@ -92,6 +94,7 @@ final class CUDADecoder {
             slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
             sequenceLength: layout.sequenceLength, device: device)
         workspace = DecodeLinear.Workspace(device: device)
+        attentionWorkspace = DecodeAttention.Workspace(device: device)
         tuner = try LinearTuner(context: kernels)
         let scratch = WideProducts.Scratch(
             expanded: buffers.expanded, results: buffers.factored)
@@ -118,15 +121,16 @@ final class CUDADecoder {
 }
 
 extension CUDALayout {
-    /// The same with as many proposals as attention can verify at a time.
-    fileprivate func limited(to shape: AttentionShape, on kernels: CUDAContext) -> CUDALayout {
+    /// The same with as many proposals as attention can verify at a time instead of more.
+    func limited(to shape: AttentionShape, on kernels: CUDAContext) -> CUDALayout {
+        let most =
+            (1...max(mostDraftTokens, 1)).last {
+                DecodeAttention.fits(
+                    shape, format: format, queries: $0 + 1, maxPages: pagesPerSlot,
+                    context: kernels)
+            } ?? 0
         var layout = self
-        layout.draftTokens = draftTokens.filter { count in
-            count == 0
-                || (try? DecodeAttention.bytes(
-                    shape, format: format, queries: count + 1, requests: 1, maxPages: pagesPerSlot,
-                    context: kernels)) != nil
-        }
+        layout.draftTokens = Set(draftTokens.map { min($0, most) }).sorted()
         return layout
     }
 

@@ -48,7 +48,7 @@ struct CUDAHeadDrafter: CUDADrafter {
     /// settled, as far as attention takes them at a time.
     fileprivate static func places(_ bucket: Int, _ head: DraftHead, _ layout: CUDALayout) -> Int {
         let group = head.config.heads / head.config.keyValueHeads
-        return max(min(layout.mostDraftTokens(bucket) + 1, 64 / group, DraftKernels.ring), 1)
+        return max(min(layout.mostDraftTokens(bucket) + 1, 64 / group, DraftKernels.mostPlaces), 1)
     }
 
     // MARK: A step
@@ -143,7 +143,7 @@ struct CUDAHeadDrafter: CUDADrafter {
             head.attention, format: decoder.layout.format, queries: queries, requests: rows,
             maxPages: decoder.layout.pagesPerSlot,
             splitTokens: decoder.layout.isDeterministic ? CUDADecoder.fixedSplit : nil,
-            context: decoder.kernels)
+            workspace: decoder.attentionWorkspace, context: decoder.kernels)
     }
 
     private func layer(_ pass: Pass, _ step: StepBuffers, _ decoder: CUDADecoder) throws

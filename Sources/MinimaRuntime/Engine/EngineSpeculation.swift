@@ -37,8 +37,8 @@ public struct SpeculationMetrics: Sendable, Hashable {
 
     /// Decode steps by the number of tokens that they proposed per row.
     public var steps: [Int: Steps] = [:]
-    /// Rows for which something was proposed at a place, by the place from 0, and where all before it
-    /// were accepted.
+    /// Rows of steps that propose as far as a place, by the place from 0, where all before it were
+    /// accepted; a draft that had nothing to propose there counts as wrong.
     public var reached: [Int] = []
     /// Those of ``reached`` whose proposal was accepted.
     public var accepted: [Int] = []
@@ -50,7 +50,7 @@ public struct SpeculationMetrics: Sendable, Hashable {
         return rows > 0 ? Double(drafting.reduce(0) { $0 + $1.tokens }) / Double(rows) : nil
     }
 
-    /// Tokens proposed.
+    /// Tokens that steps could propose, of all rows.
     public var drafted: Int { steps.reduce(0) { $0 + $1.key * $1.value.rows } }
 
     /// Takes the outcome of a step whose rows had so many proposals accepted.
