@@ -17,7 +17,8 @@ build: setup ## release build: .build/release/minima and libMinimaTorch.so
 	@echo "built: .build/release/minima"
 
 test: setup ## every test; those that need a GPU skip themselves where there is none
-	@$(SWIFT) test --disable-xctest
+	@Scripts/setup-clients.sh
+	@OMP_WAIT_POLICY=passive $(SWIFT) test --disable-xctest
 
 test-asan: setup ## the tensor tests under AddressSanitizer, leaks included
 	@Scripts/test-asan.sh

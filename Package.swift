@@ -19,6 +19,11 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
         .package(url: "https://github.com/apple/swift-collections", exact: "1.6.0"),
+        .package(
+            url: "https://github.com/hummingbird-project/hummingbird", exact: "2.28.1", traits: []),
+        .package(url: "https://github.com/apple/swift-nio", exact: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-http-types", exact: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
     ],
     targets: [
         .target(name: "CMinimaTorchAPI"),
@@ -72,12 +77,23 @@ let package = Package(
                 "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
             ]),
         .target(name: "MinimaReport", dependencies: ["MinimaCore"]),
+        .target(
+            name: "MinimaServer",
+            dependencies: [
+                "MinimaCore", "MinimaTokenizer", "MinimaTemplate", "MinimaRuntime",
+                .product(name: "OrderedCollections", package: "swift-collections"),
+                .product(name: "HummingbirdCore", package: "hummingbird"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         .executableTarget(
             name: "minima",
             dependencies: [
                 "MinimaCore", "MinimaTensor", "MinimaKernels", "MinimaCheckpoint", "MinimaFormats",
                 "MinimaModels", "MinimaRuntime", "MinimaStages", "MinimaReport", "MinimaTemplate",
-                "MinimaTokenizer",
+                "MinimaTokenizer", "MinimaServer",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "MinimaCoreTests", dependencies: ["MinimaCore"]),
@@ -105,6 +121,12 @@ let package = Package(
                 "MinimaRuntime", "MinimaKernels", "MinimaModels", "MinimaFormats",
                 "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
             ]),
+        .testTarget(
+            name: "MinimaServerTests",
+            dependencies: [
+                "MinimaServer", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
+                "MinimaTokenizer", "MinimaTemplate", "MinimaTensor", "MinimaCore",
+            ], exclude: ["Clients"]),
         .testTarget(
             name: "MinimaStagesTests",
             dependencies: [

@@ -15,7 +15,7 @@ struct Minima: ParsableCommand {
         version: versionNumber,
         subcommands: [
             Inspect.self, Analyze.self, Plan.self, Compress.self, Heal.self, Draft.self,
-            Ablate.self, Eval.self, Generate.self, Tokenize.self,
+            Ablate.self, Eval.self, Generate.self, Serve.self, Tokenize.self,
             Bench.self, ReportCommand.self,
         ])
 

@@ -1,0 +1,108 @@
+import MinimaRuntime
+
+/// Reads one answer from the engine as text.
+struct AnswerReader: Sendable {
+    /// The answer's place among those of the request.
+    let index: Int
+    private let handle: GenerationHandle
+    private var text: AnswerText
+    private var timing = AnswerTiming()
+
+    init(index: Int, handle: GenerationHandle, text: AnswerText) {
+        self.index = index
+        self.handle = handle
+        self.text = text
+    }
+
+    /// What is told of an answer.
+    enum Event: Sendable {
+        case piece(AnswerPiece)
+        /// The last event.
+        case end(AnswerEnd)
+    }
+
+    /// What comes next; a text that ends the answer also ends the engine's work for it.
+    mutating func next() async -> Event {
+        do throws(FinishReason) {
+            let tokens = handle.makeAsyncIterator()
+            if !text.hasStopped, let token = try await tokens.next(isolation: nil) {
+                timing.add(token.seconds)
+                let piece = text.append(token.token)
+                if text.hasStopped { handle.cancel() }
+                return .piece(piece)
+            }
+        } catch {
+            return .end(AnswerEnd(piece: text.finish(), reason: error, timing: timing))
+        }
+        let wasStopped = text.hasStopped
+        let piece = text.finish()
+        let isStopped = wasStopped || text.hasStopped
+        let reason = isStopped ? .stop : await handle.outcome.reason
+        return .end(AnswerEnd(piece: piece, reason: reason, timing: timing))
+    }
+
+    /// Reads several answers at one time.
+    ///
+    /// - Parameter receive: Takes an answer's index and what is told of it, one after the other; an
+    ///   error ends all answers and is thrown on.
+    static func read(
+        _ readers: [AnswerReader], _ receive: (Int, Event) async throws -> Void
+    ) async throws {
+        if readers.count == 1 {
+            var reader = readers[0]
+            while true {
+                let event = await reader.next()
+                try await receive(reader.index, event)
+                if case .end = event { return }
+            }
+        }
+        let (events, source) = AsyncStream<(Int, Event)>.makeStream()
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for reader in readers {
+                group.addTask {
+                    var reader = reader
+                    while true {
+                        let event = await reader.next()
+                        source.yield((reader.index, event))
+                        if case .end = event { return }
+                    }
+                }
+            }
+            var open = readers.count
+            var iterator = events.makeAsyncIterator()
+            while open > 0, let (index, event) = await iterator.next() {
+                if case .end = event { open -= 1 }
+                try await receive(index, event)
+            }
+        }
+    }
+}
+
+/// How an answer ended.
+struct AnswerEnd: Sendable {
+    /// What was held back.
+    var piece: AnswerPiece
+    var reason: FinishReason
+    var timing: AnswerTiming
+}
+
+/// When an answer's tokens came, in seconds from its submission.
+struct AnswerTiming: Sendable, Hashable {
+    /// Tokens.
+    private(set) var tokens = 0
+    /// When the first one came; `nil` without one.
+    private(set) var first: Double?
+    private var last = 0.0
+
+    mutating func add(_ seconds: Double) {
+        tokens += 1
+        if first == nil { first = seconds }
+        last = seconds
+    }
+
+    /// Mean from one token to the next; `nil` below two.
+    var perToken: Double? {
+        guard let first, tokens > 1 else { return nil }
+        return (last - first) / Double(tokens - 1)
+    }
+}

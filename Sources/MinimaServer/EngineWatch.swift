@@ -1,0 +1,63 @@
+import MinimaRuntime
+import Synchronization
+
+/// How the engine is doing, by what it publishes.
+final class EngineWatch: Sendable {
+    /// What health checks say.
+    enum Health: String, Sendable {
+        /// Requests are answered.
+        case ready
+        /// No new ones are taken; the server stops.
+        case draining
+        /// The last calls to the device failed, one after the other.
+        case failing
+        /// There are requests, and no step for too long.
+        case stalled
+        /// The engine's thread has ended.
+        case dead
+
+        /// Whether to start the process again would help.
+        var isAlive: Bool { self != .dead && self != .stalled }
+    }
+
+    private struct State {
+        var steps = -1
+        var progress: ContinuousClock.Instant
+        var isDraining = false
+        var isDead = false
+    }
+
+    /// Failures in a row that are more than bad luck.
+    private static let failures = 3
+
+    private let state: Mutex<State>
+    private let stallTime: Duration
+
+    init(stallTime: Duration, now: ContinuousClock.Instant = .now) {
+        self.stallTime = stallTime
+        state = Mutex(State(progress: now))
+    }
+
+    var isDraining: Bool { state.withLock(\.isDraining) }
+
+    func drain() { state.withLock { $0.isDraining = true } }
+
+    /// The engine has refused a request because it has ended.
+    func noteDeath() { state.withLock { $0.isDead = true } }
+
+    /// The engine's state; to be asked for now and then, as it is the steps between two calls that
+    /// tell an engine that works from one that hangs.
+    func health(_ metrics: EngineMetrics, now: ContinuousClock.Instant = .now) -> Health {
+        state.withLock { state in
+            let isIdle = metrics.running == 0 && metrics.waiting == 0
+            if metrics.steps != state.steps || isIdle {
+                state.steps = metrics.steps
+                state.progress = now
+            }
+            if state.isDead { return .dead }
+            if now - state.progress >= stallTime { return .stalled }
+            if state.isDraining { return .draining }
+            return metrics.consecutiveFailures >= Self.failures ? .failing : .ready
+        }
+    }
+}

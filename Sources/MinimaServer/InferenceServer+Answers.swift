@@ -1,0 +1,276 @@
+import Glibc
+import MinimaCore
+import MinimaRuntime
+
+/// An answer that is complete.
+private struct Answer: Sendable {
+    var text = ""
+    var tokens: [ScoredToken] = []
+    var reason = FinishReason.length
+    var count = 0
+
+    mutating func add(_ piece: AnswerPiece) {
+        text += piece.text
+        tokens += piece.tokens
+    }
+}
+
+/// How one interface writes choices.
+private struct ChoiceForm: Sendable {
+    /// Prefix of identifiers and name of a complete answer's object.
+    let identifier: String
+    let object: String
+    let streamObject: String
+    let complete: @Sendable (_ index: Int, Answer) -> JSON
+    /// What a stream begins each answer with.
+    let opening: @Sendable (_ index: Int) -> JSON?
+    /// A piece of a stream; a reason ends the answer.
+    let piece: @Sendable (_ index: Int, AnswerPiece, _ reason: String?) -> JSON
+}
+
+extension InferenceServer {
+    // MARK: Completions
+
+    /// `/v1/completions`.
+    func complete(_ body: JSON, _ lifetime: RequestLifetime) async throws(APIError) -> Reply {
+        try model.check(RequestFields(body).string("model"))
+        let request = try CompletionRequest(
+            body, model: model, vocabulary: engine.capacity.vocabulary, options: options,
+            seed: .random(in: 0 ... .max))
+        var limits: [Int] = []
+        for prompt in request.prompts {
+            limits.append(
+                try request.parameters.limit(
+                    prompt: prompt.tokens.count, context: context,
+                    standard: CompletionRequest.standardTokens, parameter: "prompt"))
+        }
+        let parameters = request.parameters
+        var echoes: [AnswerPiece] = []
+        for prompt in request.prompts where request.echo {
+            echoes.append(try await echo(prompt, parameters, lifetime))
+        }
+        var readers: [AnswerReader] = []
+        for (number, (prompt, limit)) in zip(request.prompts, limits).enumerated() where limit > 0 {
+            for answer in 0..<parameters.count {
+                let handle = try submit(
+                    prompt.tokens, limit: limit, parameters, number: answer, lifetime)
+                let before = request.echo ? echoes[number].text.unicodeScalars.count : 0
+                readers.append(
+                    AnswerReader(
+                        index: number * parameters.count + answer, handle: handle,
+                        text: AnswerText(
+                            model.tokenizer, after: prompt.tokens, parameters, offset: before)))
+            }
+        }
+        let asksLogprobs = parameters.sampling.logprobs != nil
+        let (json, opening, count) = (json, echoes, parameters.count)
+        let choice = {
+            @Sendable (index: Int, text: String, tokens: [ScoredToken], reason: String?) -> JSON in
+            [
+                "index": .integer(Int64(index)), "text": .string(text),
+                "logprobs": asksLogprobs ? json.completion(tokens) : .null,
+                "finish_reason": reason.map { .string($0) } ?? .null,
+            ]
+        }
+        let form = ChoiceForm(
+            identifier: "cmpl", object: "text_completion", streamObject: "text_completion",
+            complete: { index, answer in
+                let echo = opening.isEmpty ? AnswerPiece() : opening[index / count]
+                return choice(
+                    index, echo.text + answer.text, echo.tokens + answer.tokens, answer.reason.name)
+            },
+            opening: { index in
+                guard !opening.isEmpty else { return nil }
+                let echo = opening[index / count]
+                return choice(index, echo.text, echo.tokens, nil)
+            },
+            piece: { index, piece, reason in choice(index, piece.text, piece.tokens, reason) })
+        return try await reply(
+            form, readers, answers: request.prompts.count * count, parameters,
+            promptTokens: request.prompts.reduce(0) { $0 + $1.tokens.count }, lifetime)
+    }
+
+    /// A prompt as its answer begins with it, with log-probabilities where they are asked for.
+    private func echo(
+        _ prompt: CompletionRequest.Prompt, _ parameters: AnswerParameters,
+        _ lifetime: RequestLifetime
+    ) async throws(APIError) -> AnswerPiece {
+        var stream = model.tokenizer.makeStream(skipSpecialTokens: false)
+        var (text, offsets, scalars): (String, [Int], Int) = ("", [], 0)
+        for id in prompt.tokens {
+            offsets.append(scalars)
+            let piece = stream.append(id)
+            text += piece
+            scalars += piece.unicodeScalars.count
+        }
+        text += stream.finish()
+        var piece = AnswerPiece(text: prompt.text ?? text)
+        guard let alternatives = parameters.sampling.logprobs else { return piece }
+        guard prompt.tokens.count <= options.maxScoredTokens else {
+            throw .invalid(
+                "echo with logprobs is possible for prompts of up to \(options.maxScoredTokens) "
+                    + "tokens, and this one has \(prompt.tokens.count); shorten it, or leave out "
+                    + "echo or logprobs", "echo", code: "out_of_range")
+        }
+        do throws(PromptScorer.Failure) {
+            piece.tokens = try await PromptScorer(engine).score(
+                prompt.tokens, alternatives: alternatives, offsets: offsets, lifetime)
+        } catch {
+            switch error {
+            case .refused(let error): throw refusal(error)
+            case .ended(let reason):
+                throw failure(reason, lifetime) ?? .failed("the prompt could not be scored")
+            }
+        }
+        return piece
+    }
+
+    // MARK: Chat
+
+    /// `/v1/chat/completions`.
+    func chat(_ body: JSON, _ lifetime: RequestLifetime) async throws(APIError) -> Reply {
+        try model.check(RequestFields(body).string("model"))
+        let request = try ChatRequest(
+            body, model: model, vocabulary: engine.capacity.vocabulary, options: options,
+            seed: .random(in: 0 ... .max))
+        let parameters = request.parameters
+        let limit = try parameters.limit(
+            prompt: request.tokens.count, context: context, standard: nil,
+            parameter: "messages")
+        var readers: [AnswerReader] = []
+        for answer in 0..<parameters.count {
+            let handle = try submit(
+                request.tokens, limit: limit, parameters, number: answer, lifetime)
+            readers.append(
+                AnswerReader(
+                    index: answer, handle: handle,
+                    text: AnswerText(model.tokenizer, after: request.tokens, parameters)))
+        }
+        let asksLogprobs = parameters.sampling.logprobs != nil
+        let json = json
+        let choice = {
+            @Sendable (index: Int, delta: JSON, tokens: [ScoredToken], reason: String?) -> JSON in
+            [
+                "index": .integer(Int64(index)), "delta": delta,
+                "logprobs": asksLogprobs ? json.chat(tokens) : .null,
+                "finish_reason": reason.map { .string($0) } ?? .null,
+            ]
+        }
+        let form = ChoiceForm(
+            identifier: "chatcmpl", object: "chat.completion",
+            streamObject: "chat.completion.chunk",
+            complete: { index, answer in
+                [
+                    "index": .integer(Int64(index)),
+                    "message": [
+                        "role": "assistant", "content": .string(answer.text), "refusal": nil,
+                    ],
+                    "logprobs": asksLogprobs ? json.chat(answer.tokens) : .null,
+                    "finish_reason": .string(answer.reason.name),
+                ]
+            },
+            opening: { choice($0, ["role": "assistant", "content": ""], [], nil) },
+            piece: { index, piece, reason in
+                choice(
+                    index, piece.text.isEmpty ? [:] : ["content": .string(piece.text)],
+                    piece.tokens, reason)
+            })
+        return try await reply(
+            form, readers, answers: parameters.count, parameters,
+            promptTokens: request.tokens.count, lifetime)
+    }
+
+    // MARK: Both
+
+    /// - Parameter answers: How many there are; those without a reader have no new tokens.
+    private func reply(
+        _ form: ChoiceForm, _ readers: [AnswerReader], answers: Int,
+        _ parameters: AnswerParameters, promptTokens: Int, _ lifetime: RequestLifetime
+    ) async throws(APIError) -> Reply {
+        let id = AnswerJSON.identifier(form.identifier)
+        let created = time(nil)
+        if parameters.streams {
+            let chunks = ChunkWriter(
+                id: id, object: form.streamObject, created: created, model: model,
+                usage: parameters.streamsUsage)
+            return .events { [self] writer in
+                try await stream(
+                    &writer, chunks, form, readers, answers: answers,
+                    usage: parameters.streamsUsage, promptTokens: promptTokens, lifetime)
+            }
+        }
+        let all = try await collect(readers, answers: answers, lifetime)
+        return .json([
+            "id": .string(id), "object": .string(form.object),
+            "created": .integer(Int64(created)), "model": .string(model.name),
+            "system_fingerprint": .string(model.fingerprint),
+            "choices": .array(all.enumerated().map { form.complete($0, $1) }),
+            "usage": AnswerJSON.usage(
+                prompt: promptTokens, generated: all.reduce(0) { $0 + $1.count }),
+        ])
+    }
+
+    private func collect(
+        _ readers: [AnswerReader], answers: Int, _ lifetime: RequestLifetime
+    ) async throws(APIError) -> [Answer] {
+        var all = Array(repeating: Answer(), count: answers)
+        do {
+            try await AnswerReader.read(readers) { index, event in
+                switch event {
+                case .piece(let piece): all[index].add(piece)
+                case .end(let end):
+                    if let error = failure(end.reason, lifetime) { throw error }
+                    metrics.add(end.timing)
+                    all[index].add(end.piece)
+                    all[index].reason = end.reason
+                    all[index].count = end.timing.tokens
+                }
+            }
+        } catch let error as APIError {
+            throw error
+        } catch {
+            throw .failed("the answer could not be read")
+        }
+        return all
+    }
+
+    private func stream(
+        _ writer: inout EventWriter, _ chunks: ChunkWriter, _ form: ChoiceForm,
+        _ readers: [AnswerReader], answers: Int, usage: Bool, promptTokens: Int,
+        _ lifetime: RequestLifetime
+    ) async throws -> Bool {
+        for index in 0..<answers {
+            if let choice = form.opening(index) { try await writer.write(chunks.event(choice)) }
+        }
+        var generated = 0
+        do {
+            try await AnswerReader.read(readers) { index, event in
+                switch event {
+                case .piece(let piece):
+                    guard !piece.isEmpty else { return }
+                    try await writer.write(chunks.event(form.piece(index, piece, nil)))
+                case .end(let end):
+                    if let error = failure(end.reason, lifetime) { throw error }
+                    metrics.add(end.timing)
+                    generated += end.timing.tokens
+                    let choice = form.piece(index, end.piece, end.reason.name)
+                    try await writer.write(chunks.event(choice))
+                }
+            }
+            let read = Set(readers.map(\.index))
+            for index in 0..<answers where !read.contains(index) {
+                try await writer.write(
+                    chunks.event(form.piece(index, AnswerPiece(), FinishReason.length.name)))
+            }
+            if usage {
+                let usage = AnswerJSON.usage(prompt: promptTokens, generated: generated)
+                try await writer.write(chunks.event(usage: usage))
+            }
+        } catch let error as APIError {
+            if lifetime.end == .disconnected { return false }
+            try await writer.write(ChunkWriter.event(error))
+        }
+        try await writer.write(ChunkWriter.end)
+        return true
+    }
+}

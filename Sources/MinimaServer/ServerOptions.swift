@@ -1,0 +1,73 @@
+/// How a server listens and what it lets requests do.
+public struct ServerOptions: Sendable {
+    /// Address or name to listen on; the loopback address reaches this machine only.
+    public var host: String
+    /// Port; 0 takes a free one.
+    public var port: Int
+    /// Keys of which a request must give one; empty: none is asked for.
+    public var keys: [APIKey]
+    /// Tokens of the longest request, prompt and new ones; `nil`: what the engine takes.
+    public var context: Int?
+    /// Bytes of a request's body, at most.
+    public var maxBodyBytes: Int
+    /// Answers of one request at most: prompts times `n`.
+    public var maxAnswers: Int
+    /// Tokens of a prompt, at most, whose log-probabilities are computed; the work grows with the
+    /// square, see ``PromptScorer``.
+    public var maxScoredTokens: Int
+    /// Time from a request's first byte to the end of its answer; `nil`: no limit.
+    public var deadline: Duration?
+    /// Connections at one time; more wait until one is closed.
+    public var maxConnections: Int
+    /// Time after which a connection is closed on which a request does not arrive or not get on.
+    public var idleTimeout: Duration
+    /// Time that running requests have to end once the server is asked to stop.
+    public var drainTime: Duration
+    /// Time without a step, while requests are there, after which the engine counts as stalled.
+    public var stallTime: Duration
+
+    /// Options; the defaults suit one machine's users.
+    public init(
+        host: String = "127.0.0.1", port: Int = 8000, keys: [APIKey] = [],
+        context: Int? = nil, maxBodyBytes: Int = 8 << 20, maxAnswers: Int = 1024,
+        maxScoredTokens: Int = 2048,
+        deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
+        idleTimeout: Duration = .seconds(60), drainTime: Duration = .seconds(30),
+        stallTime: Duration = .seconds(120)
+    ) {
+        self.host = host
+        self.port = port
+        self.keys = keys
+        self.context = context
+        self.maxBodyBytes = maxBodyBytes
+        self.maxAnswers = maxAnswers
+        self.maxScoredTokens = maxScoredTokens
+        self.deadline = deadline
+        self.maxConnections = maxConnections
+        self.idleTimeout = idleTimeout
+        self.drainTime = drainTime
+        self.stallTime = stallTime
+    }
+}
+
+/// Why a server cannot run.
+public enum ServerError: Error, CustomStringConvertible {
+    case cannotListen(host: String, port: Int, reason: String)
+    case noKeys
+    case badKey(line: Int)
+
+    /// What was asked, what was found, what to do.
+    public var description: String {
+        switch self {
+        case .cannotListen(let host, let port, let reason):
+            "cannot listen on \(host), port \(port): \(reason); give another --host or --port"
+        case .noKeys:
+            "the file of API keys holds none; write one per line, or leave out --api-key-file"
+        case .badKey(let line):
+            """
+            the API key in line \(line) holds a space or a character that is not ASCII, which no \
+            request header can carry; write another
+            """
+        }
+    }
+}

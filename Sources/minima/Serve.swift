@@ -1,0 +1,179 @@
+import ArgumentParser
+import Glibc
+import MinimaCheckpoint
+import MinimaCore
+import MinimaModels
+import MinimaRuntime
+import MinimaServer
+import MinimaTemplate
+import MinimaTensor
+import MinimaTokenizer
+import Synchronization
+
+struct Serve: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Answers requests over HTTP as OpenAI's interface does.",
+        discussion: """
+            /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health and \
+            /metrics. Listens on this machine only unless --host says otherwise. SIGTERM or Ctrl-C \
+            takes no more requests and ends when those that run have ended; a second one ends at \
+            once.
+            """)
+
+    @Argument(help: "Model directory.", completion: .directory)
+    var model: String
+
+    @Option(help: "Address to listen on; 0.0.0.0 is every address of this machine.")
+    var host = "127.0.0.1"
+
+    @Option(help: "Port; 0 takes a free one.")
+    var port = 8000
+
+    @Option(help: "Name of the model in requests. Default: the directory's.")
+    var name: String?
+
+    @Option(help: "File of API keys, one per line, of which requests must show one.")
+    var apiKeyFile: String?
+
+    @Option(help: "Requests computed at one time, at most.")
+    var maxRequests = 32
+
+    @Option(help: "Requests that may wait; one more is refused with status 429.")
+    var maxWaiting = 1024
+
+    @Option(help: "Tokens of the longest request, prompt and new ones. Default: the model's.")
+    var context: Int?
+
+    @Option(help: "Seconds that a request may take, 0: any time.")
+    var requestSeconds = 600
+
+    @Option(help: "Seconds that running requests have to end when the server is stopped.")
+    var drainSeconds = 30
+
+    @OptionGroup var compute: ComputeOptions
+    @OptionGroup var engine: DeviceEngineOptions
+    @OptionGroup var drafting: DraftingOptions
+
+    @Option(help: "What computes: kernels (a GPU's), libtorch, or auto.")
+    var backend = BackendChoice.auto
+
+    @Flag(help: "Give each answer the same tokens whatever is computed beside it; slower.")
+    var deterministic = false
+
+    @Flag(help: "Print no line for each request.")
+    var quiet = false
+
+    func validate() throws {
+        guard (0...65535).contains(port) else {
+            throw ValidationError("--port must be between 0 and 65535")
+        }
+        guard (1...256).contains(maxRequests) else {
+            throw ValidationError("--max-requests must be between 1 and 256")
+        }
+        guard (1...1 << 20).contains(maxWaiting) else {
+            throw ValidationError("--max-waiting must be between 1 and \(1 << 20)")
+        }
+        try drafting.check(deterministic: deterministic)
+        guard context ?? 2 >= 2 else { throw ValidationError("--context must be at least 2") }
+        guard (0...86400).contains(requestSeconds), (0...86400).contains(drainSeconds) else {
+            throw ValidationError("--request-seconds and --drain-seconds must be 0 to 86400")
+        }
+    }
+
+    func run() throws {
+        let device = try compute.open()
+        catchInterrupts()
+        let keys = try apiKeyFile.map { try APIKey.keys(in: readText($0)) } ?? []
+        let checkpoint = try Checkpoint(path: model)
+        let served = try servedModel(checkpoint)
+        let maker = try EngineMaker(
+            checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
+            parallel: maxRequests, deterministic: deterministic,
+            draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
+        let engine = try open(maker)
+        defer { engine.shutDown(.cancel) }
+        let isQuiet = quiet
+        let server = InferenceServer(
+            model: served, engine: engine,
+            options: ServerOptions(
+                host: host, port: port, keys: keys, context: context,
+                deadline: requestSeconds == 0 ? nil : .seconds(requestSeconds),
+                drainTime: .seconds(drainSeconds)),
+            log: { line in if !isQuiet { Terminal.write("minima: \(line)") } })
+        try Self.serve(server, host: host)
+    }
+
+    /// An engine with pages for as many of the longest requests as run at one time, or as there is
+    /// memory for; without --context, the longest is what fits.
+    private func open(_ maker: EngineMaker) throws -> Engine {
+        var longest = min(context ?? maker.context, maker.context)
+        while true {
+            do {
+                // The last token of a sequence is never read. The queue is as long as the list.
+                return try maker.open(
+                    lengths: Array(repeating: longest - 1, count: max(maxWaiting, maxRequests)))
+            } catch {
+                guard case GenerateError.noMemory(_, let fitting, _) = error, context == nil,
+                    fitting > 1
+                else { throw error }
+                // What fits alone may not fit beside what many requests need.
+                longest = min(fitting + 1, longest / 4 * 3)
+            }
+        }
+    }
+
+    /// Runs the server on Swift's threads; this one watches for Ctrl-C.
+    private static func serve(_ server: InferenceServer, host: String) throws {
+        let outcome = ServeOutcome()
+        Task {
+            do {
+                try await server.run { port in
+                    Terminal.write("minima: listening on http://\(host):\(port)")
+                }
+                outcome.result.withLock { $0 = .success(()) }
+            } catch {
+                outcome.result.withLock { $0 = .failure(error) }
+            }
+        }
+        var isStopping = false
+        while true {
+            if let result = outcome.result.withLock({ $0 }) { return try result.get() }
+            usleep(20_000)
+            guard !isStopping else { continue }
+            do {
+                try checkInterrupt()
+            } catch {
+                isStopping = true
+                Terminal.write("minima: stopping; running requests are being completed")
+                server.drain()
+            }
+        }
+    }
+
+    private func servedModel(_ checkpoint: Checkpoint) throws -> ServedModel {
+        let templates = try CheckpointTemplates.find(in: checkpoint.path)
+        let chat = try templates.map {
+            ServedModel.Chat(template: try $0.template(), variables: $0.specialTokens)
+        }
+        let folder = model.split(separator: "/").last.map(String.init) ?? "model"
+        let generation = checkpoint.generationConfig
+        // A checkpoint that says not to sample gives no parameters of sampling either.
+        let samples = generation?.doSample != false
+        return ServedModel(
+            name: name ?? folder, aliases: name == nil ? [model] : [],
+            tokenizer: try Tokenizer(directory: checkpoint.path), chat: chat,
+            documentStart: try? checkpoint.config.documentStart(),
+            stop: try checkpoint.stopTokens(),
+            defaults: SamplingDefaults(
+                temperature: samples ? generation?.temperature ?? 1 : 1,
+                topP: samples ? generation?.topP ?? 1 : 1,
+                topK: samples ? generation?.topK ?? 0 : 0,
+                repetitionPenalty: samples ? generation?.repetitionPenalty ?? 1 : 1),
+            created: time(nil), fingerprint: "minima-\(Minima.versionNumber)")
+    }
+}
+
+/// How a server's run ended; `nil` while it runs.
+private final class ServeOutcome: Sendable {
+    let result = Mutex<Result<Void, any Error>?>(nil)
+}
