@@ -28,7 +28,8 @@ PC
 
 # shellcheck disable=SC2016
 PKG_CONFIG_PATH=$PWD/$scratch/pkgconfig MINIMA_RPATH='$ORIGIN/torch/lib' swift build -c release \
-    --scratch-path "$scratch" -Xswiftc -static-stdlib -Xcxx "-ffile-prefix-map=$PWD/="
+    --scratch-path "$scratch" -Xswiftc -static-stdlib -Xcc "-ffile-prefix-map=$PWD/=" \
+    -Xcxx "-ffile-prefix-map=$PWD/="
 
 version=$("$products/minima" --version)
 [[ $version =~ ^[0-9A-Za-z.+-]+$ ]] || die "minima --version printed '$version', no version number"
@@ -46,7 +47,10 @@ done
 
 [ ! -f LICENSE ] || cp LICENSE "$new/$name/"
 for package in "$scratch"/checkouts/*/; do
-    cp "$package/LICENSE.txt" "$new/$name/licenses/$(basename "$package").txt"
+    package=${package%/}
+    cp "$package/LICENSE.txt" "$new/$name/licenses/${package##*/}.txt"
+    [ ! -f "$package/NOTICE.txt" ] ||
+        cp "$package/NOTICE.txt" "$new/$name/licenses/${package##*/}-notice.txt"
 done
 cp /usr/share/doc/libpcre2-dev/copyright "$new/$name/licenses/pcre2.txt"
 runtime=$(swiftc -print-target-info | sed -n 's/.*"runtimeResourcePath": "\([^"]*\)".*/\1/p')
