@@ -78,6 +78,12 @@ final class ServerMetrics: Sendable {
         page.single("engine_failures_total", "counter", "Device calls failed.", engine.failures)
         page.head("tokens_per_second", "gauge", "Over the last five seconds or so.")
         page.value("tokens_per_second", "\(engine.tokensPerSecond)")
+        let drafts = engine.speculation
+        page.head("draft_tokens_total", "counter", "Room for proposals in steps.")
+        let accepted = drafts.accepted.reduce(0, +)
+        page.value("draft_tokens_total", "\(accepted)", "outcome=\"accepted\"")
+        page.value(
+            "draft_tokens_total", "\(drafts.drafted - accepted)", "outcome=\"not_accepted\"")
         page.head("answers_total", "counter", "Answers by how the engine ended them.")
         for (reason, count) in engine.finished.sorted(by: { $0.key < $1.key }) {
             page.value("answers_total", "\(count)", "reason=\"\(reason)\"")

@@ -38,6 +38,9 @@ struct RobustnessTests {
                 try await Task.sleep(for: .milliseconds(2))
             }
             #expect(server.server.metricsText.contains("minima_disconnects_total 6"))
+            #expect(
+                server.server.metricsText.contains(
+                    "minima_draft_tokens_total{outcome=\"accepted\"} 0\n"))
         }
     }
 
