@@ -49,10 +49,7 @@ struct DraftTrain: ParsableCommand {
     var json = false
 
     func validate() throws {
-        guard !text.isEmpty else { throw ValidationError("--text needs files or `self`") }
-        if text.contains("self"), text != ["self"] {
-            throw ValidationError("--text takes either `self` or files, not both")
-        }
+        try checkTexts(text)
         guard text != ["self"] || data.regenerate == nil else {
             throw ValidationError("--regenerate needs texts to begin with, not `self`")
         }

@@ -52,10 +52,7 @@ struct Heal: ParsableCommand {
     var json = false
 
     func validate() throws {
-        guard !text.isEmpty else { throw ValidationError("--text needs files or `self`") }
-        if text.contains("self"), text != ["self"] {
-            throw ValidationError("--text takes either `self` or files, not both")
-        }
+        try checkTexts(text)
         guard scope.hasBlocks || scope.hasEndToEnd else {
             throw ValidationError("--no-blocks and --no-end-to-end leave nothing to do")
         }

@@ -121,3 +121,11 @@ extension StageResult {
         try Terminal.output(json())
     }
 }
+
+/// Throws unless `--text` names files, or `self` alone.
+func checkTexts(_ text: [String]) throws {
+    guard !text.isEmpty else { throw ValidationError("--text needs files or `self`") }
+    if text.contains("self"), text != ["self"] {
+        throw ValidationError("--text takes either `self` or files, not both")
+    }
+}

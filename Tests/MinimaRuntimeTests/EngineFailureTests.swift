@@ -16,13 +16,7 @@ struct EngineFailureTests {
         let engine = SteppedEngine(backend)
         for start in 0..<3 { try engine.submit([Int32(start)], maxTokens: 20) }
         for _ in 0..<5 { engine.core.step() }
-        var isBroken = true
-        let breaks: (HashBackend.Call) -> Bool = { call in
-            guard case .decode = call, isBroken else { return false }
-            isBroken = false
-            return true
-        }
-        if atOnce { backend.queueFailure = breaks } else { backend.resultFailure = breaks }
+        backend.breakNextDecode(atOnce: atOnce)
         #expect(engine.finish())
         for id in 0..<2 {
             let outcome = try #require(engine.outcome(id))

@@ -40,17 +40,7 @@ struct EngineSchedulingTests {
         }
         #expect(engine.finish())
         #expect(backend.violations == [])
-        for id in engine.requests.indices {
-            let outcome = try #require(engine.outcome(id))
-            let expected = engine.expected(id)
-            #expect(outcome.ids == engine.tokens(id))
-            if cancelled.contains(id) {
-                #expect(expected.starts(with: outcome.ids))
-            } else {
-                #expect(outcome.ids == expected)
-                #expect(outcome.reason == (expected.count == engine.limit(id) ? .length : .stop))
-            }
-        }
+        try engine.requireOutcomes(cancelled: cancelled)
         let metrics = engine.core.metrics
         #expect(metrics.freePages == metrics.totalPages && metrics.running == 0)
         #expect(metrics.finished["cancelled", default: 0] == cancelled.count)

@@ -1,4 +1,5 @@
 import MinimaCore
+import Testing
 
 @testable import MinimaRuntime
 
@@ -214,6 +215,17 @@ final class HashBackend: DecodeBackend {
 
     func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
+    /// The next decode step fails: as it is queued, or as its result is read.
+    func breakNextDecode(atOnce: Bool) {
+        var isBroken = true
+        let breaks: (Call) -> Bool = { call in
+            guard case .decode = call, isBroken else { return false }
+            isBroken = false
+            return true
+        }
+        if atOnce { queueFailure = breaks } else { resultFailure = breaks }
+    }
+
     func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
         seconds.decode(bucket, draftTokens)
     }
@@ -261,6 +273,21 @@ final class SteppedEngine {
     func tokens(_ id: Int) -> [Int32] { channels[id].progress.tokens.map(\.id) }
     func expected(_ id: Int) -> [Int32] {
         HashBackend.reference(requests[id], limit: limit(id))
+    }
+
+    /// Each request got what it must, those in `cancelled` a beginning of it.
+    func requireOutcomes(cancelled: Set<Int>) throws {
+        for id in requests.indices {
+            let outcome = try #require(self.outcome(id))
+            let expected = self.expected(id)
+            #expect(outcome.ids == tokens(id))
+            if cancelled.contains(id) {
+                #expect(expected.starts(with: outcome.ids))
+            } else {
+                #expect(outcome.ids == expected)
+                #expect(outcome.reason == (expected.count == limit(id) ? .length : .stop))
+            }
+        }
     }
 
     /// Steps until nothing is left; false when that takes more than `most` steps.

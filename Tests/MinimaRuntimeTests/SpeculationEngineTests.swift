@@ -73,17 +73,7 @@ struct SpeculationEngineTests {
         }
         #expect(engine.finish())
         #expect(backend.violations == [])
-        for id in engine.requests.indices {
-            let outcome = try #require(engine.outcome(id))
-            let expected = engine.expected(id)
-            #expect(outcome.ids == engine.tokens(id))
-            if cancelled.contains(id) {
-                #expect(expected.starts(with: outcome.ids))
-            } else {
-                #expect(outcome.ids == expected)
-                #expect(outcome.reason == (expected.count == engine.limit(id) ? .length : .stop))
-            }
-        }
+        try engine.requireOutcomes(cancelled: cancelled)
         let metrics = engine.core.metrics
         #expect(metrics.freePages == metrics.totalPages && metrics.running == 0)
         #expect(metrics.failures == 0)
@@ -306,13 +296,7 @@ struct SpeculationEngineTests {
         let engine = SteppedEngine(backend, EngineOptions(speculation: .fixed(3)))
         for start in 0..<3 { try engine.submit([Int32(start)], maxTokens: 20) }
         for _ in 0..<3 { engine.core.step() }
-        var isBroken = true
-        let breaks: (HashBackend.Call) -> Bool = { call in
-            guard case .decode = call, isBroken else { return false }
-            isBroken = false
-            return true
-        }
-        if atOnce { backend.queueFailure = breaks } else { backend.resultFailure = breaks }
+        backend.breakNextDecode(atOnce: atOnce)
         #expect(engine.finish())
         for id in 0..<2 {
             let outcome = try #require(engine.outcome(id))

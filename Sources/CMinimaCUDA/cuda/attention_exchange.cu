@@ -140,10 +140,5 @@ extern "C" __global__ void REGISTERS_AT_MOST attention_exchange(
         }
     }
 
-    for (i32 request = blockIdx.x; request < requests; request += gridDim.x)
-        if (lengths[request] == 0) {
-            bf16* place = attended + (i64)request * QUERIES * HEADS * HEAD_DIM;
-            for (i32 at = threadIdx.x; at < QUERIES * HEADS * HEAD_DIM; at += 32 * WARPS)
-                place[at] = 0;
-        }
+    clear_padding(attended, lengths, requests);
 }

@@ -127,3 +127,13 @@ DEVICE void store_new(u8* tile, u8* stored, const u8* shared, i32 kind, i32 bloc
     bulk_copy_fence();
     if (SETS > 1) barrier_sync(2 + page_warp, 32 * SETS); else __syncwarp();
 }
+
+/// Zeros as the results of requests without tokens. All warps but the last.
+DEVICE void clear_padding(bf16* attended, const i32* lengths, i32 requests) {
+    for (i32 request = blockIdx.x; request < requests; request += gridDim.x)
+        if (lengths[request] == 0) {
+            bf16* place = attended + (i64)request * QUERIES * HEADS * HEAD_DIM;
+            for (i32 at = threadIdx.x; at < QUERIES * HEADS * HEAD_DIM; at += 32 * WARPS)
+                place[at] = 0;
+        }
+}

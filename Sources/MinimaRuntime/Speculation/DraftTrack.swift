@@ -13,7 +13,8 @@ struct DraftTrack {
     /// Takes tokens from `position`.
     mutating func observe(_ new: [Int32], at position: Int) {
         if position < tokens.count { computed = min(computed, position) }
-        tokens = tokens.prefix(position) + new
+        tokens.removeSubrange(min(position, tokens.count)...)
+        tokens += new
     }
 
     /// Places before `count` are computed.
@@ -27,7 +28,22 @@ struct DraftTrack {
     }
 
     /// Tokens before the first that the draft's pages hold.
-    func start(pageTokens: Int) -> Int { skippedPages * pageTokens }
+    private func start(pageTokens: Int) -> Int { skippedPages * pageTokens }
+
+    /// New places of sequences in what their pages hold of the draft's.
+    ///
+    /// - Parameters:
+    ///   - pages: The target's, of each sequence.
+    ///   - positions: The first new place of each.
+    ///   - count: New places of each.
+    static func rows(
+        _ tracks: [Self], pages: [[Int32]], positions: [Int], count: Int, pageTokens: Int
+    ) -> PagedRows {
+        let starts = tracks.map { $0.start(pageTokens: pageTokens) }
+        return PagedRows(
+            pages: zip(pages, tracks).map { Array($0.dropFirst($1.skippedPages)) },
+            positions: zip(positions, starts).map { $0 - $1 }, count: count, starts: starts)
+    }
 }
 
 extension Array {

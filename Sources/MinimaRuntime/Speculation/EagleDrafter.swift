@@ -188,11 +188,9 @@ final class EagleDrafter: Drafter {
         hidden: Tensor, tokens: [[Int32]], positions: [Int], _ tracks: [DraftTrack],
         _ pages: [[Int32]]
     ) throws -> Tensor {
-        let starts = tracks.map { $0.start(pageTokens: storage.pageTokens) }
-        let rows = PagedRows(
-            pages: zip(pages, tracks).map { Array($0.dropFirst($1.skippedPages)) },
-            positions: zip(positions, starts).map { $0 - $1 }, count: tokens[0].count,
-            starts: starts)
+        let rows = DraftTrack.rows(
+            tracks, pages: pages, positions: positions, count: tokens[0].count,
+            pageTokens: storage.pageTokens)
         let context = try storage.context(rows, rotary: draft.rotary, dtype: draft.dtype)
         let ids = try Tensor(
             tokens.flatMap { $0.map(Int64.init) }, shape: [tokens.count, rows.count]

@@ -126,11 +126,9 @@ final class ModelDrafter: Drafter {
     private func run(
         _ tokens: [[Int32]], _ positions: [Int], _ tracks: [DraftTrack], _ pages: [[Int32]]
     ) throws -> Tensor {
-        let starts = tracks.map { $0.start(pageTokens: storage.pageTokens) }
-        let rows = PagedRows(
-            pages: zip(pages, tracks).map { Array($0.dropFirst($1.skippedPages)) },
-            positions: zip(positions, starts).map { $0 - $1 }, count: tokens[0].count,
-            starts: starts)
+        let rows = DraftTrack.rows(
+            tracks, pages: pages, positions: positions, count: tokens[0].count,
+            pageTokens: storage.pageTokens)
         return try withoutGradients {
             let context = try storage.context(rows, rotary: model.rotary, dtype: model.dtype)
             let ids = tokens.flatMap { $0.map(Int64.init) }
