@@ -96,17 +96,24 @@ final class TestServer: Sendable {
         return result
     }
 
-    /// Waits until nothing runs and no page is held; false after ten seconds.
+    /// Waits until nothing runs and no page is held; false when that does not come.
     func becomesIdle() async -> Bool {
-        for _ in 0..<2000 {
-            let metrics = engine.metrics
-            if metrics.running == 0, metrics.waiting == 0, metrics.freePages == metrics.totalPages {
-                return true
-            }
-            try? await Task.sleep(for: .milliseconds(5))
-        }
-        return false
+        await becomes { $0.running == 0 && $0.waiting == 0 && $0.freePages == $0.totalPages }
     }
+
+    /// Waits until the engine's metrics are as a test wants them; false when that does not come.
+    func becomes(_ holds: (EngineMetrics) -> Bool) async -> Bool {
+        await eventually { holds(engine.metrics) }
+    }
+}
+
+/// Waits until `holds`; false after half a minute, which a busy machine may need.
+func eventually(_ holds: () -> Bool) async -> Bool {
+    for _ in 0..<6000 {
+        if holds() { return true }
+        try? await Task.sleep(for: .milliseconds(5))
+    }
+    return holds()
 }
 
 private final class LogLines: Sendable {
@@ -176,12 +183,19 @@ final class ScriptedBackend: DecodeBackend {
         }
     }
 
+    /// As many tokens as no test waits for at 2 ms a step.
+    static let endlessTokens: Int64 = 100_000
+
     /// An engine whose answers never end by themselves.
     static func endless(
         slots: Int = 4, stepTime: Duration, _ options: EngineOptions = EngineOptions()
     ) throws -> Engine {
         try Engine(options) {
-            ScriptedBackend(slots: slots, stepTime: stepTime) { _, count in
+            ScriptedBackend(
+                slots: slots, pages: 8 * Int(endlessTokens) / 16,
+                context: Int(endlessTokens) + 1024,
+                stepTime: stepTime
+            ) { _, count in
                 Int32(300 + count % 1000)
             }
         }
