@@ -77,6 +77,12 @@ extension Sampler {
         return try draw.tokens(draw.adjusted(logits))
     }
 
+    /// Of what ``tokens(_:_:)`` takes the largest in each row, float32 `[rows, vocabulary]`.
+    static func scores(_ logits: Tensor, _ sequences: [SamplingSequence]) throws -> Tensor {
+        let (logits, draw) = try prepared(logits, sequences)
+        return try draw.scores(draw.adjusted(logits))
+    }
+
     /// The distributions `[rows, vocabulary]`, float32, that ``tokens(_:_:)`` draws from, without
     /// regard to a temperature of 0.
     public static func probabilities(

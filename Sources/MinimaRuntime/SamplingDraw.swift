@@ -152,21 +152,25 @@ struct SamplingDraw {
         ).exponentialDraw().reproducibleLog()
     }
 
-    /// One token per row, int64 `[rows]`.
-    func tokens(_ adjusted: Tensor) throws(TensorError) -> Tensor {
+    /// What each row's token has the most of, float32 `[rows, vocabulary]`: the adjusted logits where
+    /// the temperature is 0, else (a − M)/T − ln E, -∞ where a filter drops.
+    func scores(_ adjusted: Tensor) throws(TensorError) -> Tensor {
         let isGreedy = sequences.map { $0.parameters.temperature == 0 }
-        if isGreedy.allSatisfy({ $0 }) { return try adjusted.argmax(-1) }
+        if isGreedy.allSatisfy({ $0 }) { return adjusted }
         let (relative, weights, least) = try filtered(adjusted)
         var scores = try relative - logDraws(vocabulary: adjusted.shape[1])
         if let weights, let least {
             let kept = try least.isAtMost(weights.reinterpreted(as: .int32))
             scores = try scores.maskedFill(kept.not(), -.infinity)
         }
-        let drawn = try scores.argmax(-1)
-        if !isGreedy.contains(true) { return drawn }
-        let greedy = try Tensor(isGreedy.map { $0 ? 1 : 0 } as [Int64]).to(device).equals(1)
-        return try Ops.select(
-            .tensor(greedy), .tensor(adjusted.argmax(-1)), .tensor(drawn))
+        if !isGreedy.contains(true) { return scores }
+        let greedy = try column(isGreedy.map { $0 ? 1 : 0 }).equals(1)
+        return try Ops.select(.tensor(greedy), .tensor(adjusted), .tensor(scores))
+    }
+
+    /// One token per row, int64 `[rows]`.
+    func tokens(_ adjusted: Tensor) throws(TensorError) -> Tensor {
+        try scores(adjusted).argmax(-1)
     }
 }
 

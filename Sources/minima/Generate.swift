@@ -275,6 +275,8 @@ enum GenerateError: Error, CustomStringConvertible {
     case noDraft(String)
     case otherTokens(draft: String, model: String, id: Int32)
     case draftNeedsLibtorch(String)
+    case noTree(String)
+    case treeNeedsLibtorch
     case failed(EngineError, model: String)
 
     var description: String {
@@ -329,6 +331,13 @@ enum GenerateError: Error, CustomStringConvertible {
             """
             \(draft) is a model of its own, which the decoding kernels do not run as a draft; give an \
             EAGLE-3 draft, --draft ngram or --backend libtorch
+            """
+        case .noTree(let draft):
+            "\(draft) proposes chains; leave out --draft-tree, or give an EAGLE-3 draft"
+        case .treeNeedsLibtorch:
+            """
+            the decoding kernels verify chains; leave out --draft-tree, or take trees through libtorch \
+            with --backend libtorch
             """
         case .failed(.notFinite(let position), let model):
             """

@@ -27,7 +27,26 @@ struct DraftingOptions: ParsableArguments {
             """)
     var speculate: SpeculationChoice?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            With an EAGLE-3 draft, propose trees instead of chains: up to this many candidates after \
+            each token, 2 to 8, of which a step verifies as many as --speculate says. Needs --backend \
+            libtorch.
+            """, valueName: "width"))
+    var draftTree: Int?
+
     func check(deterministic: Bool) throws {
+        if let draftTree {
+            guard (2...8).contains(draftTree) else {
+                throw ValidationError(
+                    "--draft-tree takes 2 to 8 candidates, found \(draftTree); leave it out for chains"
+                )
+            }
+            guard draft != nil else {
+                throw ValidationError("--draft-tree needs --draft, which says what proposes tokens")
+            }
+        }
         guard let speculate else {
             if draft != nil, deterministic { try needsNumber() }
             return
@@ -49,7 +68,7 @@ struct DraftingOptions: ParsableArguments {
     /// The draft for a model; `nil` without one.
     func open(for target: Checkpoint) throws -> GenerateDraft? {
         guard let draft, speculation != .off else { return nil }
-        return try GenerateDraft(draft, for: target)
+        return try GenerateDraft(draft, width: draftTree ?? 1, for: target)
     }
 }
 
@@ -81,15 +100,20 @@ struct GenerateDraft: Sendable {
     /// As it was given.
     let name: String
     let kind: Kind
+    /// Candidates after each token at most; 1 for chains.
+    let width: Int
 
     /// Finds out what `name` is; reads no weight.
     ///
     /// - Throws: `DraftError` for an EAGLE-3 draft of another model, `DraftingError` and
-    ///   ``GenerateError/otherTokens(draft:model:id:)`` for a model of other tokens.
-    init(_ name: String, for target: Checkpoint) throws {
+    ///   ``GenerateError/otherTokens(draft:model:id:)`` for a model of other tokens,
+    ///   ``GenerateError/noTree(_:)`` for a `width` above 1 with what is no EAGLE-3 draft.
+    init(_ name: String, width: Int, for target: Checkpoint) throws {
         self.name = name
+        self.width = width
         guard name != "ngram" else {
             kind = .ngram
+            guard width == 1 else { throw GenerateError.noTree(name) }
             return
         }
         guard access(name, F_OK) == 0 else { throw GenerateError.noDraft(name) }
@@ -104,6 +128,7 @@ struct GenerateDraft: Sendable {
         } else {
             try checkpoint.checkModel()
             kind = .model(checkpoint)
+            guard width == 1 else { throw GenerateError.noTree(name) }
             try requireTokens(of: target, in: checkpoint)
         }
     }
@@ -153,7 +178,8 @@ struct GenerateDraft: Sendable {
         switch kind {
         case .ngram: .ngram()
         case .eagle(let checkpoint):
-            .eagle(try EagleDraft(checkpoint, target: target, onTensor: onTensor))
+            .eagle(
+                try EagleDraft(checkpoint, target: target, onTensor: onTensor), width: width)
         case .model(let checkpoint):
             .model(
                 try checkpoint.loadModel(
@@ -163,8 +189,10 @@ struct GenerateDraft: Sendable {
 
     /// What the kernels load.
     ///
-    /// - Throws: ``GenerateError/draftNeedsLibtorch(_:)`` for what they do not do.
+    /// - Throws: ``GenerateError/draftNeedsLibtorch(_:)`` or ``GenerateError/treeNeedsLibtorch`` for
+    ///   what they do not do.
     func kernels() throws -> CUDADraft {
+        guard width == 1 else { throw GenerateError.treeNeedsLibtorch }
         switch kind {
         case .ngram: return .ngram()
         case .eagle(let checkpoint): return .head(checkpoint)

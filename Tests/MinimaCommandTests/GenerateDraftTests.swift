@@ -49,20 +49,21 @@ struct GenerateDraftTests {
                 "--repetition-penalty", "1.1",
             ],
         ]
-        let drafts = ["ngram", try trainedDraft(), exampleModel]
+        let head = try trainedDraft()
+        let drafts = [["ngram"], [head], [head, "--draft-tree", "3"], [exampleModel]]
         for choice in choices {
             let plain = try result(choice)
             #expect(plain["speculation"] == nil)
             for draft in drafts {
-                let found = try result(choice + ["--draft", draft, "--speculate", "3"])
+                let found = try result(choice + ["--draft"] + draft + ["--speculate", "3"])
                 #expect(try tokens(found) == tokens(plain), "\(draft), \(choice)")
                 #expect(found["text"] as? String == plain["text"] as? String)
                 let speculation = try #require(found["speculation"] as? [String: Any])
-                #expect(speculation["draft"] as? String == draft)
+                #expect(speculation["draft"] as? String == draft[0])
                 let length = try #require(speculation["acceptance_length"] as? Double)
                 #expect((1...4).contains(length))
                 // A model agrees with itself, up to the order of its sums.
-                if draft == exampleModel { #expect(length > 3, "\(choice)") }
+                if draft[0] == exampleModel { #expect(length > 3, "\(choice)") }
             }
         }
     }
@@ -88,6 +89,9 @@ struct GenerateDraftTests {
         let head = "\(packageFolder())/Tests/Goldens/draft/authors"
         let cases: [([String], Int32, String)] = [
             (["--speculate", "3"], 2, "--draft"),
+            (["--draft-tree", "3"], 2, "--draft"),
+            (["--draft", "ngram", "--draft-tree", "3"], 1, "--draft-tree"),
+            (["--draft", "ngram", "--draft-tree", "9"], 2, "--draft-tree"),
             (["--draft", "ngram", "--speculate", "16"], 2, "--speculate"),
             (["--draft", "ngram", "--speculate", "-1"], 2, "--speculate"),
             (["--draft", "ngram", "--deterministic"], 2, "--speculate a number"),

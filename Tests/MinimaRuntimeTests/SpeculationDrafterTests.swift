@@ -162,10 +162,11 @@ struct SpeculationDrafterTests {
         return try EagleDraft(NoisySource(base: base, spread: 0.2), target: model)
     }
 
-    /// What the head proposes, from nothing but the tokens, without pages.
-    private func reference(
-        _ draft: EagleDraft, _ model: any LanguageModel, _ tokens: [Int32], count: Int
-    ) throws -> [Int32] {
+    /// Logarithms of the head's probabilities of its tokens after `tokens` and `guessed` ones, from
+    /// nothing but these, without pages.
+    private func likelihoods(
+        _ draft: EagleDraft, _ model: any LanguageModel, _ tokens: [Int32], _ guessed: [Int32]
+    ) throws -> [Int32: Float] {
         try withoutGradients {
             func context(_ count: Int, _ rotary: RotaryEmbedding) throws -> ForwardContext {
                 try ForwardContext(
@@ -182,24 +183,55 @@ struct SpeculationDrafterTests {
             ).features
             var hidden = try draft.fuse(features)
             var next = Array(tokens.dropFirst())
-            let names: [Int64] = try draft.targetIds.values()
-            for _ in 0..<count {
-                let output = try draft.layer(
+            func output() throws -> Tensor {
+                try draft.layer(
                     embedding: draft.embed(ids(next)), hidden: hidden,
-                    context: context(next.count, draft.rotary))
-                let last = try output.narrow(1, next.count - 1..<next.count)
-                let best: [Int64] = try draft.logits(last).reshape([1, -1]).argmax(-1).values()
-                next.append(Int32(names[Int(best[0])]))
-                hidden = try .cat([hidden, last], dim: 1)
+                    context: context(next.count, draft.rotary)
+                ).narrow(1, next.count - 1..<next.count)
             }
-            return Array(next.suffix(count))
+            for token in guessed {
+                hidden = try .cat([hidden, output()], dim: 1)
+                next.append(token)
+            }
+            let names: [Int64] = try draft.targetIds.values()
+            let values: [Float] = try draft.logits(output()).reshape([-1]).logSoftmax().values()
+            return Dictionary(uniqueKeysWithValues: zip(names.map { Int32($0) }, values))
         }
+    }
+
+    /// The likeliest texts of up to `count` tokens after `tokens`, level by level from the `width`
+    /// best of the level before.
+    private func reference(
+        _ draft: EagleDraft, _ model: any LanguageModel, _ tokens: [Int32], count: Int, width: Int
+    ) throws -> Set<[Int32]> {
+        var all: [(text: [Int32], score: Float)] = []
+        var open: [(text: [Int32], score: Float)] = [([], 0)]
+        for _ in 0..<count {
+            var level: [(text: [Int32], score: Float)] = []
+            for (text, score) in open {
+                let best = try likelihoods(draft, model, tokens, text)
+                    .sorted { $0.value > $1.value }.prefix(width)
+                level += best.map { (text + [$0.key], score + $0.value) }
+            }
+            open = Array(level.sorted { $0.score > $1.score }.prefix(width))
+            all += level
+        }
+        return Set(all.sorted { $0.score > $1.score }.prefix(count).map(\.text))
+    }
+
+    /// What a tree's nodes say, from its beginning.
+    private func texts(_ tree: DraftTree) -> Set<[Int32]> {
+        var texts: [[Int32]] = []
+        for (token, parent) in zip(tree.tokens, tree.parents) {
+            texts.append((parent < 0 ? [] : texts[parent]) + [token])
+        }
+        return Set(texts)
     }
 
     /// A drafter that also notes what another proposes.
     private final class Listener: Drafter {
         let drafter: any Drafter
-        private(set) var proposals: [(position: Int, tokens: [Int32])] = []
+        private(set) var proposals: [(position: Int, tree: DraftTree)] = []
 
         init(_ drafter: any Drafter) { self.drafter = drafter }
 
@@ -212,19 +244,21 @@ struct SpeculationDrafterTests {
         func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) throws {
             try drafter.observe(slot, at: position, tokens, features: features)
         }
-        func propose(_ rows: [DraftRow], count: Int) throws -> [[Int32]] {
+        func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree] {
             let found = try drafter.propose(rows, count: count)
-            for (row, tokens) in zip(rows, found) {
-                proposals.append((row.position, tokens))
-            }
+            for (row, tree) in zip(rows, found) { proposals.append((row.position, tree)) }
             return found
         }
     }
 
     /// Proposals are those of the head over all features from the beginning, whatever was accepted and
     /// however many were proposed before; what comes out is what comes without.
-    @Test(arguments: [[4], [3, 0, 0, 5, 1], [1, 2, 3, 4, 5]], [true, false])
-    func theHeadProposesWhatItWouldFromTheBeginning(counts: [Int], whole: Bool) throws {
+    @Test(arguments: [[4], [3, 0, 0, 5, 1], [1, 2, 3, 4, 5]], [1, 3])
+    func theHeadProposesWhatItWouldFromTheBeginning(counts: [Int], width: Int) throws {
+        for whole in [true, false] { try proposesFromTheBeginning(counts, width, whole) }
+    }
+
+    private func proposesFromTheBeginning(_ counts: [Int], _ width: Int, _ whole: Bool) throws {
         let source = try checkpoint()
         let model = try source.loadModel()
         let draft = try head(
@@ -238,7 +272,7 @@ struct SpeculationDrafterTests {
         let torch = try TorchBackend(
             model, slots: 2, pages: 100, pageTokens: 4, prefillChunk: 8, draftTokens: 5
         ) { capacity in
-            let drafter = Listener(try EagleDrafter(draft, capacity))
+            let drafter = Listener(try EagleDrafter(draft, capacity, width: width))
             listener = drafter
             return drafter
         }
@@ -247,10 +281,11 @@ struct SpeculationDrafterTests {
         let all = prompt + found.tokens.map(\.id)
         let proposals = try #require(listener?.proposals)
         #expect(proposals.count > 5)
-        for (position, tokens) in proposals where position < all.count {
+        for (position, tree) in proposals where position < all.count {
             let right = try reference(
-                draft, model, Array(all[...position]), count: tokens.count)
-            #expect(tokens == right && !tokens.isEmpty, "\(position)")
+                draft, model, Array(all[...position]), count: tree.count, width: width)
+            #expect(texts(tree) == right && tree.count > 0, "\(position)")
+            #expect(width > 1 || tree.isChain)
         }
     }
 
@@ -274,9 +309,11 @@ struct SpeculationDrafterTests {
             return (engine.core, requests.indices.map(engine.tokens))
         }
         let expected = try run(nil, pages: 200).1
-        let (core, found) = try run(.eagle(draft), pages: 16)
-        #expect(found == expected)
-        #expect(core.metrics.preemptions > 0 && core.metrics.speculation.drafted > 0)
+        for width in [1, 4] {
+            let (core, found) = try run(.eagle(draft, width: width), pages: 16)
+            #expect(found == expected)
+            #expect(core.metrics.preemptions > 0 && core.metrics.speculation.drafted > 0)
+        }
     }
 
     /// Features of long pauses are dropped; proposals come again a window later.
@@ -298,6 +335,6 @@ struct SpeculationDrafterTests {
         let counts = Array(repeating: 0, count: 200) + Array(repeating: 4, count: 100)
         let found = try torch.drive([1, 2, 3], tokens: 300, sampling: sampling, counts: counts)
         #expect(found.tokens == expected.tokens)
-        #expect(listener?.proposals.first?.tokens.count == 4)
+        #expect(listener?.proposals.first?.tree.count == 4)
     }
 }

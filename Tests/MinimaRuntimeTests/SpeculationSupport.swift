@@ -7,7 +7,7 @@ import MinimaTensor
 
 /// Proposes what a function says, and checks what it is told.
 final class ScriptedDrafter: Drafter {
-    typealias Script = @Sendable (_ tokens: [Int32], _ count: Int) -> [Int32]
+    typealias Script = @Sendable (_ tokens: [Int32], _ count: Int) -> DraftTree
 
     private let script: Script
     private var known: [Int: [Int32]] = [:]
@@ -35,7 +35,7 @@ final class ScriptedDrafter: Drafter {
         known[slot, default: []] += tokens
     }
 
-    func propose(_ rows: [DraftRow], count: Int) -> [[Int32]] {
+    func propose(_ rows: [DraftRow], count: Int) -> [DraftTree] {
         rows.map { row in
             if known[row.slot]?.count != row.position {
                 violations.append("slot \(row.slot) proposes at \(row.position)")
@@ -48,7 +48,8 @@ final class ScriptedDrafter: Drafter {
 
 /// Proposals for any model, from right to hostile.
 enum HostileDraft: String, CaseIterable {
-    case oracle, mostlyRight, uniform, wrong, constant, negative, huge, tooMany
+    case oracle, mostlyRight, uniform, wrong, constant, negative, huge, tooMany,
+        secondBranch, bush
 
     /// - Parameter truth: The token after a sequence, where it is known.
     func script(vocabulary: Int32, truth: @escaping @Sendable ([Int32]) -> Int32?)
@@ -63,18 +64,43 @@ enum HostileDraft: String, CaseIterable {
                 return Array(all[tokens.count...])
             }
             switch self {
-            case .oracle: return right(count)
+            case .oracle: return DraftTree(chain: right(count))
             case .mostlyRight:
-                return right(count).map {
-                    Int.random(in: 0..<4, using: &random) == 0 ? ($0 + 1) % vocabulary : $0
-                }
+                return DraftTree(
+                    chain: right(count).map {
+                        Int.random(in: 0..<4, using: &random) == 0 ? ($0 + 1) % vocabulary : $0
+                    })
             case .uniform:
-                return (0..<count).map { _ in .random(in: 0..<vocabulary, using: &random) }
-            case .wrong: return right(count).map { ($0 + 1) % vocabulary }
-            case .constant: return Array(repeating: 7, count: count)
-            case .negative: return Array(repeating: -1, count: count)
-            case .huge: return [Int32.max, vocabulary, Int32.min] + right(count)
-            case .tooMany: return right(count + 3)
+                return DraftTree(
+                    chain: (0..<count).map { _ in .random(in: 0..<vocabulary, using: &random) })
+            case .wrong: return DraftTree(chain: right(count).map { ($0 + 1) % vocabulary })
+            case .constant: return DraftTree(chain: Array(repeating: 7, count: count))
+            case .negative: return DraftTree(chain: Array(repeating: -1, count: count))
+            case .huge:
+                return DraftTree(chain: [Int32.max, vocabulary, Int32.min] + right(count))
+            case .tooMany: return DraftTree(chain: right(count + 3))
+            case .secondBranch:
+                // The right token is each node's second child; the first goes astray.
+                var tree = DraftTree()
+                var node = -1
+                for token in right((count + 1) / 2) {
+                    tree.append((token + 1) % vocabulary, after: node)
+                    tree.append(token, after: node)
+                    node = tree.count - 1
+                }
+                return tree
+            case .bush:
+                // Any tokens after any node, the right ones among them at places of no order.
+                var tree = DraftTree()
+                let right = right(3)
+                for _ in 0..<count {
+                    let parent = Int.random(in: -1..<tree.count, using: &random)
+                    let isRight = Bool.random(using: &random)
+                    let token = isRight ? right.randomElement(using: &random) : nil
+                    tree.append(
+                        token ?? .random(in: -1...vocabulary, using: &random), after: parent)
+                }
+                return tree
             }
         }
     }

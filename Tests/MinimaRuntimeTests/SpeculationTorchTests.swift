@@ -121,8 +121,10 @@ struct SpeculationTorchTests {
             switch draft {
             case .oracle, .tooMany: #expect(length > 2)
             case .mostlyRight: #expect(length > 1.5)
+            case .secondBranch: #expect(length > 1.2)
             case .wrong, .negative, .huge: #expect(length == 1)
             case .uniform, .constant: #expect(length < 1.5)
+            case .bush: #expect(length > 1.1)
             }
         }
     }
@@ -133,11 +135,17 @@ struct SpeculationTorchTests {
         "qwen3moe-normalised-v5",
     ])
     func familiesGiveTheSame(name: String) throws {
+        for draft in [HostileDraft.mostlyRight, .secondBranch] {
+            try givesTheSame(name, draft)
+        }
+    }
+
+    private func givesTheSame(_ name: String, _ draft: HostileDraft) throws {
         let model = try Checkpoint(path: "\(packageFolder())/Tests/Goldens/models/\(name)")
             .loadModel(dtype: .float32)
         let requests = try requests(10, model, seed: 5)
         let expected = try plain(model, requests)
-        let script = HostileDraft.mostlyRight.script(
+        let script = draft.script(
             vocabulary: Int32(model.dimensions.vocabulary), truth: truth(requests, expected))
         // Pages for all: with dynamic scaling what is computed again gets other angles.
         let torch = try backend(model, pages: 200) { _ in ScriptedDrafter(script) }
@@ -159,7 +167,7 @@ struct SpeculationTorchTests {
             model, slots: 1, pages: pages, pageTokens: 4, prefillChunk: 64)
         let expected = try outcomes(roomy, EngineOptions(), [request]).1
         #expect(expected[0].ids.count == min(512, 4 * pages + 1) - prompt)
-        for draft in [HostileDraft.oracle, .mostlyRight, .uniform] {
+        for draft in [HostileDraft.oracle, .mostlyRight, .uniform, .bush] {
             let script = draft.script(vocabulary: vocabulary, truth: truth([request], expected))
             let torch = try backend(model, pages: pages, draftTokens: 7) { _ in
                 ScriptedDrafter(script)
@@ -249,7 +257,7 @@ struct SpeculationTorchTests {
 
     /// Pearson's chi-square of the third new token over draws with other seeds, against the product
     /// of the model's own distributions; limits as in `SamplingDistributionTests`.
-    @Test(arguments: [HostileDraft.uniform, .wrong, .constant, .huge])
+    @Test(arguments: [HostileDraft.uniform, .wrong, .constant, .huge, .bush])
     func drawsFollowTheModel(draft: HostileDraft) throws {
         let model = try golden()
         let (vocabulary, prompt, draws) = (64, [5, 9, 2] as [Int32], 1500)

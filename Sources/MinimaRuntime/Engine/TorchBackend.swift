@@ -125,7 +125,7 @@ public final class TorchBackend: DecodeBackend {
                 rotaryLength: slots[chunk.slot]?.start))
         let tokens =
             chunk.samples
-            ? try choose(hidden.narrow(1, count - 1..<count), [chunk.slot], [[]]) : []
+            ? try choose(hidden.narrow(1, count - 1..<count), [chunk.slot], [DraftTree()]) : []
         try drafter?.prefill(chunk, features: features)
         if chunk.samples { results.append(tokens) }
     }
@@ -137,41 +137,72 @@ public final class TorchBackend: DecodeBackend {
         let proposals = try propose(batch)
         // No further than what is proposed, whatever was asked for.
         let most = proposals.reduce(0) { max($0, $1.count) }
+        var rows = PagedRows(
+            pages: batch.rows.map(\.pages), positions: batch.rows.map(\.position),
+            count: most + 1)
+        if proposals.contains(where: { !$0.isChain }) {
+            rows.parents = proposals.map { tree in
+                [0] + tree.parents.map { $0 + 1 } + Array(repeating: 0, count: most - tree.count)
+            }
+        }
         let (hidden, features) = try run(
-            zip(inputs, proposals).map { input, proposed in
-                [input] + proposed + Array(repeating: 0, count: most - proposed.count)
-            },
-            PagedRows(
-                pages: batch.rows.map(\.pages), positions: batch.rows.map(\.position),
-                count: most + 1))
+            zip(inputs, proposals).map { input, tree in
+                [input] + tree.tokens + Array(repeating: 0, count: most - tree.count)
+            }, rows)
         let tokens = try choose(hidden, slots, proposals)
+        // Of what was computed the last tokens and the branches that turned out right.
+        let right = zip(proposals, tokens).map { tree, tokens in
+            [0] + tree.path(of: tokens.dropLast().map(\.id)).map { $0 + 1 }
+        }
+        try straighten(rows, right)
         for (index, row) in batch.rows.enumerated() {
-            let right = tokens[index].count
+            let places = right[index]
+            let isFirst = places.last == places.count - 1
+            let own = try features?.narrow(0, index..<index + 1)
             try drafter?.observe(
-                row.slot, at: row.position, [inputs[index]] + proposals[index].prefix(right - 1),
-                features: features?.narrow(0, index..<index + 1).narrow(1, 0..<right))
+                row.slot, at: row.position, [inputs[index]] + tokens[index].dropLast().map(\.id),
+                features: isFirst
+                    ? own?.narrow(1, 0..<places.count)
+                    : own?.selecting(1, Tensor(places.map(Int64.init)).to(model.device)))
         }
         results.append(tokens)
     }
 
+    /// Moves keys and values of branches to where their tokens stand in the sequence.
+    ///
+    /// - Parameter right: Of each row the new tokens that are the sequence's, in order.
+    private func straighten(_ rows: PagedRows, _ right: [[Int]]) throws {
+        var (sources, destinations): ([Int], [Int]) = ([], [])
+        for (row, places) in right.enumerated() {
+            let (pages, position) = (rows.pages[row], rows.positions[row])
+            for (place, source) in places.enumerated() where source != place {
+                sources.append(storage.row(pages, position + source))
+                destinations.append(storage.row(pages, position + place))
+            }
+        }
+        try storage.copy(rows: sources, to: destinations)
+    }
+
     /// What the drafter proposes, as far as those are tokens.
-    private func propose(_ batch: DecodeBatch) throws -> [[Int32]] {
-        guard let drafter, batch.draftTokens > 0 else { return batch.rows.map { _ in [] } }
+    private func propose(_ batch: DecodeBatch) throws -> [DraftTree] {
+        guard let drafter, batch.draftTokens > 0 else {
+            return batch.rows.map { _ in DraftTree() }
+        }
         let rows = try batch.rows.map { row in
             let state = try state(row.slot)
             return DraftRow(
                 slot: row.slot, last: state.last, position: row.position, pages: row.pages,
                 sampling: state.sampling)
         }
-        let vocabulary = Int32(clamping: capacity.vocabulary)
-        return try drafter.propose(rows, count: batch.draftTokens).map { tokens in
-            Array(tokens.prefix(batch.draftTokens).prefix { (0..<vocabulary).contains($0) })
+        return try drafter.propose(rows, count: batch.draftTokens).map {
+            $0.valid(count: batch.draftTokens, vocabulary: capacity.vocabulary)
         }
     }
 
     /// Chooses the tokens after hidden states `[row, place, hidden]`, place by place, in each row for as
-    /// long as what was proposed for the next place turns out right.
-    private func choose(_ hidden: Tensor, _ rows: [Int], _ proposals: [[Int32]]) throws
+    /// long as what was proposed holds the token. Place 0 is the last token's, the others are the
+    /// proposals'.
+    private func choose(_ hidden: Tensor, _ rows: [Int], _ proposals: [DraftTree]) throws
         -> [[SampledToken]]
     {
         var tokens = [[SampledToken]](repeating: [], count: rows.count)
@@ -180,13 +211,17 @@ public final class TorchBackend: DecodeBackend {
             try model.logits(model.normed(hidden.reshape([rows.count * places, -1])))
         }
         var active = Array(rows.indices)
-        for place in 0..<places where !active.isEmpty {
+        // The node that each row has come to.
+        var nodes = Array(repeating: -1, count: rows.count)
+        while !active.isEmpty {
             let chosen = try withoutGradients {
                 let own =
                     places == 1
                     ? logits
                     : try logits.selecting(
-                        0, Tensor(active.map { Int64($0 * places + place) }).to(logits.device))
+                        0,
+                        Tensor(active.map { Int64($0 * places + nodes[$0] + 1) })
+                            .to(logits.device))
                 return try Sampler.sample(own, active.map { try state(rows[$0]).sampling })
             }
             var going: [Int] = []
@@ -195,7 +230,8 @@ public final class TorchBackend: DecodeBackend {
                 guard token.id >= 0 else { continue }
                 slots[rows[row]]?.last = token.id
                 slots[rows[row]]?.sampling.append(token.id)
-                if place < proposals[row].count, token.id == proposals[row][place] {
+                if let node = proposals[row].node(token.id, after: nodes[row]) {
+                    nodes[row] = node
                     going.append(row)
                 }
             }

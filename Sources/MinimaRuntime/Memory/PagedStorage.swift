@@ -49,18 +49,29 @@ final class PagedStorage {
 
     /// Copies whole pages, `sources[i]` to `destinations[i]`.
     func copy(from sources: [Int32], to destinations: [Int32]) throws(TensorError) {
-        func rows(_ pages: [Int32]) throws(TensorError) -> Tensor {
-            try Tensor(
-                pages.flatMap { page in
-                    (0..<pageTokens).map { Int64(page) * Int64(pageTokens) + Int64($0) }
-                }
-            ).to(device)
+        func rows(_ pages: [Int32]) -> [Int] {
+            pages.flatMap { page in (0..<pageTokens).map { Int(page) * pageTokens + $0 } }
         }
-        let (from, to) = (try rows(sources), try rows(destinations))
+        try copy(rows: rows(sources), to: rows(destinations))
+    }
+
+    /// Copies single tokens, rows of the storage; all are read before one is written.
+    func copy(rows sources: [Int], to destinations: [Int]) throws(TensorError) {
+        guard !sources.isEmpty else { return }
+        let (from, to) = (try tensor(sources), try tensor(destinations))
         for storage in keys + values {
             _ = try indexCopyOperator(
                 .tensor(storage), .int(0), .tensor(to), .tensor(storage.selecting(0, from)))
         }
+    }
+
+    private func tensor(_ rows: [Int]) throws(TensorError) -> Tensor {
+        try Tensor(rows.map { Int64($0) }).to(device)
+    }
+
+    /// The row of a sequence's token.
+    func row(_ pages: [Int32], _ position: Int) -> Int {
+        Int(pages[position / pageTokens]) * pageTokens + position % pageTokens
     }
 
     /// What a pass sees.
@@ -120,21 +131,12 @@ final class PagedStorage {
     ///   - tokens: New tokens of each.
     /// - Returns: The pass; keys are padded to the longest sequence's number.
     func pass(pages: [[Int32]], lengths: [Int], tokens: Int) throws(TensorError) -> Pass {
-        func row(_ pages: [Int32], _ position: Int) -> Int {
-            Int(pages[position / pageTokens]) * pageTokens + position % pageTokens
-        }
-        func tensor(_ rows: [Int]) throws(TensorError) -> Tensor {
-            try Tensor(rows.map { Int64($0) }).to(device)
-        }
         var (written, read): ([Int], [Int]) = ([], [])
         let longest = lengths.max() ?? 0
         for (pages, length) in zip(pages, lengths) {
             written += (length - tokens..<length).map { row(pages, $0) }
             guard longest > tokens else { continue }
-            read += (0..<length).map { row(pages, $0) }
-            // Padding is masked, but a softmax weight of 0 times what another request left in a
-            // page may still be NaN: it reads the sequence's own last token.
-            read += repeatElement(row(pages, length - 1), count: longest - length)
+            read += rows(pages, length, padded: longest)
         }
         let reading: Reading =
             if longest == tokens {
@@ -149,6 +151,63 @@ final class PagedStorage {
         return Pass(
             storage: self, written: try tensor(written),
             row: written.count == 1 ? written[0] : nil, read: reading)
+    }
+}
+
+extension PagedStorage {
+    /// Rows of a sequence's first `length` tokens, of which there is at least one, up to `padded` rows.
+    private func rows(_ pages: [Int32], _ length: Int, padded: Int) -> [Int] {
+        // Padding is masked, but a softmax weight of 0 times what another request left in a page may
+        // still be NaN: it reads the sequence's own last token.
+        (0..<padded).map { row(pages, min($0, length - 1)) }
+    }
+
+    /// Keys and values of sequences' first tokens, which a draft's branches go on from, and of what the
+    /// branches add; they stay outside of the pages.
+    final class Branches: KeyValueStore {
+        private let storage: PagedStorage
+        private let trunk: Tensor
+        private let batch: Int
+        private var keys: [Int: Tensor] = [:]
+        private var values: [Int: Tensor] = [:]
+
+        fileprivate init(_ storage: PagedStorage, _ trunk: Tensor, batch: Int) {
+            self.storage = storage
+            self.trunk = trunk
+            self.batch = batch
+        }
+
+        func append(layer: Int, key: Tensor, value: Tensor) throws(TensorError) -> (
+            key: Tensor, value: Tensor
+        ) {
+            let key =
+                try keys[layer].map { old throws(TensorError) in try .cat([old, key], dim: 2) }
+                ?? key
+            let value =
+                try values[layer].map { old throws(TensorError) in
+                    try .cat([old, value], dim: 2)
+                } ?? value
+            (keys[layer], values[layer]) = (key, value)
+            return (
+                try .cat([read(storage.keys[layer]), key], dim: 2),
+                try .cat([read(storage.values[layer]), value], dim: 2)
+            )
+        }
+
+        private func read(_ storage: Tensor) throws(TensorError) -> Tensor {
+            let shape = storage.shape
+            return try storage.selecting(0, trunk).reshape([batch, -1, shape[1], shape[2]])
+                .transpose(1, 2)
+        }
+    }
+
+    /// Branches that go on from the first `lengths` tokens of sequences, at least one of each.
+    func branches(pages: [[Int32]], lengths: [Int]) throws(TensorError) -> Branches {
+        let longest = lengths.max() ?? 0
+        return Branches(
+            self,
+            try tensor(zip(pages, lengths).flatMap { rows($0, $1, padded: longest) }),
+            batch: pages.count)
     }
 }
 

@@ -8,15 +8,16 @@ public enum TorchDraft: Sendable {
     case ngram(suffix: Int = 3)
     /// A smaller model with the target's vocabulary.
     case model(any LanguageModel)
-    /// An EAGLE-3 head, which reads the target's residual stream.
-    case eagle(EagleDraft)
+    /// An EAGLE-3 head, which reads the target's residual stream, and what it proposes: trees whose
+    /// nodes have up to `width` children, chains where that is 1.
+    case eagle(EagleDraft, width: Int = 1)
 
     /// Bytes of one token's keys and values.
     public func bytesPerToken() throws -> Int {
         switch self {
         case .ngram: 0
         case .model(let model): try TorchBackend.bytesPerToken(of: model)
-        case .eagle(let draft): PagedStorage.bytesPerToken([EagleDrafter.shape(of: draft)])
+        case .eagle(let draft, _): PagedStorage.bytesPerToken([EagleDrafter.shape(of: draft)])
         }
     }
 
@@ -25,7 +26,7 @@ public enum TorchDraft: Sendable {
         switch self {
         case .ngram(let suffix): NGramDrafter(suffix: suffix)
         case .model(let model): try ModelDrafter(model, capacity)
-        case .eagle(let draft): try EagleDrafter(draft, capacity)
+        case .eagle(let draft, let width): try EagleDrafter(draft, capacity, width: width)
         }
     }
 }
@@ -57,8 +58,8 @@ protocol Drafter: AnyObject {
     /// - Parameter features: As in ``prefill(_:features:)``, of these tokens.
     func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) throws
 
-    /// Up to `count` tokens that may follow each row's last one.
-    func propose(_ rows: [DraftRow], count: Int) throws -> [[Int32]]
+    /// Up to `count` tokens that may follow each row's last one and each other.
+    func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree]
 
     /// Copies whole pages.
     func copyPages(from sources: [Int32], to destinations: [Int32]) throws

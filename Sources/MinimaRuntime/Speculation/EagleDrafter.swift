@@ -4,8 +4,8 @@ import MinimaTensor
 /// Proposes what an EAGLE-3 head says after a target model's features.
 ///
 /// Place i of the head reads the target's features of token i and the embedding of token i + 1. What
-/// it computed for guessed places, from its own output instead of features, is computed again once the
-/// target has been there.
+/// it computes for guessed places, from its own output instead of features, is not kept: it is computed
+/// again once the target has been there.
 final class EagleDrafter: Drafter {
     let featureLayers: [Int]
     let bytesPerToken: Int
@@ -14,6 +14,8 @@ final class EagleDrafter: Drafter {
     private let storage: PagedStorage
     /// Whether the draft's ids are the target's.
     private let isWhole: Bool
+    /// Children of a node at most.
+    private let width: Int
     private let vocabulary: Int
     private var slots: [Int: Slot] = [:]
 
@@ -29,12 +31,13 @@ final class EagleDrafter: Drafter {
     }
 
     /// A drafter for sequences in a backend's slots and pages.
-    init(_ draft: EagleDraft, _ capacity: DecodeCapacity) throws {
+    init(_ draft: EagleDraft, _ capacity: DecodeCapacity, width: Int = 1) throws {
         guard draft.config.vocabulary == capacity.vocabulary else {
             throw DraftingError.otherVocabulary(
                 draft: draft.config.vocabulary, target: capacity.vocabulary)
         }
         self.draft = draft
+        self.width = width
         featureLayers = draft.featureLayers
         vocabulary = capacity.vocabulary
         isWhole = try draft.targetIds.values(as: Int64.self).elementsEqual(
@@ -113,31 +116,64 @@ final class EagleDrafter: Drafter {
         slots[slot] = state
     }
 
-    func propose(_ rows: [DraftRow], count: Int) throws -> [[Int32]] {
-        var proposals = [[Int32]](repeating: [], count: rows.count)
+    func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree] {
+        var proposals = [DraftTree](repeating: DraftTree(), count: rows.count)
         let places = rows.indices.filter {
             guard let track = slots[rows[$0].slot]?.track else { return false }
             return track.tokens.count == rows[$0].position && track.computed < rows[$0].position
         }
         guard !places.isEmpty, count > 0 else { return proposals }
         let active = places.map { rows[$0] }
-        var sequences = active.map(\.sampling)
-        try withoutGradients {
+        let trees = try withoutGradients {
             var hidden = try catchUp(active)
-            let tracks = active.map { slots[$0.slot]?.track ?? DraftTrack() }
-            for step in 0..<count {
-                let tokens = try choose(draft.logits(hidden), sequences)
-                for (index, token) in tokens.enumerated() {
-                    proposals[places[index]].append(token)
-                    sequences[index].append(token)
-                }
-                guard step + 1 < count else { break }
+            let trunk = DraftTrack.rows(
+                active.map { slots[$0.slot]?.track ?? DraftTrack() }, pages: active.map(\.pages),
+                positions: active.map(\.position), count: 1, pageTokens: storage.pageTokens)
+            let store = try storage.branches(pages: trunk.pages, lengths: trunk.positions)
+            var growing = DraftBranches(active.map(\.sampling), count: count, width: width)
+            try growing.add(scores(draft.logits(hidden), growing.sequences))
+            while let level = growing.next() {
+                let parents = try Tensor(level.parents).to(draft.device)
                 hidden = try run(
-                    hidden: hidden.unsqueeze(1), tokens: tokens.map { [$0] },
-                    positions: active.map { $0.position + step }, tracks, active.map(\.pages))
+                    hidden: hidden.selecting(0, parents), level,
+                    active.map { $0.position + level.depth }, trunk.positions, store)
+                try growing.add(scores(draft.logits(hidden), growing.sequences))
             }
+            return growing.trees
         }
+        for (place, tree) in zip(places, trees) { proposals[place] = tree }
         return proposals
+    }
+
+    /// The head over a level of branches.
+    ///
+    /// - Parameters:
+    ///   - hidden: The output at each node's parent, `[row · node, hidden]`.
+    ///   - positions: The places of each row's nodes in its sequence.
+    ///   - trunks: Places of each row before its branches.
+    /// - Returns: The output at each node, `[row · node, hidden]`.
+    private func run(
+        hidden: Tensor, _ level: DraftBranches.Level, _ positions: [Int], _ trunks: [Int],
+        _ store: PagedStorage.Branches
+    ) throws -> Tensor {
+        let (batch, nodes) = (trunks.count, level.tokens[0].count)
+        let (cosines, sines) = try storage.angles(
+            positions.map { Array(repeating: $0, count: nodes) }, nil, draft.rotary, draft.dtype)
+        // Keys: the trunks, padded to the longest, then the nodes of all levels.
+        let longest = trunks.max() ?? 0
+        let context = ForwardContext(
+            batch: batch, tokens: nodes, cosines: cosines, sines: sines,
+            mask: try storage.visibility(
+                trunks, keys: longest + nodes * (level.depth + 1),
+                level.branches.map { $0.map { $0.map { longest + $0 } } }),
+            store: store)
+        let ids = try Tensor(
+            level.tokens.flatMap { $0.map(Int64.init) }, shape: [batch, nodes]
+        ).to(draft.device)
+        return try draft.layer(
+            embedding: draft.embed(ids), hidden: hidden.reshape([batch, nodes, -1]),
+            context: context
+        ).reshape([batch * nodes, -1])
     }
 
     /// Computes all places before each row's last token.
@@ -199,21 +235,17 @@ final class EagleDrafter: Drafter {
             .select(1, rows.count - 1)
     }
 
-    /// One token of each row by the draft's logits `[row, draft vocabulary]`.
-    private func choose(_ logits: Tensor, _ sequences: [SamplingSequence]) throws -> [Int32] {
-        let all: Tensor
-        if isWhole {
-            all = logits
-        } else {
-            // Tokens that the draft does not know cannot be proposed.
-            let rows = sequences.count
-            all = try Tensor.full(
-                [rows, vocabulary], -.infinity, dtype: .float32, device: draft.device
-            ).scatter(
-                1, draft.targetIds.unsqueeze(0).expand([rows, draft.config.draftVocabulary]),
-                logits.to(dtype: .float32))
-        }
-        return try Sampler.tokens(all, sequences).values(as: Int64.self).map(Int32.init)
+    /// How good each of the target's tokens is by the draft's logits `[row, draft vocabulary]`.
+    private func scores(_ logits: Tensor, _ sequences: [SamplingSequence]) throws -> Tensor {
+        guard !isWhole else { return try Sampler.scores(logits, sequences) }
+        // Tokens that the draft does not know cannot be proposed.
+        let rows = sequences.count
+        let all = try Tensor.full(
+            [rows, vocabulary], -.infinity, dtype: .float32, device: draft.device
+        ).scatter(
+            1, draft.targetIds.unsqueeze(0).expand([rows, draft.config.draftVocabulary]),
+            logits.to(dtype: .float32))
+        return try Sampler.scores(all, sequences)
     }
 
     func copyPages(from sources: [Int32], to destinations: [Int32]) throws {

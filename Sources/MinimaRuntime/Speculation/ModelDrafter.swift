@@ -63,13 +63,13 @@ final class ModelDrafter: Drafter {
         slots[slot] = state
     }
 
-    func propose(_ rows: [DraftRow], count: Int) throws -> [[Int32]] {
+    func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree] {
         var proposals = [[Int32]](repeating: [], count: rows.count)
         let places = rows.indices.filter {
             slots[rows[$0].slot]?.track.tokens.count == rows[$0].position
                 && rows[$0].position + count <= model.dimensions.context
         }
-        guard !places.isEmpty, count > 0 else { return proposals }
+        guard !places.isEmpty, count > 0 else { return rows.map { _ in DraftTree() } }
         let active = places.map { rows[$0] }
         var sequences = active.map(\.sampling)
         var logits = try catchUp(active)
@@ -87,7 +87,7 @@ final class ModelDrafter: Drafter {
                 active.map { slots[$0.slot]?.track ?? DraftTrack() }, active.map(\.pages))
             for (row, token) in zip(active, tokens) { slots[row.slot]?.guessed.append(token) }
         }
-        return proposals
+        return proposals.map { DraftTree(chain: $0) }
     }
 
     /// Computes all tokens up to each row's last.

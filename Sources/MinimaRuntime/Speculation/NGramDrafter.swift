@@ -29,10 +29,11 @@ final class NGramDrafter: Drafter {
         sequences[slot] = known + tokens
     }
 
-    func propose(_ rows: [DraftRow], count: Int) -> [[Int32]] {
+    func propose(_ rows: [DraftRow], count: Int) -> [DraftTree] {
         rows.map { row in
             let known = sequences[row.slot]?.prefix(row.position) ?? []
-            return Self.proposal(after: known + [row.last], count: count, suffix: suffix)
+            return DraftTree(
+                chain: Self.proposal(after: known + [row.last], count: count, suffix: suffix))
         }
     }
 
