@@ -52,8 +52,7 @@ struct AnswerJSON: Sendable {
     private func entry(_ id: Int32, _ logprob: Float, top: [JSON]?) -> JSON {
         let text = texts.text(id)
         // A token that is not UTF-8 by itself has bytes that its text does not tell.
-        let isWhole = !text.unicodeScalars.contains("\u{FFFD}")
-        let bytes: JSON = isWhole ? .array(text.utf8.map { .integer(Int64($0)) }) : .null
+        let bytes = JSON.array(texts.bytes(id).map { .integer(Int64($0)) })
         guard let top else {
             return ["token": .string(text), "logprob": Self.number(logprob), "bytes": bytes]
         }

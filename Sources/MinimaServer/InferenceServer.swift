@@ -47,7 +47,7 @@ public final class InferenceServer: Sendable {
         self.options = options
         self.log = log
         watch = EngineWatch(stallTime: options.stallTime)
-        json = AnswerJSON(texts: TokenTexts(model.tokenizer))
+        json = AnswerJSON(texts: TokenTexts(tokenizer: model.tokenizer))
     }
 
     // MARK: Running

@@ -34,6 +34,12 @@ protocol PostProcessor: Component {
 protocol Decoder: Component {
     /// The decoder's working state for one run over a list of tokens.
     func makeStage() -> any DecoderStage
+
+    /// The bytes that a token with this spelling adds to a text, behind other tokens.
+    ///
+    /// Unlike the text that a stage puts out these need not be UTF-8, and they do not depend on
+    /// other tokens: a token that holds part of a scalar gives just that part.
+    func bytes(of token: [UInt8]) -> [UInt8]
 }
 
 /// A text between two added tokens, on its way through the normalizers.

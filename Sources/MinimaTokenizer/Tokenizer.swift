@@ -164,6 +164,19 @@ extension Tokenizer {
         return vocabulary.token(id).map { String(decoding: $0, as: UTF8.self) }
     }
 
+    /// The bytes that a token adds to a text, behind other tokens: of a byte-level vocabulary those
+    /// that its characters stand for, of one with byte tokens (`<0xE2>`) that byte. They need not be
+    /// UTF-8: a scalar's bytes may be spread over several tokens. Special tokens are as they are
+    /// spelt; an unused id has none.
+    ///
+    /// The bytes of ids one after the other are what ``decode(_:skipSpecialTokens:)`` makes text of,
+    /// but for a space that a decoder leaves out at a text's beginning.
+    public func bytes(of id: Int32) -> [UInt8] {
+        guard let token = addedTokens.text(id)?[...] ?? vocabulary.token(id) else { return [] }
+        let spelling = Array(token)
+        return decoder?.bytes(of: spelling) ?? JoinStage.bytes(of: spelling)
+    }
+
     /// The id of a token as the vocabulary spells it.
     public func id(for token: String) -> Int32? {
         let bytes = Array(token.utf8)

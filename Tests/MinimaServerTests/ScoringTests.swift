@@ -93,6 +93,19 @@ struct ScoringTests {
         }
     }
 
+    /// Tokens that are no UTF-8 by themselves have bytes all the same.
+    @Test func bytesOfTokens() throws {
+        let tokenizer = try exampleServed().tokenizer
+        let json = AnswerJSON(texts: TokenTexts(tokenizer: tokenizer))
+        let ids = try tokenizer.encode("日本 🙂", addSpecialTokens: false)
+        let entries = json.chat(
+            ids.map { ScoredToken(id: $0, logprob: -1, alternatives: [], offset: 0) })
+        let tokens = try #require(entries["content"]?.array)
+        let bytes = tokens.flatMap { $0["bytes"]?.array ?? [] }.compactMap(\.int)
+        #expect(bytes == "日本 🙂".utf8.map { Int($0) })
+        #expect(tokens.contains { $0["token"]?.string?.contains("\u{FFFD}") == true })
+    }
+
     @Test func chatLogprobs() async throws {
         try await TestServer.with(exampleEngine()) { server in
             var body: [JSON.Name: JSON] = [

@@ -11,6 +11,10 @@ struct BPEDecoder: Decoder {
 
     func makeStage() -> any DecoderStage { Stage(suffix: suffix) }
 
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        TextPattern.replacing(suffix, in: token, with: [UInt8(ascii: " ")])
+    }
+
     private struct Stage: DecoderStage {
         let suffix: [UInt8]
         var assembly = TokenAssembly()

@@ -9,6 +9,8 @@ struct ByteFallbackDecoder: Decoder {
 
     func makeStage() -> any DecoderStage { Stage() }
 
+    func bytes(of token: [UInt8]) -> [UInt8] { Self.byte(of: token).map { [$0] } ?? token }
+
     /// The byte that a token such as `<0x0A>` stands for.
     static func byte(of token: [UInt8]) -> UInt8? {
         guard token.count == 6, token.starts(with: "<0x".utf8), token[5] == UInt8(ascii: ">")

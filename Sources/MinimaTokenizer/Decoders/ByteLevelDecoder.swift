@@ -9,6 +9,10 @@ struct ByteLevelDecoder: Decoder {
 
     func makeStage() -> any DecoderStage { Stage() }
 
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        token.withUnsafeBufferPointer { ByteLevelAlphabet.decoded($0) } ?? token
+    }
+
     private struct Stage: DecoderStage {
         var assembly = TokenAssembly()
         var pending: [UInt8] = []

@@ -14,6 +14,19 @@ struct DecoderSequence: Decoder {
 
     func makeStage() -> any DecoderStage { Stage(stages: parts.map { $0.makeStage() }) }
 
+    /// Behind ``FuseDecoder`` there is one token, the whole text: what is done at a token's ends is
+    /// then not done to those in the middle.
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        var bytes = token
+        var isFused = false
+        for part in parts {
+            if part is FuseDecoder { isFused = true }
+            if isFused, part is StripDecoder { continue }
+            bytes = part.bytes(of: bytes)
+        }
+        return bytes
+    }
+
     private struct Stage: DecoderStage {
         var stages: [any DecoderStage]
 

@@ -6,6 +6,8 @@ struct FuseDecoder: Decoder {
 
     func makeStage() -> any DecoderStage { Stage() }
 
+    func bytes(of token: [UInt8]) -> [UInt8] { token }
+
     private struct Stage: DecoderStage {
         mutating func consume(_ part: TokenPart, into output: inout [TokenPart]) {
             output.append(TokenPart(bytes: part.bytes, endsToken: false))

@@ -9,4 +9,7 @@ struct JoinStage: DecoderStage {
     }
 
     mutating func finish(into output: inout [TokenPart]) {}
+
+    /// As ``Decoder/bytes(of:)``.
+    static func bytes(of token: [UInt8]) -> [UInt8] { [UInt8(ascii: " ")] + token }
 }

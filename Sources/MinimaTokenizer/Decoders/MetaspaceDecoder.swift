@@ -14,6 +14,10 @@ struct MetaspaceDecoder: Decoder {
             replacement: settings.replacement, isFirst: settings.prependScheme != .never)
     }
 
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        TextPattern.replacing(settings.replacement, in: token, with: [UInt8(ascii: " ")])
+    }
+
     private struct Stage: DecoderStage {
         let replacement: [UInt8]
         var isFirst: Bool

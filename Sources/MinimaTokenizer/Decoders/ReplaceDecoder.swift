@@ -20,6 +20,12 @@ struct ReplaceDecoder: Decoder {
         }
     }
 
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        // A part of a scalar has nothing that a pattern could be looked for in.
+        guard String(validating: token, as: UTF8.self) != nil else { return token }
+        return (try? pattern.replacing(in: token, with: content)) ?? token
+    }
+
     private struct LiteralStage: DecoderStage {
         let literal: [UInt8]
         let content: [UInt8]

@@ -18,6 +18,20 @@ struct StripDecoder: Decoder {
         Stage(content: content, start: start, stop: stop, startsLeft: start)
     }
 
+    func bytes(of token: [UInt8]) -> [UInt8] {
+        var rest = token[...]
+        var (startsLeft, stopsLeft) = (start, stop)
+        while startsLeft > 0, rest.starts(with: content) {
+            rest = rest.dropFirst(content.count)
+            startsLeft -= 1
+        }
+        while stopsLeft > 0, rest.reversed().starts(with: content.reversed()) {
+            rest = rest.dropLast(content.count)
+            stopsLeft -= 1
+        }
+        return Array(rest)
+    }
+
     private struct Stage: DecoderStage {
         let content: [UInt8]
         let start: Int
