@@ -107,7 +107,9 @@ extension Sampler {
         let finite = try logits.isFinite().sum([1], dtype: .int64).values(as: Int64.self)
         let tokens = try draw.tokens(draw.adjusted(logits)).values(as: Int64.self)
         let isAsked = sequences.map { $0.parameters.logprobs != nil }
-        let likely = isAsked.contains(true) ? try LogProbabilities(logits, tokens, sequences) : nil
+        let count = sequences.compactMap(\.parameters.logprobs).max() ?? 0
+        let likely =
+            isAsked.contains(true) ? try LogProbabilities(logits, tokens, count: count) : nil
         return sequences.indices.map { row in
             guard finite[row] == logits.shape[1] else {
                 return SampledToken(id: SampledToken.notFinite)
@@ -139,18 +141,18 @@ extension Sampler {
 struct LogProbabilities {
     /// Of the chosen token of each row.
     let chosen: [Float]
-    /// Of each row's likeliest tokens, likeliest first, as many as any row asks for.
+    /// Of each row's likeliest tokens, likeliest first.
     let top: [[SampledToken.Alternative]]
 
     /// - Parameters:
     ///   - logits: float32 `[rows, vocabulary]`.
     ///   - tokens: The chosen token of each row.
-    init(_ logits: Tensor, _ tokens: [Int64], _ sequences: [SamplingSequence]) throws(TensorError) {
+    ///   - count: Likeliest tokens told of each.
+    init(_ logits: Tensor, _ tokens: [Int64], count: Int) throws(TensorError) {
         let all = try logits.logSoftmax()
         let places = try Tensor(tokens, shape: [tokens.count, 1]).to(logits.device)
         chosen = try all.gather(1, places).values()
-        let count = min(
-            sequences.compactMap(\.parameters.logprobs).max() ?? 0, logits.shape[1])
+        let count = min(count, logits.shape[1])
         guard count > 0 else {
             top = tokens.map { _ in [] }
             return

@@ -45,15 +45,20 @@ extension InferenceServer {
                     standard: CompletionRequest.standardTokens, parameter: "prompt"))
         }
         let parameters = request.parameters
-        var echoes: [AnswerPiece] = []
-        for prompt in request.prompts where request.echo {
-            echoes.append(try await echo(prompt, parameters, lifetime))
-        }
+        let scored = try promptLogprobs(request)
+        let echoes = request.echo ? request.prompts.map(echo) : []
         var readers: [AnswerReader] = []
-        for (number, (prompt, limit)) in zip(request.prompts, limits).enumerated() where limit > 0 {
-            for answer in 0..<parameters.count {
+        // The first request of each prompt also tells the prompt's log-probabilities.
+        var scorers: [GenerationHandle] = []
+        for (number, (prompt, limit)) in zip(request.prompts, limits).enumerated() {
+            // Without new tokens there is a request only where the prompt is scored.
+            let answers = limit > 0 ? parameters.count : scored == nil ? 0 : 1
+            for answer in 0..<answers {
                 let handle = try submit(
-                    prompt.tokens, limit: limit, parameters, number: answer, lifetime)
+                    prompt.tokens, limit: limit, parameters, number: answer,
+                    promptLogprobs: answer == 0 ? scored : nil, lifetime)
+                if answer == 0 { scorers.append(handle) }
+                guard limit > 0 else { continue }
                 let before = request.echo ? echoes[number].text.unicodeScalars.count : 0
                 readers.append(
                     AnswerReader(
@@ -62,8 +67,14 @@ extension InferenceServer {
                             model.tokenizer, after: prompt.tokens, parameters, offset: before)))
             }
         }
+        var opening = echoes.map { AnswerPiece(text: $0.text) }
+        if scored != nil {
+            for (index, handle) in scorers.enumerated() {
+                opening[index].tokens = try await scores(echoes[index], handle, lifetime)
+            }
+        }
         let asksLogprobs = parameters.sampling.logprobs != nil
-        let (json, opening, count) = (json, echoes, parameters.count)
+        let (json, openings, count) = (json, opening, parameters.count)
         let choice = {
             @Sendable (index: Int, text: String, tokens: [ScoredToken], reason: String?) -> JSON in
             [
@@ -75,54 +86,19 @@ extension InferenceServer {
         let form = ChoiceForm(
             identifier: "cmpl", object: "text_completion", streamObject: "text_completion",
             complete: { index, answer in
-                let echo = opening.isEmpty ? AnswerPiece() : opening[index / count]
+                let echo = openings.isEmpty ? AnswerPiece() : openings[index / count]
                 return choice(
                     index, echo.text + answer.text, echo.tokens + answer.tokens, answer.reason.name)
             },
             opening: { index in
-                guard !opening.isEmpty else { return nil }
-                let echo = opening[index / count]
+                guard !openings.isEmpty else { return nil }
+                let echo = openings[index / count]
                 return choice(index, echo.text, echo.tokens, nil)
             },
             piece: { index, piece, reason in choice(index, piece.text, piece.tokens, reason) })
         return try await reply(
             form, readers, answers: request.prompts.count * count, parameters,
             promptTokens: request.prompts.reduce(0) { $0 + $1.tokens.count }, lifetime)
-    }
-
-    /// A prompt as its answer begins with it, with log-probabilities where they are asked for.
-    private func echo(
-        _ prompt: CompletionRequest.Prompt, _ parameters: AnswerParameters,
-        _ lifetime: RequestLifetime
-    ) async throws(APIError) -> AnswerPiece {
-        var stream = model.tokenizer.makeStream(skipSpecialTokens: false)
-        var (text, offsets, scalars): (String, [Int], Int) = ("", [], 0)
-        for id in prompt.tokens {
-            offsets.append(scalars)
-            let piece = stream.append(id)
-            text += piece
-            scalars += piece.unicodeScalars.count
-        }
-        text += stream.finish()
-        var piece = AnswerPiece(text: prompt.text ?? text)
-        guard let alternatives = parameters.sampling.logprobs else { return piece }
-        guard prompt.tokens.count <= options.maxScoredTokens else {
-            throw .invalid(
-                "echo with logprobs is possible for prompts of up to \(options.maxScoredTokens) "
-                    + "tokens, and this one has \(prompt.tokens.count); shorten it, or leave out "
-                    + "echo or logprobs", "echo", code: "out_of_range")
-        }
-        do throws(PromptScorer.Failure) {
-            piece.tokens = try await PromptScorer(engine).score(
-                prompt.tokens, alternatives: alternatives, offsets: offsets, lifetime)
-        } catch {
-            switch error {
-            case .refused(let error): throw refusal(error)
-            case .ended(let reason):
-                throw failure(reason, lifetime) ?? .failed("the prompt could not be scored")
-            }
-        }
-        return piece
     }
 
     // MARK: Chat

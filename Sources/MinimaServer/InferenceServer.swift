@@ -137,9 +137,11 @@ public final class InferenceServer: Sendable {
     }
 
     /// Hands one answer's request to the engine.
+    ///
+    /// - Parameter promptLogprobs: As ``GenerationRequest/promptLogprobs``.
     func submit(
         _ prompt: [Int32], limit: Int, _ parameters: AnswerParameters, number: Int,
-        _ request: RequestLifetime
+        promptLogprobs: Int? = nil, _ request: RequestLifetime
     ) throws(APIError) -> GenerationHandle {
         let handle: GenerationHandle
         do throws(EngineError) {
@@ -147,7 +149,7 @@ public final class InferenceServer: Sendable {
                 GenerationRequest(
                     prompt: prompt, maxTokens: limit,
                     sampling: parameters.sampling.forSequence(number),
-                    stop: parameters.stopTokens))
+                    stop: parameters.stopTokens, promptLogprobs: promptLogprobs))
         } catch {
             throw refusal(error)
         }

@@ -12,9 +12,9 @@ public struct ServerOptions: Sendable {
     public var maxBodyBytes: Int
     /// Answers of one request at most: prompts times `n`.
     public var maxAnswers: Int
-    /// Tokens of a prompt, at most, whose log-probabilities are computed; the work grows with the
-    /// square, see ``PromptScorer``.
-    public var maxScoredTokens: Int
+    /// Log-probabilities of prompts in one answer, at most: tokens, times one more than the likeliest
+    /// tokens at each place; an answer holds them all before it is written.
+    public var maxPromptLogprobs: Int
     /// Time from a request's first byte to the end of its answer; `nil`: no limit.
     public var deadline: Duration?
     /// Connections at one time; more wait until one is closed.
@@ -30,7 +30,7 @@ public struct ServerOptions: Sendable {
     public init(
         host: String = "127.0.0.1", port: Int = 8000, keys: [APIKey] = [],
         context: Int? = nil, maxBodyBytes: Int = 8 << 20, maxAnswers: Int = 1024,
-        maxScoredTokens: Int = 2048,
+        maxPromptLogprobs: Int = 1 << 18,
         deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
         idleTimeout: Duration = .seconds(60), drainTime: Duration = .seconds(30),
         stallTime: Duration = .seconds(120)
@@ -41,7 +41,7 @@ public struct ServerOptions: Sendable {
         self.context = context
         self.maxBodyBytes = maxBodyBytes
         self.maxAnswers = maxAnswers
-        self.maxScoredTokens = maxScoredTokens
+        self.maxPromptLogprobs = maxPromptLogprobs
         self.deadline = deadline
         self.maxConnections = maxConnections
         self.idleTimeout = idleTimeout

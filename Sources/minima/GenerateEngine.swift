@@ -183,7 +183,8 @@ struct EngineMaker: Sendable {
 
     /// Bytes between the layers at most, through libtorch: a layer's inputs and outputs for a chunk,
     /// twice; scores of attention over the longest sequence and their softmax; logits of all
-    /// requests in float32 or int64, of which choosing tokens holds about eight.
+    /// requests in float32 or int64, of which choosing tokens holds about eight, and those of a slice
+    /// of a prompt that is scored about four.
     private func activationBytes(slots: Int, longest: Int) throws -> Int {
         let verified = slots * (mostDraftTokens + 1)
         let rows = max(min(Self.chunk(nil), longest), verified)
@@ -192,7 +193,8 @@ struct EngineMaker: Sendable {
         let heads = try checkpoint.config.int("num_attention_heads")
         let vocabulary = try checkpoint.config.int("vocab_size")
         let values = 2 * Double(rows) * (Double(width) + Double(heads) * Double(longest))
-        let logits = 8 * 8 * Double(verified) * Double(vocabulary)
+        let logits =
+            8 * Double(vocabulary) * Double(max(8 * verified, 4 * PromptScoring.rowsAtOnce))
         let bytes = values * Double(dtype.byteCount) + logits
         // The budget takes no more, and configurations can hold any number.
         return Int(min(bytes, 0x1p50))

@@ -58,6 +58,7 @@ final class HashBackend: DecodeBackend {
     private var positions: [Int]
     private var memory: [Int32]
     private var work: [Work] = []
+    private var scores: [Result<[SampledToken], any Error>] = []
 
     init(
         slots: Int = 4, pages: Int, pageTokens: Int = 4, context: Int = 1000, chunk: Int = 64,
@@ -146,13 +147,72 @@ final class HashBackend: DecodeBackend {
                 memory[place(chunk.pages, chunk.position + offset)] = token
             }
             positions[chunk.slot] = chunk.position + chunk.tokens.count
-            guard chunk.samples else { return nil }
+            if let scoring = chunk.scoring {
+                scores.append(
+                    resultFailure(call) ? .failure(Broken()) : .success(score(scoring, chunk)))
+            }
+            return nil
+        }
+        work.append(Work(run: run))
+        guard chunk.samples else { return }
+        let sampled: () -> Result<[[SampledToken]], any Error>? = { [self] in
             if resultFailure(call) { return .failure(Broken()) }
             let token = sample(chunk.pages, length: positions[chunk.slot])
             last[chunk.slot] = token.id
             return .success([[token]])
         }
-        work.append(Work(run: run))
+        work.append(Work(run: sampled))
+    }
+
+    private func score(_ scoring: PromptScoring, _ chunk: PrefillChunk) -> [SampledToken] {
+        if scoring.rows.isEmpty || scoring.rows.upperBound > chunk.tokens.count
+            || scoring.rows.count != scoring.tokens.count
+        {
+            violations.append("scores of \(scoring.rows) of \(chunk.tokens.count) tokens")
+        }
+        return zip(scoring.rows, scoring.tokens).map { row, token in
+            let length = chunk.position + row + 1
+            let before = (0..<length).map { memory[place(chunk.pages, $0)] }
+            guard notFinite[before[0]] != length else {
+                return SampledToken(id: SampledToken.notFinite)
+            }
+            return Self.score(token, after: before, alternatives: scoring.alternatives)
+        }
+    }
+
+    /// A prompt's token as it is scored after `tokens`.
+    static func score(
+        _ token: Int32, after tokens: some Sequence<Int32>, alternatives: Int
+    ) -> SampledToken {
+        let likely = next(tokens)
+        return SampledToken(
+            id: token, logprob: -Float(likely) - Float(token) / 64,
+            alternatives: (0..<Int32(alternatives)).map {
+                .init(id: (likely + $0) % 50, logprob: -Float($0))
+            })
+    }
+
+    /// What a request must be told of its prompt.
+    static func scores(_ request: GenerationRequest) -> [SampledToken] {
+        guard let alternatives = request.promptLogprobs else { return [] }
+        return request.prompt.indices.map { place in
+            place == 0
+                ? SampledToken(id: request.prompt[0])
+                : score(
+                    request.prompt[place], after: request.prompt[..<place],
+                    alternatives: alternatives)
+        }
+    }
+
+    func collectScores() throws -> [SampledToken] {
+        while scores.isEmpty, !work.isEmpty {
+            if work.removeFirst().run() != nil { violations.append("scores were read too early") }
+        }
+        guard !scores.isEmpty else {
+            violations.append("no scores were queued")
+            return []
+        }
+        return try scores.removeFirst().get()
     }
 
     func decode(_ batch: DecodeBatch) throws {

@@ -120,6 +120,7 @@ final class RestlessBackend: DecodeBackend {
     func prefill(_ chunk: PrefillChunk) throws { try backend.prefill(chunk) }
     func decode(_ batch: DecodeBatch) throws { try backend.decode(batch) }
     func collect() throws -> [[SampledToken]] { try backend.collect() }
+    func collectScores() throws -> [SampledToken] { try backend.collectScores() }
     func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
         try backend.copyPages(from: sources, to: destinations)
     }

@@ -83,13 +83,14 @@ struct ScoringTests {
             ).json()
             #expect(
                 text == "The cat" + (whole["choices"]?.array?[0]["text"]?.string ?? "none"))
-            let long = try await server.post(
+            let many = try await server.post(
                 "/v1/completions",
                 [
-                    "prompt": .array(Array(repeating: 5, count: 3000)), "echo": true, "logprobs": 1,
-                    "max_tokens": 1,
+                    "prompt": .array(Array(repeating: .string("a b c d e f g h i j k l m n o p"), count: 1024)),
+                    "echo": true, "logprobs": 20, "max_tokens": 1,
                 ])
-            #expect(long.status == 400 && long.body.contains("2048"))
+            let most = ServerOptions().maxPromptLogprobs
+            #expect(many.status == 400 && many.body.contains("at most \(most)"))
         }
     }
 

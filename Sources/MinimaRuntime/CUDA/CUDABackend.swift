@@ -21,6 +21,9 @@ public final class CUDABackend: DecodeBackend {
     private var graphs: [StepSize: CUDAGraph] = [:]
     private var seconds: [StepSize: Double] = [:]
     private let firstToken: [StepKernel]
+    /// The output projection of rows whose log-probabilities are told.
+    private let scoringHead: [StepKernel]
+    private var scores: [QueuedScores] = []
     private var opened = 0
 
     private struct Slot {
@@ -91,6 +94,7 @@ public final class CUDABackend: DecodeBackend {
         firstToken = try decoder.head(
             decoder.buffers.residual.narrow(0, 0..<1),
             into: decoder.buffers.logits.narrow(0, 0..<1))
+        scoringHead = try decoder.scoringHead()
         // The largest first: what they need of workspaces serves the others.
         for (index, size) in sizes.reversed().enumerated() {
             let step = try decoder.makeStep(size)
@@ -142,27 +146,50 @@ public final class CUDABackend: DecodeBackend {
             promptCount: sequence.promptCount, state: decoder.state, on: decoder.stream)
     }
 
-    /// Queues a chunk of a prompt and, at its end, the choice of the token after it.
+    /// Queues a chunk of a prompt and, where they are asked for, its scores and the choice of the token
+    /// after it.
     public func prefill(_ chunk: PrefillChunk) throws {
         try upload(pages: chunk.pages, of: chunk.slot)
         let stream = decoder.stream
         try stream.use {
             try decoder.prefill(chunk.tokens, at: chunk.position, slot: chunk.slot)
-            guard chunk.samples else { return }
-            let residual = decoder.buffers.residual
-            let last = chunk.tokens.count - 1
-            if last > 0 {
-                try residual.narrow(0, 0..<1).copy(from: residual.narrow(0, last..<last + 1))
-            }
-            for kernel in firstToken { try kernel.queue(stream) }
-            var row = [Int32](repeating: -1, count: decoder.layout.largestBucket)
-            row[0] = Int32(chunk.slot)
-            try upload(rows: row)
-            try decoder.sampling.launch(
-                decoder.buffers.logits.narrow(0, 0..<1), slots: decoder.rows.narrow(0, 0..<1),
-                state: decoder.state, on: stream, overlapping: false)
-            try queueResult([chunk.slot], draftTokens: 0)
+            let scored = try chunk.scoring.map { try queueScores($0) }
+            if chunk.samples { try sample(after: chunk) }
+            if let scored { scores.append(scored) }
         }
+    }
+
+    /// Queues the choice of the token after a prompt's last chunk.
+    private func sample(after chunk: PrefillChunk) throws {
+        let stream = decoder.stream
+        let residual = decoder.buffers.residual
+        let last = chunk.tokens.count - 1
+        if last > 0 {
+            try residual.narrow(0, 0..<1).copy(from: residual.narrow(0, last..<last + 1))
+        }
+        for kernel in firstToken { try kernel.queue(stream) }
+        var row = [Int32](repeating: -1, count: decoder.layout.largestBucket)
+        row[0] = Int32(chunk.slot)
+        try upload(rows: row)
+        try decoder.sampling.launch(
+            decoder.buffers.logits.narrow(0, 0..<1), slots: decoder.rows.narrow(0, 0..<1),
+            state: decoder.state, on: stream, overlapping: false)
+        try queueResult([chunk.slot], draftTokens: 0)
+    }
+
+    private func queueScores(_ scoring: PromptScoring) throws -> QueuedScores {
+        let scores = try decoder.score(scoring, through: scoringHead).download()
+        let queued = QueuedScores(
+            scores: scores, tokens: scoring.tokens, done: try CUDAEvent(on: decoder.kernels))
+        try queued.done.record(on: decoder.stream)
+        return queued
+    }
+
+    /// Waits for the oldest scores.
+    public func collectScores() throws -> [SampledToken] {
+        let oldest = scores.removeFirst()
+        try oldest.done.synchronize()
+        return try oldest.scores.tokens(oldest.tokens)
     }
 
     /// Queues one step: of as many proposals as were asked for, or the most that there is a graph for.

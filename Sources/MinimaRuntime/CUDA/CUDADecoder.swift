@@ -49,6 +49,8 @@ final class CUDADecoder {
     let inputs: Tensor
     /// A chunk's tokens, int32.
     let chunkTokens: Tensor
+    /// The tokens behind those of a chunk whose log-probabilities are told, int64.
+    let scoredTokens: Tensor
 
     /// Matrix products of a layer over many tokens.
     struct WideLayer {
@@ -116,6 +118,7 @@ final class CUDADecoder {
         rowTables = try integers([rows, layout.pagesPerSlot])
         inputs = try integers([layout.largestRows])
         chunkTokens = try integers([layout.chunk])
+        scoredTokens = try .zeros([layout.chunk], dtype: .int64, device: device)
         try device.synchronize()
     }
 }

@@ -25,6 +25,8 @@ public protocol DecodeBackend: AnyObject {
     /// ``PrefillChunk/samples``, samples the token after it, which stays in the slot as the next
     /// decode step's input and makes one result of one token.
     ///
+    /// With ``PrefillChunk/scoring`` it also makes one result for ``collectScores()``.
+    ///
     /// - Throws: Nothing of the chunk counts then, and there will be no result for it.
     func prefill(_ chunk: PrefillChunk) throws
 
@@ -39,6 +41,15 @@ public protocol DecodeBackend: AnyObject {
     /// - Returns: The new tokens of each row, in order; a token that is not finite is a row's last.
     /// - Throws: What went wrong in that call on the device; the result counts as read.
     func collect() throws -> [[SampledToken]]
+
+    /// Waits for the oldest scores that have not been read, in the order of the chunks that ask for
+    /// some; the chunk's token, if it samples one, is read afterwards.
+    ///
+    /// - Returns: For each row of ``PromptScoring/rows`` the token that follows it in the prompt, with
+    ///   its likelihood after what comes before; ``SampledToken/notFinite`` where the logits were not
+    ///   finite.
+    /// - Throws: What went wrong on the device; the result counts as read.
+    func collectScores() throws -> [SampledToken]
 
     /// Ends a sequence. Work queued for it may still run.
     func close(_ slot: Int)
@@ -55,6 +66,10 @@ public protocol DecodeBackend: AnyObject {
 }
 
 extension DecodeBackend {
+    /// Fails requests that ask for the likelihood of their prompts.
+    public func collectScores() throws -> [SampledToken] {
+        throw EngineError.stepFailed("this backend tells no log-probabilities of prompts")
+    }
     /// Unknown.
     public func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? { nil }
     /// Unknown.
@@ -140,16 +155,42 @@ public struct PrefillChunk: Sendable {
     public var pages: [Int32]
     /// Whether this is the end of the prompt: the token after it is sampled.
     public var samples: Bool
+    /// What is to be told of the prompt's likelihood; `nil`: nothing.
+    public var scoring: PromptScoring?
 
     /// A chunk of the sequence in `slot`.
     public init(
-        slot: Int, position: Int, tokens: ArraySlice<Int32>, pages: [Int32], samples: Bool
+        slot: Int, position: Int, tokens: ArraySlice<Int32>, pages: [Int32], samples: Bool,
+        scoring: PromptScoring? = nil
     ) {
         self.slot = slot
         self.position = position
         self.tokens = tokens
         self.pages = pages
         self.samples = samples
+        self.scoring = scoring
+    }
+}
+
+/// Tokens of a prompt whose log-probabilities are wanted: the model's own, before bias, penalties,
+/// temperature and filters.
+public struct PromptScoring: Sendable, Hashable {
+    /// Tokens of the chunk after which the distribution is looked at; not empty.
+    public var rows: Range<Int>
+    /// The prompt's token behind each of them, which may be the next chunk's first.
+    public var tokens: ArraySlice<Int32>
+    /// Likeliest tokens told of each distribution, at most ``SamplingParameters/mostLogprobs``.
+    public var alternatives: Int
+
+    /// Most rows whose logits a backend holds at one time, in float32: 40 MB for a vocabulary of
+    /// 152K. Engines that keep those of a whole chunk or prompt run out of memory there.
+    public static let rowsAtOnce = 64
+
+    /// Scores of `tokens`, each behind one of `rows`.
+    public init(rows: Range<Int>, tokens: ArraySlice<Int32>, alternatives: Int) {
+        self.rows = rows
+        self.tokens = tokens
+        self.alternatives = alternatives
     }
 }
 

@@ -8,6 +8,8 @@ struct EngineLaunch {
     let choice: SpeculationController.Choice
     /// Chunks of prompts queued before it.
     let prefills: Int
+    /// Tokens of a prompt whose scores it makes; `nil` where it makes tokens.
+    var scores: Int?
     /// When it began to be queued.
     let started = ContinuousClock.now
     /// When it was queued; a synchronous backend has computed it then.

@@ -70,12 +70,18 @@ public final class Engine: Sendable {
 
     private func check(_ request: GenerationRequest) throws(EngineError) {
         guard !request.prompt.isEmpty else { throw .emptyPrompt }
-        guard request.maxTokens > 0 else { throw .noNewTokens(asked: request.maxTokens) }
+        let isScored = request.promptLogprobs != nil
+        guard request.maxTokens > 0 || isScored && request.maxTokens == 0 else {
+            throw .noNewTokens(asked: request.maxTokens)
+        }
         guard request.prompt.count < context else {
             throw .contextExceeded(prompt: request.prompt.count, context: context)
         }
         for id in request.prompt where id < 0 || id >= capacity.vocabulary {
             throw .tokenOutOfRange(id: id, vocabulary: capacity.vocabulary)
+        }
+        if let count = request.promptLogprobs, !(0...SamplingParameters.mostLogprobs ~= count) {
+            throw .badSampling(.badLogprobs(count))
         }
         do throws(SamplingError) {
             try request.sampling.check(vocabulary: capacity.vocabulary)

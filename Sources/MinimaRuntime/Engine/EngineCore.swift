@@ -166,9 +166,7 @@ final class EngineCore {
             guard size > 0 else { break }
             budget -= size
             spent += backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0
-            if prefill(sequence, size), size == left {
-                launches.append(EngineLaunch(prompt: sequence, prefills: drafting.prefills))
-            }
+            launches += prefill(sequence, size)
         }
         return launches
     }
@@ -249,29 +247,48 @@ final class EngineCore {
         return launch
     }
 
-    private func prefill(_ sequence: EngineSequence, _ size: Int) -> Bool {
-        guard let slot = sequence.slot else { return false }
+    /// Queues the next `size` tokens of a prompt.
+    ///
+    /// - Returns: The launches that will have a result: scores of the prompt, and the token after it.
+    private func prefill(_ sequence: EngineSequence, _ size: Int) -> [EngineLaunch] {
+        guard let slot = sequence.slot else { return [] }
         let end = sequence.cached + size
+        let scoring = sequence.scoring(to: end)
+        let samples = sequence.samples(after: end)
         drafting.prefills += 1
         do {
             try backend.prefill(
                 PrefillChunk(
                     slot: slot, position: sequence.cached,
                     tokens: sequence.tokens[sequence.cached..<end],
-                    pages: sequence.lease?.pages ?? [], samples: end == sequence.target))
+                    pages: sequence.lease?.pages ?? [], samples: samples, scoring: scoring))
         } catch {
             fail([sequence], error)
-            return false
+            return []
         }
         sequence.queuePrompt(to: end)
         metrics.promptTokens += size
-        return true
+        var launches: [EngineLaunch] = []
+        if let scoring {
+            var launch = EngineLaunch(prompt: sequence, prefills: drafting.prefills)
+            launch.scores = scoring.tokens.count
+            launches.append(launch)
+        }
+        if samples {
+            launches.append(EngineLaunch(prompt: sequence, prefills: drafting.prefills))
+        }
+        if sequence.isComplete { self.end(sequence, .length) }
+        return launches
     }
 
     // MARK: Results
 
     private func collect(_ launches: [EngineLaunch]) {
         for launch in launches {
+            if let count = launch.scores {
+                collect(count, scoresOf: launch.rows)
+                continue
+            }
             let started = ContinuousClock.now
             do {
                 let rows = try backend.collect()
@@ -294,6 +311,23 @@ final class EngineCore {
             } catch {
                 fail(launch.rows, error)
             }
+        }
+    }
+
+    /// Reads the scores of a part of a prompt.
+    private func collect(_ count: Int, scoresOf sequences: [EngineSequence]) {
+        do {
+            let scores = try backend.collectScores()
+            guard scores.count == count else {
+                throw EngineError.stepFailed(
+                    "\(scores.count) scores came back for \(count) tokens of a prompt")
+            }
+            metrics.consecutiveFailures = 0
+            for sequence in sequences where !sequence.hasEnded {
+                if let reason = sequence.receive(scores: scores) { end(sequence, reason) }
+            }
+        } catch {
+            fail(sequences, error)
         }
     }
 

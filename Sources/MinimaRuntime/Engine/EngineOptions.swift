@@ -75,7 +75,7 @@ public enum EngineError: Error, Hashable, CustomStringConvertible {
             belongs to another model
             """
         case .noNewTokens(let asked):
-            "\(asked) new tokens were asked for; ask for at least one"
+            "\(asked) new tokens were asked for; ask for at least one, or for the prompt's scores"
         case .badSampling(let error): error.description
         case .contextExceeded(let prompt, let context):
             """

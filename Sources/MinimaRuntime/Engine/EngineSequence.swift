@@ -8,6 +8,10 @@ final class EngineSequence {
     let limit: Int
     /// Tokens chosen so far, as far as the host knows.
     private(set) var generated: [Int32] = []
+    /// The prompt's tokens with log-probabilities as far as they are known, if they are wanted.
+    private(set) var scores: [SampledToken] = []
+    /// Tokens of the prompt whose log-probabilities are known or queued.
+    private var scored = 0
     /// Where the request runs; `nil` while it waits.
     var slot: Int?
     var lease: PageLease?
@@ -37,6 +41,11 @@ final class EngineSequence {
         limit = arrival.limit
         channel = arrival.channel
         submitted = arrival.submitted
+        if request.promptLogprobs != nil {
+            // Nothing comes before the first.
+            scores = request.prompt.prefix(1).map { SampledToken(id: $0) }
+            if !isScoring { channel.send(prompt: scores) }
+        }
     }
 
     /// Prompt and generated tokens.
@@ -45,8 +54,13 @@ final class EngineSequence {
     var length: Int { request.prompt.count + generated.count }
     /// Whether the prompt is computed and there are tokens left to ask for.
     var canDecode: Bool { cached >= target && generated.count + inFlight < limit }
-    /// Most tokens whose keys and values are ever needed: the last one is never read.
-    var longest: Int { request.prompt.count + limit - 1 }
+    /// Most tokens whose keys and values are ever needed: the last new one is never read.
+    var longest: Int { request.prompt.count + max(limit, 1) - 1 }
+    /// Whether log-probabilities of the prompt are still to come. They need all of its tokens computed,
+    /// so keys and values that another request left are of no use until then.
+    var isScoring: Bool { request.promptLogprobs != nil && scores.count < request.prompt.count }
+    /// Whether there is nothing left to compute for a request without new tokens.
+    var isComplete: Bool { limit == 0 && cached >= target && !isScoring }
     /// Tokens whose keys and values are computed or queued, at most.
     var most: Int { cached + uncertain }
 
@@ -58,6 +72,7 @@ final class EngineSequence {
         self.lease = consume lease
         (cached, uncertain, inFlight) = (0, 0, 0)
         target = length
+        scored = scores.count
         if !hasStarted { timings.queue = elapsed }
         hasStarted = true
     }
@@ -70,10 +85,39 @@ final class EngineSequence {
         timings.preemptions += 1
     }
 
+    /// Whether the part of the prompt up to `end` is followed by a new token.
+    func samples(after end: Int) -> Bool { end == target && limit > 0 }
+
+    /// What is to be told of the prompt's likelihood with the part up to `end`; a request that comes
+    /// back keeps what is known.
+    func scoring(to end: Int) -> PromptScoring? {
+        guard let alternatives = request.promptLogprobs else { return nil }
+        // Each token shows behind the one before it.
+        let first = max(scored, cached + 1)
+        let last = min(end, request.prompt.count - 1)
+        guard first <= last else { return nil }
+        return PromptScoring(
+            rows: first - 1 - cached..<last - cached, tokens: request.prompt[first...last],
+            alternatives: alternatives)
+    }
+
     /// Part of the prompt up to `end` is queued.
     func queuePrompt(to end: Int) {
+        if let scoring = scoring(to: end) { scored = scoring.tokens.endIndex }
         cached = end
-        if end == target { inFlight += 1 }
+        if samples(after: end) { inFlight += 1 }
+    }
+
+    /// Takes scores of the prompt that have arrived, in order.
+    ///
+    /// - Returns: Why the request ends with them; `nil` while it goes on.
+    func receive(scores new: [SampledToken]) -> FinishReason? {
+        if let place = new.firstIndex(where: { $0.id < 0 }) {
+            return .failed(.notFinite(position: scores.count + place))
+        }
+        scores += new
+        if !isScoring { channel.send(prompt: scores) }
+        return isComplete ? .length : nil
     }
 
     /// A decode step is queued.

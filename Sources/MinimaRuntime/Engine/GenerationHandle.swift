@@ -56,6 +56,14 @@ public final class GenerationHandle: AsyncSequence, Sendable {
     /// All tokens so far, read or not.
     public var tokens: [GeneratedToken] { channel.progress.tokens }
 
+    /// The prompt's tokens with their log-probabilities, as soon as it is computed; `nil` when the
+    /// request does not ask for them or ends before.
+    public var scoredPrompt: [SampledToken]? {
+        get async {
+            await withCheckedContinuation { channel.prompt($0) }
+        }
+    }
+
     /// The end of the request, with all its tokens, read or not.
     public var outcome: GenerationOutcome {
         get async {
@@ -90,9 +98,12 @@ final class GenerationChannel: Sendable {
         var tokens: [GeneratedToken] = []
         var read = 0
         var isCancelled = false
+        /// The prompt's scores, once all are there.
+        var prompt: [SampledToken]?
         var outcome: GenerationOutcome?
         var readers: [CheckedContinuation<Arrival, Never>] = []
         var watchers: [CheckedContinuation<GenerationOutcome, Never>] = []
+        var promptWatchers: [CheckedContinuation<[SampledToken]?, Never>] = []
 
         /// What a reader gets now; `nil` when it has to wait.
         mutating func take() -> Arrival? {
@@ -131,20 +142,34 @@ final class GenerationChannel: Sendable {
         if let (reader, arrival) = reader { reader.resume(returning: arrival) }
     }
 
+    func send(prompt: [SampledToken]) {
+        let watchers = state.withLock { state in
+            state.prompt = prompt
+            defer { state.promptWatchers = [] }
+            return state.promptWatchers
+        }
+        for watcher in watchers { watcher.resume(returning: prompt) }
+    }
+
     func finish(_ reason: FinishReason, promptTokens: Int, timings: GenerationTimings) {
         let waking = state.withLock { state in
             let outcome = GenerationOutcome(
-                tokens: state.tokens, reason: reason, promptTokens: promptTokens, timings: timings)
+                tokens: state.tokens, prompt: state.prompt ?? [], reason: reason,
+                promptTokens: promptTokens, timings: timings)
             state.outcome = outcome
             let readers = state.readers.map { reader in
                 (reader, state.take() ?? .success(nil))
             }
-            let watchers = state.watchers
-            (state.readers, state.watchers) = ([], [])
-            return (readers: readers, watchers: watchers, outcome: outcome)
+            let (watchers, promptWatchers) = (state.watchers, state.promptWatchers)
+            (state.readers, state.watchers, state.promptWatchers) = ([], [], [])
+            return (
+                readers: readers, watchers: watchers, promptWatchers: promptWatchers,
+                outcome: outcome
+            )
         }
         for (reader, arrival) in waking.readers { reader.resume(returning: arrival) }
         for watcher in waking.watchers { watcher.resume(returning: waking.outcome) }
+        for watcher in waking.promptWatchers { watcher.resume(returning: nil) }
     }
 
     func next(_ reader: CheckedContinuation<Arrival, Never>) {
@@ -155,6 +180,15 @@ final class GenerationChannel: Sendable {
             return nil
         }
         if let arrival { reader.resume(returning: arrival) }
+    }
+
+    func prompt(_ watcher: CheckedContinuation<[SampledToken]?, Never>) {
+        let (prompt, waits) = state.withLock { state in
+            let waits = state.prompt == nil && state.outcome == nil
+            if waits { state.promptWatchers.append(watcher) }
+            return (state.prompt, waits)
+        }
+        if !waits { watcher.resume(returning: prompt) }
     }
 
     func end(_ watcher: CheckedContinuation<GenerationOutcome, Never>) {

@@ -2,21 +2,26 @@
 public struct GenerationRequest: Sendable {
     /// Token ids, at least one.
     public var prompt: [Int32]
-    /// New tokens at most; the context limits them too.
+    /// New tokens at most; the context limits them too. 0 only with ``promptLogprobs``.
     public var maxTokens: Int
     /// How tokens are chosen.
     public var sampling: SamplingParameters
     /// Tokens that end the text; they are not part of it.
     public var stop: Set<Int32>
+    /// Whether the prompt's own log-probabilities are told, and with how many of the likeliest tokens
+    /// at each place, 0 to ``SamplingParameters/mostLogprobs``; `nil`: they are not.
+    public var promptLogprobs: Int?
 
     /// A request for up to `maxTokens` tokens after `prompt`.
     public init(
-        prompt: [Int32], maxTokens: Int, sampling: SamplingParameters, stop: Set<Int32> = []
+        prompt: [Int32], maxTokens: Int, sampling: SamplingParameters, stop: Set<Int32> = [],
+        promptLogprobs: Int? = nil
     ) {
         self.prompt = prompt
         self.maxTokens = maxTokens
         self.sampling = sampling
         self.stop = stop
+        self.promptLogprobs = promptLogprobs
     }
 }
 
@@ -62,6 +67,9 @@ public struct GeneratedToken: Sendable, Hashable {
 public struct GenerationOutcome: Sendable {
     /// All new tokens, without the end token.
     public var tokens: [GeneratedToken]
+    /// The prompt's tokens with their log-probabilities, of which the first has none; empty unless the
+    /// request asks for them and the prompt was computed.
+    public var prompt: [SampledToken]
     /// Why it ended.
     public var reason: FinishReason
     /// Tokens of the prompt.

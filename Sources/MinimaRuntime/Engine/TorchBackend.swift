@@ -22,6 +22,7 @@ public final class TorchBackend: DecodeBackend {
     private let drafter: (any Drafter)?
     private var slots: [Slot?]
     private var results: [[[SampledToken]]] = []
+    private var scores: [[SampledToken]] = []
 
     private struct Slot {
         /// The next decode step's input.
@@ -126,8 +127,10 @@ public final class TorchBackend: DecodeBackend {
         let tokens =
             chunk.samples
             ? try choose(hidden.narrow(1, count - 1..<count), [chunk.slot], [DraftTree()]) : []
+        let scored = try chunk.scoring.map { try score($0, hidden) }
         try drafter?.prefill(chunk, features: features)
         if chunk.samples { results.append(tokens) }
+        if let scored { scores.append(scored) }
     }
 
     /// Computes the next tokens of every row.
@@ -267,6 +270,37 @@ public final class TorchBackend: DecodeBackend {
     public func collect() throws -> [[SampledToken]] {
         guard !results.isEmpty else { throw EngineError.stepFailed("nothing was queued") }
         return results.removeFirst()
+    }
+
+    /// Log-probabilities of a prompt's tokens after hidden states `[1, token, hidden]`, for some rows at
+    /// a time: logits of all would take more memory than the rest of the model's work.
+    private func score(_ scoring: PromptScoring, _ hidden: Tensor) throws -> [SampledToken] {
+        var scored: [SampledToken] = []
+        let (tokens, first) = (scoring.tokens, scoring.rows.lowerBound)
+        while scored.count < tokens.count {
+            let rest = tokens.dropFirst(scored.count).prefix(PromptScoring.rowsAtOnce)
+            let start = first + scored.count
+            let likely = try withoutGradients {
+                let rows = try hidden.narrow(1, start..<start + rest.count)
+                let logits = try model.logits(model.normed(rows.reshape([rest.count, -1])))
+                return try LogProbabilities(
+                    logits.to(dtype: .float32), rest.map(Int64.init), count: scoring.alternatives)
+            }
+            for (row, id) in rest.enumerated() {
+                let logprob = likely.chosen[row]
+                scored.append(
+                    logprob.isFinite
+                        ? SampledToken(id: id, logprob: logprob, alternatives: likely.top[row])
+                        : SampledToken(id: SampledToken.notFinite))
+            }
+        }
+        return scored
+    }
+
+    /// The oldest scores.
+    public func collectScores() throws -> [SampledToken] {
+        guard !scores.isEmpty else { throw EngineError.stepFailed("no scores were queued") }
+        return scores.removeFirst()
     }
 
     /// Copies whole pages.
