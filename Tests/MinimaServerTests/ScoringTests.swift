@@ -86,7 +86,8 @@ struct ScoringTests {
             let many = try await server.post(
                 "/v1/completions",
                 [
-                    "prompt": .array(Array(repeating: .string("a b c d e f g h i j k l m n o p"), count: 1024)),
+                    "prompt": .array(
+                        Array(repeating: .string("a b c d e f g h i j k l m n o p"), count: 1024)),
                     "echo": true, "logprobs": 20, "max_tokens": 1,
                 ])
             let most = ServerOptions().maxPromptLogprobs
