@@ -98,8 +98,8 @@ extension Sampler {
     /// The next token of each sequence with the log-probabilities that its parameters ask for;
     /// ``SampledToken/notFinite`` for rows whose logits are not all finite.
     ///
-    /// Log-probabilities are those of the model's own distribution, before bias, penalties,
-    /// temperature and filters.
+    /// Log-probabilities are those of the model's own distribution, before mask, bias, penalties,
+    /// temperature and filters: what the model would say, not what it may.
     public static func sample(
         _ logits: Tensor, _ sequences: [SamplingSequence]
     ) throws -> [SampledToken] {
@@ -129,6 +129,10 @@ extension Sampler {
     ) throws -> (Tensor, SamplingDraw) {
         guard logits.rank == 2, logits.shape[0] == sequences.count, logits.shape[1] > 0 else {
             throw SamplingError.wrongRows(logits: logits.shape, sequences: sequences.count)
+        }
+        let words = (logits.shape[1] + 31) / 32
+        for case let mask? in sequences.map(\.mask) where mask.count != words {
+            throw SamplingError.badMask(words: mask.count, needed: words)
         }
         return (
             try logits.to(dtype: .float32).contiguous(),

@@ -10,7 +10,7 @@ private enum Ops {
 /// The reference of sampling, on libtorch's operators: a batch of rows of logits, each with its own
 /// sequence's parameters, none of which sees another row.
 ///
-/// With a = logits after bias and penalties, M their largest and T the temperature, a token's weight is
+/// With a = logits after mask, bias and penalties, M their largest and T the temperature, a token's weight is
 /// w = e^((a − M)/T) in float32, and the filters keep
 /// - min-p: w ≥ min-p;
 /// - top-k: the tokens of which fewer than k have a larger weight;
@@ -40,8 +40,25 @@ struct SamplingDraw {
         try Tensor(values, shape: [values.count, 1]).to(device)
     }
 
-    /// Logits `[rows, vocabulary]`, float32, after bias and penalties.
+    /// Logits `[rows, vocabulary]`, float32, with −∞ for tokens that a mask excludes.
+    private func masked(_ logits: Tensor) throws(TensorError) -> Tensor {
+        guard sequences.contains(where: { $0.mask != nil }) else { return logits }
+        let vocabulary = logits.shape[1]
+        var excluded = [UInt8](repeating: 0, count: logits.count)
+        for (row, sequence) in sequences.enumerated() {
+            guard let mask = sequence.mask else { continue }
+            for token in 0..<vocabulary where mask[token / 32] >> UInt32(token % 32) & 1 == 0 {
+                excluded[row * vocabulary + token] = 1
+            }
+        }
+        let isExcluded = try Tensor(excluded, shape: logits.shape).to(device).equals(1)
+        return try logits.maskedFill(isExcluded, -.infinity)
+    }
+
+    /// Logits `[rows, vocabulary]`, float32, after mask, bias and penalties.
     func adjusted(_ logits: Tensor) throws(TensorError) -> Tensor {
+        // Nothing that is added to −∞ or multiplies it brings a token back.
+        let logits = try masked(logits)
         guard sequences.contains(where: { $0.isAdjusted }) else { return logits }
         let vocabulary = logits.shape[1]
         var (rows, bias, seen, counts): ([Int64], [Float], [Float], [Float]) = ([], [], [], [])

@@ -2,9 +2,9 @@ import MinimaKernels
 
 /// How the next token of a request is chosen from the model's logits.
 ///
-/// Applied in this order, as vLLM and transformers do: ``logitBias``, ``repetitionPenalty``,
-/// ``frequencyPenalty``, ``presencePenalty``; then ``temperature``, ``minP``, ``topK``, ``topP``, each
-/// on what the ones before it kept.
+/// Applied in this order, as vLLM and transformers do: the mask of a ``TokenConstraint``;
+/// ``logitBias``, ``repetitionPenalty``, ``frequencyPenalty``, ``presencePenalty``; then
+/// ``temperature``, ``minP``, ``topK``, ``topP``, each on what the ones before it kept.
 public struct SamplingParameters: Sendable, Hashable {
     /// Divides the logits; 0 takes the likeliest token.
     public var temperature: Double
@@ -27,7 +27,7 @@ public struct SamplingParameters: Sendable, Hashable {
     /// token's; `nil` reports none at all.
     ///
     /// As in OpenAI's interface these are natural logarithms of the model's own distribution:
-    /// before bias, penalties, temperature and filters.
+    /// before a constraint's mask, bias, penalties, temperature and filters.
     public var logprobs: Int?
     /// Seed of the draws.
     public var seed: UInt64
@@ -117,6 +117,7 @@ public enum SamplingError: Error, Hashable, CustomStringConvertible {
     case badBiasToken(Int32, vocabulary: Int?)
     case badLogprobs(Int)
     case wrongRows(logits: [Int], sequences: Int)
+    case badMask(words: Int, needed: Int)
 
     /// What was given and what is allowed.
     public var description: String {
@@ -139,6 +140,8 @@ public enum SamplingError: Error, Hashable, CustomStringConvertible {
             "log-probabilities of \(value) tokens were asked for; 0...\(SamplingParameters.mostLogprobs) are possible"
         case .wrongRows(let logits, let sequences):
             "logits of shape \(logits) do not have one row for each of \(sequences) sequences"
+        case .badMask(let words, let needed):
+            "a mask of \(words) words was given; the vocabulary needs \(needed) of 32 tokens each"
         }
     }
 }

@@ -9,6 +9,9 @@ public struct SamplingSequence: Sendable {
     public private(set) var prompt: Set<Int32> = []
     /// How often the answer holds each of its tokens.
     public private(set) var counts: [Int32: Int] = [:]
+    /// Which tokens may be the next one, 32 to a word, token 0 the lowest bit of the first, at least one
+    /// of them; `nil`: any. Goes with the token that is chosen by it.
+    public var mask: [UInt32]?
 
     /// A sequence that begins with `tokens`, the first `promptCount` of them the prompt (by default
     /// all) and the others already generated.
@@ -26,6 +29,7 @@ public struct SamplingSequence: Sendable {
     /// Appends the token that was chosen.
     public mutating func append(_ token: Int32) {
         position += 1
+        mask = nil
         if parameters.usesHistory { counts[token, default: 0] += 1 }
     }
 

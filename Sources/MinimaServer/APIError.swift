@@ -127,7 +127,7 @@ struct APIError: Error, Hashable {
         case .shutDown, .noThread: self = .engineGone
         case .emptyPrompt, .tokenOutOfRange, .noNewTokens, .badSampling, .contextExceeded:
             self = .invalid(error.description)
-        case .notFinite, .stepFailed:
+        case .notFinite, .nothingAllowed, .tokenNotAllowed, .stepFailed:
             // Reasons name sizes, devices and operators, none of which is the client's business.
             self = .failed("the answer could not be computed; the server's log says why")
         }

@@ -157,11 +157,14 @@ public struct PrefillChunk: Sendable {
     public var samples: Bool
     /// What is to be told of the prompt's likelihood; `nil`: nothing.
     public var scoring: PromptScoring?
+    /// Which tokens may be sampled: as ``DecodeBatch/Row/mask``.
+    public var mask: [UInt32]?
 
     /// A chunk of the sequence in `slot`.
     public init(
         slot: Int, position: Int, tokens: ArraySlice<Int32>, pages: [Int32], samples: Bool,
-        scoring: PromptScoring? = nil
+        scoring: PromptScoring? = nil,
+        mask: [UInt32]? = nil
     ) {
         self.slot = slot
         self.position = position
@@ -169,6 +172,7 @@ public struct PrefillChunk: Sendable {
         self.pages = pages
         self.samples = samples
         self.scoring = scoring
+        self.mask = mask
     }
 }
 
@@ -206,12 +210,16 @@ public struct DecodeBatch: Sendable {
         public var position: Int
         /// As ``PrefillChunk/pages``, with room for the highest position that the step may write.
         public var pages: [Int32]
+        /// Which tokens may come next, 32 to a word, token 0 the lowest bit of the first; `nil`: any.
+        /// A row with a mask verifies no proposals: it makes one token.
+        public var mask: [UInt32]?
 
         /// A row of the sequence in `slot`.
-        public init(slot: Int, position: Int, pages: [Int32]) {
+        public init(slot: Int, position: Int, pages: [Int32], mask: [UInt32]? = nil) {
             self.slot = slot
             self.position = position
             self.pages = pages
+            self.mask = mask
         }
     }
 

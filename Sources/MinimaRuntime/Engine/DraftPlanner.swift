@@ -87,12 +87,13 @@ struct DraftPlanner {
     }
 
     /// Rows that may share a launch: with the flag, those without room for all proposals get none,
-    /// and take none from the others.
+    /// and take none from the others; so with those whose tokens are constrained.
     func groups(_ rows: [EngineSequence]) -> [[EngineSequence]] {
         guard isDeterministic, fixed > 0 else { return [rows] }
-        let few = rows.filter { $0.most + 1 + fixed > capacity.context }
-        guard !few.isEmpty else { return [rows] }
-        return [rows.filter { $0.most + 1 + fixed <= capacity.context }, few]
+        func isPlain(_ row: EngineSequence) -> Bool {
+            row.isConstrained || row.most + 1 + fixed > capacity.context
+        }
+        return [rows.filter { !isPlain($0) }, rows.filter(isPlain)].filter { !$0.isEmpty }
     }
 
     /// What a launch proposes.
@@ -101,8 +102,11 @@ struct DraftPlanner {
     mutating func choose(
         _ bucket: Int, _ rows: [EngineSequence], makeRoom: (Int) -> Int
     ) -> SpeculationController.Choice {
+        let free = rows.count { !$0.isConstrained }
+        guard free > 0 else { return SpeculationController.Choice() }
         var choice =
-            controller?.choose(bucket: bucket) ?? SpeculationController.Choice(draftTokens: fixed)
+            controller?.choose(bucket: bucket, share: Double(free) / Double(rows.count))
+            ?? SpeculationController.Choice(draftTokens: fixed)
         guard choice.draftTokens > 0 else { return choice }
         let highest = rows.reduce(0) { max($0, $1.most) }
         let room = makeRoom(min(choice.draftTokens, max(capacity.context - highest - 1, 0)))
@@ -126,9 +130,12 @@ struct DraftPlanner {
         return (now - max(last.read, launch.started)).totalSeconds
     }
 
-    /// Learns from a decode step.
-    mutating func record(_ launch: EngineLaunch, accepted: [Int], seconds: Double?) {
+    /// Learns from a decode step, in which that many constrained rows verified nothing.
+    mutating func record(
+        _ launch: EngineLaunch, accepted: [Int], constrained: Int, seconds: Double?
+    ) {
         controller?.record(
-            launch.choice, bucket: launch.bucket, accepted: accepted, seconds: seconds)
+            launch.choice, bucket: launch.bucket, accepted: accepted, constrained: constrained,
+            seconds: seconds)
     }
 }

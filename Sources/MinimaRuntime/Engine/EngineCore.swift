@@ -52,7 +52,7 @@ final class EngineCore {
     // MARK: Coming and going
 
     func add(_ arrival: EngineInbox.Arrival) {
-        waiting.append(EngineSequence(arrival))
+        waiting.append(EngineSequence(arrival, vocabulary: capacity.vocabulary))
     }
 
     func cancel(_ id: UInt64) {
@@ -87,7 +87,9 @@ final class EngineCore {
         admit()
         let launches = launch()
         if !launches.isEmpty { queued.append(launches) }
-        let kept = launches.isEmpty ? 0 : max(capacity.queuedSteps, 1) - 1
+        // What may come next in a constrained sequence follows from the token before it.
+        let waits = launches.isEmpty || running.contains(where: \.needsResult)
+        let kept = waits ? 0 : max(capacity.queuedSteps, 1) - 1
         while queued.count > kept { collect(queued.removeFirst()) }
         metrics.steps += 1
         publish()
@@ -164,6 +166,7 @@ final class EngineCore {
                 seconds: rows.isEmpty ? nil : { spent + $0 },
                 estimate: backend.prefillSeconds(tokens:at:))
             guard size > 0 else { break }
+            guard size < left || isContinuable(sequence) else { continue }
             budget -= size
             spent += backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0
             launches += prefill(sequence, size)
@@ -183,6 +186,7 @@ final class EngineCore {
                 index += 1
                 continue
             }
+            guard isContinuable(sequence) else { continue }
             do {
                 try sequence.lease?.grow(to: pool.pages(for: sequence.most + 1))
                 rows.append(sequence)
@@ -194,6 +198,17 @@ final class EngineCore {
             }
         }
         return rows
+    }
+
+    /// Whether some token may come next; if not, the sequence has failed and is gone.
+    private func isContinuable(_ sequence: EngineSequence) -> Bool {
+        do throws(EngineError) {
+            _ = try sequence.mask()
+            return true
+        } catch {
+            end(sequence, .failed(error))
+            return false
+        }
     }
 
     /// Takes pages for proposals, as long as one for each running request stays free: what may be
@@ -228,14 +243,15 @@ final class EngineCore {
     private func decode(
         _ batch: [EngineSequence], _ bucket: Int, _ choice: SpeculationController.Choice
     ) -> EngineLaunch? {
-        let rows = batch.compactMap { sequence -> DecodeBatch.Row? in
-            guard let slot = sequence.slot else { return nil }
-            return DecodeBatch.Row(
-                slot: slot, position: sequence.cached, pages: sequence.lease?.pages ?? [])
-        }
         var launch = EngineLaunch(
             rows: batch, bucket: bucket, choice: choice, prefills: drafting.prefills)
         do {
+            let rows = try batch.compactMap { sequence -> DecodeBatch.Row? in
+                guard let slot = sequence.slot else { return nil }
+                return DecodeBatch.Row(
+                    slot: slot, position: sequence.cached, pages: sequence.lease?.pages ?? [],
+                    mask: try sequence.mask())
+            }
             try backend.decode(
                 DecodeBatch(rows: rows, bucket: bucket, draftTokens: choice.draftTokens))
         } catch {
@@ -261,7 +277,8 @@ final class EngineCore {
                 PrefillChunk(
                     slot: slot, position: sequence.cached,
                     tokens: sequence.tokens[sequence.cached..<end],
-                    pages: sequence.lease?.pages ?? [], samples: samples, scoring: scoring))
+                    pages: sequence.lease?.pages ?? [], samples: samples, scoring: scoring,
+                    mask: samples ? sequence.mask() : nil))
         } catch {
             fail([sequence], error)
             return []
@@ -333,11 +350,21 @@ final class EngineCore {
 
     /// Counts what was accepted in a decode step.
     private func learn(_ launch: EngineLaunch, _ rows: [[SampledToken]], _ seconds: Double?) {
-        // Where the logits were not finite nothing was compared.
-        let accepted = rows.filter { ($0.last?.id ?? -1) >= 0 }.map { $0.count - 1 }
+        let draftTokens = launch.choice.draftTokens
+        var (accepted, constrained) = ([Int](), 0)
+        for (sequence, row) in zip(launch.rows, rows) {
+            if draftTokens > 0, sequence.isConstrained {
+                constrained += 1
+            } else if let last = row.last, last.id >= 0 {
+                // Where the logits were not finite nothing was compared.
+                accepted.append(row.count - 1)
+            }
+        }
         metrics.speculation.add(
-            draftTokens: launch.choice.draftTokens, accepted: accepted, seconds: seconds)
-        drafting.record(launch, accepted: accepted, seconds: seconds)
+            draftTokens: draftTokens, accepted: accepted, constrained: constrained,
+            seconds: seconds)
+        drafting.record(
+            launch, accepted: accepted, constrained: constrained, seconds: seconds)
     }
 
     private func receive(_ sequence: EngineSequence, _ token: SampledToken) {

@@ -62,6 +62,8 @@ public enum EngineError: Error, Hashable, CustomStringConvertible {
     case shutDown
     case noThread
     case notFinite(position: Int)
+    case nothingAllowed(position: Int)
+    case tokenNotAllowed(id: Int32, position: Int)
     case stepFailed(String)
 
     /// What was asked, what was found, what to do.
@@ -90,6 +92,16 @@ public enum EngineError: Error, Hashable, CustomStringConvertible {
             """
             the model's output after \(position) tokens is not finite: its weights are damaged or its \
             type is too narrow for it
+            """
+        case .nothingAllowed(let position):
+            """
+            the request's constraint excludes every token after \(position): no token of the model's \
+            vocabulary continues what it asks for; loosen it
+            """
+        case .tokenNotAllowed(let id, let position):
+            """
+            the request's constraint refused the token \(id) after \(position) tokens, which its own \
+            mask had allowed: it contradicts itself
             """
         case .stepFailed(let reason): "the engine's step failed: \(reason)"
         }

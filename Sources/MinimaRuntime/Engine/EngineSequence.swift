@@ -28,6 +28,7 @@ final class EngineSequence {
     var overtaken = 0
     private(set) var hasEnded = false
 
+    private var constraint: ConstraintState?
     private let channel: GenerationChannel
     private let submitted: ContinuousClock.Instant
     private var timings = GenerationTimings()
@@ -35,10 +36,13 @@ final class EngineSequence {
     private var firstToken = 0.0
     private var lastToken = 0.0
 
-    init(_ arrival: EngineInbox.Arrival) {
+    init(_ arrival: EngineInbox.Arrival, vocabulary: Int) {
         id = arrival.id
         request = arrival.request
         limit = arrival.limit
+        constraint = arrival.request.constraint.map {
+            ConstraintState($0, vocabulary: vocabulary)
+        }
         channel = arrival.channel
         submitted = arrival.submitted
         if request.promptLogprobs != nil {
@@ -53,7 +57,13 @@ final class EngineSequence {
     /// How many those are.
     var length: Int { request.prompt.count + generated.count }
     /// Whether the prompt is computed and there are tokens left to ask for.
-    var canDecode: Bool { cached >= target && generated.count + inFlight < limit }
+    var canDecode: Bool {
+        cached >= target && generated.count + inFlight < limit && !needsResult
+    }
+    /// Whether a constraint says which tokens may come.
+    var isConstrained: Bool { constraint != nil }
+    /// Whether the next step waits for a token that the host does not know.
+    var needsResult: Bool { isConstrained && inFlight > 0 }
     /// Most tokens whose keys and values are ever needed: the last new one is never read.
     var longest: Int { request.prompt.count + max(limit, 1) - 1 }
     /// Whether log-probabilities of the prompt are still to come. They need all of its tokens computed,
@@ -100,6 +110,10 @@ final class EngineSequence {
             rows: first - 1 - cached..<last - cached, tokens: request.prompt[first...last],
             alternatives: alternatives)
     }
+    /// Which tokens may come next; `nil`: any.
+    ///
+    /// - Throws: `EngineError.nothingAllowed`.
+    func mask() throws(EngineError) -> [UInt32]? { try constraint?.mask(after: length) }
 
     /// Part of the prompt up to `end` is queued.
     func queuePrompt(to end: Int) {
@@ -142,6 +156,11 @@ final class EngineSequence {
             return .failed(.notFinite(position: length))
         }
         if request.stop.contains(token.id) { return .stop }
+        do throws(EngineError) {
+            try constraint?.accept(token.id, after: length)
+        } catch {
+            return .failed(error)
+        }
         lastToken = elapsed
         if generated.isEmpty { firstToken = lastToken }
         generated.append(token.id)

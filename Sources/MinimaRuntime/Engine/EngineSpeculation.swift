@@ -15,9 +15,9 @@ public struct SpeculationMetrics: Sendable, Hashable {
     public struct Steps: Sendable, Hashable {
         /// Steps.
         public var count = 0
-        /// Rows of all of them.
+        /// Rows of all of them; in steps that propose, those whose tokens are not constrained.
         public var rows = 0
-        /// Tokens of all rows.
+        /// Tokens of these rows.
         public var tokens = 0
         /// Seconds of those steps that ran by themselves, and what they made; not of the first, which
         /// may make what later ones use.
@@ -53,15 +53,18 @@ public struct SpeculationMetrics: Sendable, Hashable {
     /// Tokens that steps could propose, of all rows.
     public var drafted: Int { steps.reduce(0) { $0 + $1.key * $1.value.rows } }
 
-    /// Takes the outcome of a step whose rows had so many proposals accepted.
-    mutating func add(draftTokens: Int, accepted rows: [Int], seconds: Double?) {
+    /// Takes the outcome of a step whose rows had so many proposals accepted; constrained rows beside
+    /// them verified none.
+    mutating func add(
+        draftTokens: Int, accepted rows: [Int], constrained: Int = 0, seconds: Double?
+    ) {
         let tokens = rows.reduce(rows.count, +)
         var all = steps[draftTokens] ?? Steps()
         all.count += 1
         all.rows += rows.count
         all.tokens += tokens
         if let seconds, all.count > 1 {
-            all.timed.tokens += tokens
+            all.timed.tokens += tokens + constrained
             all.timed.seconds += seconds
         }
         steps[draftTokens] = all

@@ -11,17 +11,21 @@ public struct GenerationRequest: Sendable {
     /// Whether the prompt's own log-probabilities are told, and with how many of the likeliest tokens
     /// at each place, 0 to ``SamplingParameters/mostLogprobs``; `nil`: they are not.
     public var promptLogprobs: Int?
+    /// Which tokens may come; this request's own. Steps propose nothing for it.
+    public var constraint: (any TokenConstraint)?
 
     /// A request for up to `maxTokens` tokens after `prompt`.
     public init(
         prompt: [Int32], maxTokens: Int, sampling: SamplingParameters, stop: Set<Int32> = [],
-        promptLogprobs: Int? = nil
+        promptLogprobs: Int? = nil,
+        constraint: (any TokenConstraint)? = nil
     ) {
         self.prompt = prompt
         self.maxTokens = maxTokens
         self.sampling = sampling
         self.stop = stop
         self.promptLogprobs = promptLogprobs
+        self.constraint = constraint
     }
 }
 

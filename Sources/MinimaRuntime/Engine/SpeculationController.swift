@@ -85,8 +85,10 @@ struct SpeculationController {
     }
 
     /// The number of proposals for the next step of `bucket` rows.
-    mutating func choose(bucket: Int) -> Choice {
-        let estimates = estimates(bucket)
+    ///
+    /// - Parameter share: Rows that verify proposals, of all rows.
+    mutating func choose(bucket: Int, share: Double = 1) -> Choice {
+        let estimates = estimates(bucket, share)
         guard let plain = estimates.first, estimates.count > 1 else { return Choice() }
         let best = best(estimates)
         sinceTrial += 1
@@ -137,7 +139,7 @@ struct SpeculationController {
 
     /// What each choice promises, in ascending order; nothing before a step without proposals was
     /// timed, as what they gain is counted from there.
-    private func estimates(_ bucket: Int) -> [Estimate] {
+    private func estimates(_ bucket: Int, _ share: Double) -> [Estimate] {
         let own = times[bucket] ?? [:]
         guard known(bucket, 0) != nil || own[0] != nil else { return [] }
         let line = Line(own)
@@ -148,7 +150,10 @@ struct SpeculationController {
             guard let seconds = known(bucket, count) ?? time(bucket, count, line),
                 seconds > 0, seconds.isFinite
             else { continue }
-            found.append(Estimate(draftTokens: count, tokens: tokens[count], seconds: seconds))
+            found.append(
+                Estimate(
+                    draftTokens: count, tokens: 1 + share * (tokens[count] - 1),
+                    seconds: seconds))
             // Times of longer steps are guesses from shorter ones.
             if known(bucket, count) == nil, count > tried { break }
         }
@@ -243,12 +248,15 @@ struct SpeculationController {
     /// Takes the outcome of a step.
     ///
     /// - Parameters:
-    ///   - accepted: Proposals accepted, per row, `0...draftTokens`.
+    ///   - accepted: Proposals accepted, per row that verified them, `0...draftTokens`.
+    ///   - constrained: Rows beside them that verified none.
     ///   - measured: The step's time; `nil` where something else ran, too.
     mutating func record(
-        _ choice: Choice, bucket: Int, accepted: [Int], seconds measured: Double?
+        _ choice: Choice, bucket: Int, accepted: [Int], constrained: Int = 0,
+        seconds measured: Double?
     ) {
         guard !accepted.isEmpty else { return }
+        let rows = Double(accepted.count + constrained)
         let draftTokens = choice.draftTokens
         for place in 0..<min(draftTokens, places.count) {
             let reached = accepted.count { $0 >= place }
@@ -258,12 +266,12 @@ struct SpeculationController {
         if let measured, measured > 0, known(bucket, draftTokens) == nil {
             times[bucket, default: [:]][draftTokens, default: Time()].add(measured)
         }
-        let plan = estimates(bucket)
+        let plan = estimates(bucket, Double(accepted.count) / rows)
         // By means: what other programs did to a single step says nothing about its choice.
         guard let plain = plan.first,
             let spent = plan.first(where: { $0.draftTokens == draftTokens })?.seconds
         else { return }
-        let tokens = 1 + Double(accepted.reduce(0, +)) / Double(accepted.count)
+        let tokens = 1 + Double(accepted.reduce(0, +)) / rows
         let steps = spent / plain.seconds
         safety += Self.allowance * steps
         if draftTokens > 0 { safety += tokens - steps }

@@ -124,6 +124,7 @@ public final class TorchBackend: DecodeBackend {
             PagedRows(
                 pages: [chunk.pages], positions: [chunk.position], count: count,
                 rotaryLength: slots[chunk.slot]?.start))
+        if chunk.samples { slots[chunk.slot]?.sampling.mask = chunk.mask }
         let tokens =
             chunk.samples
             ? try choose(hidden.narrow(1, count - 1..<count), [chunk.slot], [DraftTree()]) : []
@@ -137,6 +138,7 @@ public final class TorchBackend: DecodeBackend {
     public func decode(_ batch: DecodeBatch) throws {
         let slots = batch.rows.map(\.slot)
         let inputs = try slots.map { try state($0).last }
+        for row in batch.rows { self.slots[row.slot]?.sampling.mask = row.mask }
         let proposals = try propose(batch)
         // No further than what is proposed, whatever was asked for.
         let most = proposals.reduce(0) { max($0, $1.count) }
@@ -186,20 +188,24 @@ public final class TorchBackend: DecodeBackend {
         try storage.copy(rows: sources, to: destinations)
     }
 
-    /// What the drafter proposes, as far as those are tokens.
+    /// What the drafter proposes, as far as those are tokens; nothing for rows with a mask.
     private func propose(_ batch: DecodeBatch) throws -> [DraftTree] {
-        guard let drafter, batch.draftTokens > 0 else {
-            return batch.rows.map { _ in DraftTree() }
-        }
-        let rows = try batch.rows.map { row in
+        var proposals = [DraftTree](repeating: DraftTree(), count: batch.rows.count)
+        let free = batch.rows.indices.filter { batch.rows[$0].mask == nil }
+        guard let drafter, batch.draftTokens > 0, !free.isEmpty else { return proposals }
+        let rows = try free.map { index in
+            let row = batch.rows[index]
             let state = try state(row.slot)
             return DraftRow(
                 slot: row.slot, last: state.last, position: row.position, pages: row.pages,
                 sampling: state.sampling)
         }
-        return try drafter.propose(rows, count: batch.draftTokens).map {
-            $0.valid(count: batch.draftTokens, vocabulary: capacity.vocabulary)
+        let found = try drafter.propose(rows, count: batch.draftTokens)
+        for (index, tree) in zip(free, found) {
+            proposals[index] = tree.valid(
+                count: batch.draftTokens, vocabulary: capacity.vocabulary)
         }
+        return proposals
     }
 
     /// Chooses the tokens after hidden states `[row, place, hidden]`, place by place, in each row for as
