@@ -31,14 +31,13 @@ struct AnswerParameters: Sendable {
     /// Parameters that change nothing about the answer.
     private static let ignored: Set<String> = [
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "request_id", "priority", "parallel_tool_calls",
+        "prompt_cache_retention", "request_id", "priority",
     ]
 
     /// Parameters that this server does not follow, and the values that ask for nothing; to ignore
     /// others would give answers that nobody asked for.
     private static let neutral: [String: [JSON]] = [
-        "tools": [.array([])], "tool_choice": ["none", "auto"], "functions": [.array([])],
-        "function_call": ["none", "auto"], "response_format": [["type": "text"]],
+        "response_format": [["type": "text"]],
         "guided_json": [], "guided_regex": [], "guided_choice": [], "guided_grammar": [],
         "structured_outputs": [], "min_tokens": [0], "length_penalty": [1, 1.0],
         "use_beam_search": [false], "prompt_logprobs": [], "truncate_prompt_tokens": [],

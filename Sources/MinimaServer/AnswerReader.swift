@@ -6,12 +6,17 @@ struct AnswerReader: Sendable {
     let index: Int
     private let handle: GenerationHandle
     private var text: AnswerText
+    /// Makes a chat's message of the text.
+    private var message: MessageParser?
     private var timing = AnswerTiming()
 
-    init(index: Int, handle: GenerationHandle, text: AnswerText) {
+    init(
+        index: Int, handle: GenerationHandle, text: AnswerText, message: MessageParser? = nil
+    ) {
         self.index = index
         self.handle = handle
         self.text = text
+        self.message = message
     }
 
     /// What is told of an answer.
@@ -25,20 +30,34 @@ struct AnswerReader: Sendable {
     mutating func next() async -> Event {
         do throws(FinishReason) {
             let tokens = handle.makeAsyncIterator()
-            if !text.hasStopped, let token = try await tokens.next(isolation: nil) {
+            if !hasStopped, let token = try await tokens.next(isolation: nil) {
                 timing.add(token.seconds)
-                let piece = text.append(token.token)
-                if text.hasStopped { handle.cancel() }
+                let piece = parsed(text.append(token.token))
+                if hasStopped { handle.cancel() }
                 return .piece(piece)
             }
         } catch {
-            return .end(AnswerEnd(piece: text.finish(), reason: error, timing: timing))
+            return .end(end(parsed(text.finish(), isLast: true), error))
         }
-        let wasStopped = text.hasStopped
-        let piece = text.finish()
-        let isStopped = wasStopped || text.hasStopped
-        let reason = isStopped ? .stop : await handle.outcome.reason
-        return .end(AnswerEnd(piece: piece, reason: reason, timing: timing))
+        let wasStopped = hasStopped
+        let piece = parsed(text.finish(), isLast: true)
+        let isStopped = wasStopped || hasStopped
+        return .end(end(piece, isStopped ? .stop : await handle.outcome.reason))
+    }
+
+    /// Whether the answer is over by what its text is.
+    private var hasStopped: Bool { text.hasStopped || message?.isComplete == true }
+
+    /// A piece of text as what a chat's message has of it.
+    private mutating func parsed(_ piece: AnswerPiece, isLast: Bool = false) -> AnswerPiece {
+        guard var deltas = message?.append(piece.text) else { return piece }
+        if isLast { deltas += message?.finish() ?? [] }
+        return AnswerPiece(tokens: piece.tokens, deltas: deltas)
+    }
+
+    private func end(_ piece: AnswerPiece, _ reason: FinishReason) -> AnswerEnd {
+        AnswerEnd(
+            piece: piece, reason: reason, timing: timing, hasCalls: message?.hasCalls ?? false)
     }
 
     /// Reads several answers at one time.
@@ -84,6 +103,11 @@ struct AnswerEnd: Sendable {
     var piece: AnswerPiece
     var reason: FinishReason
     var timing: AnswerTiming
+    /// Whether the answer calls functions.
+    var hasCalls: Bool
+
+    /// OpenAI's name of the reason; an answer that was cut short counts as such, calls or not.
+    var reasonName: String { hasCalls && reason == .stop ? "tool_calls" : reason.name }
 }
 
 /// When an answer's tokens came, in seconds from its submission.

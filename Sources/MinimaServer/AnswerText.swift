@@ -17,8 +17,10 @@ struct AnswerPiece: Sendable, Hashable {
     var text = ""
     /// Tokens whose text is out with this piece, where log-probabilities were asked for.
     var tokens: [ScoredToken] = []
+    /// What a chat's message has of the text, which is empty then.
+    var deltas: [MessageDelta] = []
 
-    var isEmpty: Bool { text.isEmpty && tokens.isEmpty }
+    var isEmpty: Bool { text.isEmpty && tokens.isEmpty && deltas.isEmpty }
 }
 
 /// Makes text of an answer's tokens, as they come, up to the first text that ends it.
@@ -36,11 +38,13 @@ struct AnswerText {
     /// - Parameters:
     ///   - prompt: What is before the answer: a decoder's state goes on from there.
     ///   - offset: Scalars of text before the answer's.
+    ///   - kept: Special tokens that are part of the text all the same.
     init(
         _ tokenizer: Tokenizer, after prompt: [Int32], _ parameters: AnswerParameters,
-        offset: Int = 0
+        offset: Int = 0, keeping kept: Set<Int32> = []
     ) {
-        stream = tokenizer.makeStream(skipSpecialTokens: parameters.skipsSpecialTokens)
+        stream = tokenizer.makeStream(
+            skipSpecialTokens: parameters.skipsSpecialTokens, keeping: kept)
         // No decoder looks further back than a scalar's bytes and the first token.
         for id in prompt.suffix(16) { _ = stream.append(id) }
         stop = StopMatcher(parameters.stopTexts)

@@ -10,8 +10,9 @@ struct ChatRequest: Sendable {
     var prompt: String
     var tokens: [Int32]
     var parameters: AnswerParameters
+    var tools: ToolParameters
 
-    private static let names = AnswerParameters.names.union([
+    private static let names = AnswerParameters.names.union(ToolParameters.names).union([
         "messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt",
         "chat_template_kwargs", "continue_final_message",
     ])
@@ -40,19 +41,28 @@ struct ChatRequest: Sendable {
                 "this server does not support continue_final_message yet; leave it out",
                 "continue_final_message", code: "unsupported_parameter")
         }
-        (prompt, tokens) = try Self.prompt(fields, model)
+        tools = try ToolParameters(fields)
+        guard tools.choice == .auto || tools.choice == .none else {
+            throw .invalid(
+                "this server does not force calls yet; give the tool_choice \"auto\"",
+                "tool_choice",
+                code: "unsupported_parameter")
+        }
+        (prompt, tokens) = try Self.prompt(fields, tools, model)
     }
 
     /// The prompt that a conversation makes.
     static func prompt(
-        _ fields: RequestFields, _ model: ServedModel
+        _ fields: RequestFields, _ tools: ToolParameters, _ model: ServedModel
     ) throws(APIError) -> (text: String, tokens: [Int32]) {
         guard let chat = model.chat else {
             throw .invalid(
                 "this model has no chat template; use /v1/completions", "messages",
                 code: "no_chat_template")
         }
-        let messages = try messages(fields)
+        let messages = try ChatMessages(fields)
+        let offered = tools.offered
+        if !offered.isEmpty { try check(chat) }
         var variables = chat.variables
         if let more = try fields.object("chat_template_kwargs")?.object {
             let own: Set<String> = ["messages", "tools", "documents", "add_generation_prompt"]
@@ -68,8 +78,11 @@ struct ChatRequest: Sendable {
         let speaks = try fields.bool("add_generation_prompt") ?? true
         let text: String
         do throws(TemplateError) {
-            text = try chat.template.render(
-                messages: .array(messages), addGenerationPrompt: speaks, variables: variables,
+            let template = offered.isEmpty ? chat.template : chat.toolTemplate
+            text = try template.render(
+                messages: .array(messages.json),
+                tools: offered.isEmpty ? nil : .array(offered.map(\.json)),
+                addGenerationPrompt: speaks, variables: variables,
                 now: TemplateDate(unixSeconds: time(nil)), limits: limits)
         } catch {
             throw .invalid(
@@ -89,73 +102,40 @@ struct ChatRequest: Sendable {
     /// a thread that others need.
     private static let limits = TemplateLimits(steps: 2_000_000, bytes: 32 << 20)
 
-    private static func messages(_ fields: RequestFields) throws(APIError) -> [JSON] {
-        guard let items = try fields.array("messages") else {
+    /// Checks that a model can be told of tools, and its calls be read.
+    private static func check(_ chat: ServedModel.Chat) throws(APIError) {
+        guard chat.toolTemplate.reads("tools") else {
             throw .invalid(
-                "the request has no messages; give an array of objects with role and content",
-                "messages", code: "missing_parameter")
+                "this model's chat template knows no tools, so the model would never see them; "
+                    + "leave tools out", "tools", code: "unsupported_parameter")
         }
-        guard !items.isEmpty else {
+        guard chat.toolParser != nil else {
             throw .invalid(
-                "messages is an empty array; give at least one message", "messages",
-                code: "out_of_range")
+                "in which form this model calls functions is not known, so its calls could not be "
+                    + "told from text; start the server with --tool-parser, or leave tools out",
+                "tools", code: "unsupported_parameter")
         }
-        var messages: [JSON] = []
-        for (index, item) in items.enumerated() {
-            messages.append(try message(item, "messages[\(index)]"))
-        }
-        return messages
     }
 
-    private static func message(_ item: JSON, _ place: String) throws(APIError) -> JSON {
-        guard let members = item.object else {
-            throw .invalid("\(place) is \(item.kind), expected an object", place)
-        }
-        guard let role = item["role"]?.string else {
-            throw .invalid(
-                "\(place) has no role; give \"system\", \"user\" or \"assistant\"",
-                "\(place).role", code: "missing_parameter")
-        }
-        guard ["system", "developer", "user", "assistant"].contains(role) else {
-            throw .invalid(
-                "\(place) has the role \"\(String(role.unicodeScalars.prefix(32)))\"; this server "
-                    + "knows system, developer, user and assistant", "\(place).role",
-                code: "unsupported_parameter")
-        }
-        for name in ["tool_calls", "function_call", "audio", "tool_call_id"] {
-            guard let value = item[name], !value.isNull else { continue }
-            throw .invalid(
-                "\(place) has \(name), which this server does not support yet; leave it out",
-                "\(place).\(name)", code: "unsupported_parameter")
-        }
-        var message = members
-        // OpenAI's newer name of the same; templates know the older one.
-        message["role"] = .string(role == "developer" ? "system" : role)
-        message["content"] = .string(try content(item["content"], "\(place).content"))
-        return .object(message)
+    /// Makes messages of answers to this request.
+    func parser(_ model: ServedModel) -> MessageParser {
+        let offered = tools.offered
+        let schemas = Dictionary(offered.map { ($0.name, $0.schema) }) { first, _ in first }
+        return MessageParser(
+            reasoning: model.chat?.reasoningParser.map {
+                ReasoningSplitter($0, isOpen: $0.isOpen(after: prompt))
+            },
+            calls: offered.isEmpty ? nil : model.chat?.toolParser?.parser.init(schemas),
+            isParallel: tools.isParallel)
     }
 
-    /// A message's text: a string, or the texts of its parts, one per line.
-    private static func content(_ value: JSON?, _ place: String) throws(APIError) -> String {
-        guard let value, !value.isNull else {
-            throw .invalid(
-                "\(place) is missing; give a string", place, code: "missing_parameter")
+    /// Tokens of marks that parsers look for, special or not.
+    func marks(_ model: ServedModel) -> Set<Int32> {
+        var marks: [String] = []
+        if let reasoning = model.chat?.reasoningParser {
+            marks += [reasoning.open, reasoning.close]
         }
-        if let text = value.string { return text }
-        guard let parts = value.array else {
-            throw .invalid(
-                "\(place) is \(value.kind), expected a string or an array of parts", place,
-                code: "invalid_type")
-        }
-        var texts: [String] = []
-        for part in parts {
-            guard part["type"]?.string == "text", let text = part["text"]?.string else {
-                throw .invalid(
-                    "\(place) has a part that is no text; this model reads text only", place,
-                    code: "unsupported_parameter")
-            }
-            texts.append(text)
-        }
-        return texts.joined(separator: "\n")
+        if !tools.offered.isEmpty { marks += model.chat?.toolParser?.parser.marks ?? [] }
+        return Set(marks.compactMap { model.tokenizer.id(for: $0) })
     }
 }

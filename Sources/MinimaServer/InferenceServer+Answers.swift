@@ -5,13 +5,15 @@ import MinimaRuntime
 /// An answer that is complete.
 private struct Answer: Sendable {
     var text = ""
+    var message = AnswerMessage()
     var tokens: [ScoredToken] = []
-    var reason = FinishReason.length
+    var reason = FinishReason.length.name
     var count = 0
 
     mutating func add(_ piece: AnswerPiece) {
         text += piece.text
         tokens += piece.tokens
+        for delta in piece.deltas { message.add(delta) }
     }
 }
 
@@ -24,8 +26,8 @@ private struct ChoiceForm: Sendable {
     let complete: @Sendable (_ index: Int, Answer) -> JSON
     /// What a stream begins each answer with.
     let opening: @Sendable (_ index: Int) -> JSON?
-    /// A piece of a stream; a reason ends the answer.
-    let piece: @Sendable (_ index: Int, AnswerPiece, _ reason: String?) -> JSON
+    /// A piece of a stream, in one choice or several; a reason ends the answer.
+    let piece: @Sendable (_ index: Int, AnswerPiece, _ reason: String?) -> [JSON]
 }
 
 extension InferenceServer {
@@ -88,14 +90,14 @@ extension InferenceServer {
             complete: { index, answer in
                 let echo = openings.isEmpty ? AnswerPiece() : openings[index / count]
                 return choice(
-                    index, echo.text + answer.text, echo.tokens + answer.tokens, answer.reason.name)
+                    index, echo.text + answer.text, echo.tokens + answer.tokens, answer.reason)
             },
             opening: { index in
                 guard !openings.isEmpty else { return nil }
                 let echo = openings[index / count]
                 return choice(index, echo.text, echo.tokens, nil)
             },
-            piece: { index, piece, reason in choice(index, piece.text, piece.tokens, reason) })
+            piece: { index, piece, reason in [choice(index, piece.text, piece.tokens, reason)] })
         return try await reply(
             form, readers, answers: request.prompts.count * count, parameters,
             promptTokens: request.prompts.reduce(0) { $0 + $1.tokens.count }, lifetime)
@@ -113,6 +115,7 @@ extension InferenceServer {
         let limit = try parameters.limit(
             prompt: request.tokens.count, context: context, standard: nil,
             parameter: "messages")
+        let marks = request.marks(model)
         var readers: [AnswerReader] = []
         for answer in 0..<parameters.count {
             let handle = try submit(
@@ -120,9 +123,14 @@ extension InferenceServer {
             readers.append(
                 AnswerReader(
                     index: answer, handle: handle,
-                    text: AnswerText(model.tokenizer, after: request.tokens, parameters)))
+                    text: AnswerText(
+                        model.tokenizer, after: request.tokens, parameters, keeping: marks),
+                    message: request.parser(model)))
         }
         let asksLogprobs = parameters.sampling.logprobs != nil
+        let withReasoning = model.chat?.reasoningParser != nil
+        // An answer that may have no content begins with none.
+        let mayBeSilent = withReasoning || !request.tools.offered.isEmpty
         let json = json
         let choice = {
             @Sendable (index: Int, delta: JSON, tokens: [ScoredToken], reason: String?) -> JSON in
@@ -138,18 +146,21 @@ extension InferenceServer {
             complete: { index, answer in
                 [
                     "index": .integer(Int64(index)),
-                    "message": [
-                        "role": "assistant", "content": .string(answer.text), "refusal": nil,
-                    ],
+                    "message": answer.message.json(withReasoning: withReasoning),
                     "logprobs": asksLogprobs ? json.chat(answer.tokens) : .null,
-                    "finish_reason": .string(answer.reason.name),
+                    "finish_reason": .string(answer.reason),
                 ]
             },
-            opening: { choice($0, ["role": "assistant", "content": ""], [], nil) },
+            opening: {
+                choice($0, ["role": "assistant", "content": mayBeSilent ? .null : ""], [], nil)
+            },
             piece: { index, piece, reason in
-                choice(
-                    index, piece.text.isEmpty ? [:] : ["content": .string(piece.text)],
-                    piece.tokens, reason)
+                let deltas = piece.deltas.isEmpty ? [[:]] : piece.deltas.map(\.json)
+                return deltas.enumerated().map { place, delta in
+                    choice(
+                        index, delta, place == 0 ? piece.tokens : [],
+                        place == deltas.count - 1 ? reason : nil)
+                }
             })
         return try await reply(
             form, readers, answers: parameters.count, parameters,
@@ -198,7 +209,7 @@ extension InferenceServer {
                     if let error = failure(end.reason, lifetime) { throw error }
                     metrics.add(end.timing)
                     all[index].add(end.piece)
-                    all[index].reason = end.reason
+                    all[index].reason = end.reasonName
                     all[index].count = end.timing.tokens
                 }
             }
@@ -224,19 +235,23 @@ extension InferenceServer {
                 switch event {
                 case .piece(let piece):
                     guard !piece.isEmpty else { return }
-                    try await writer.write(chunks.event(form.piece(index, piece, nil)))
+                    for choice in form.piece(index, piece, nil) {
+                        try await writer.write(chunks.event(choice))
+                    }
                 case .end(let end):
                     if let error = failure(end.reason, lifetime) { throw error }
                     metrics.add(end.timing)
                     generated += end.timing.tokens
-                    let choice = form.piece(index, end.piece, end.reason.name)
-                    try await writer.write(chunks.event(choice))
+                    for choice in form.piece(index, end.piece, end.reasonName) {
+                        try await writer.write(chunks.event(choice))
+                    }
                 }
             }
             let read = Set(readers.map(\.index))
             for index in 0..<answers where !read.contains(index) {
-                try await writer.write(
-                    chunks.event(form.piece(index, AnswerPiece(), FinishReason.length.name)))
+                for choice in form.piece(index, AnswerPiece(), FinishReason.length.name) {
+                    try await writer.write(chunks.event(choice))
+                }
             }
             if usage {
                 let usage = AnswerJSON.usage(prompt: promptTokens, generated: generated)

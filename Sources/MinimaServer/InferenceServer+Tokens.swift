@@ -9,14 +9,14 @@ extension InferenceServer {
         let fields = try RequestFields(body)
         try fields.checkNames(known: [
             "model", "prompt", "messages", "add_special_tokens", "add_generation_prompt",
-            "chat_template_kwargs", "return_token_strs",
+            "chat_template_kwargs", "return_token_strs", "tools", "tool_choice",
         ])
         try model.check(fields.string("model"))
         let withTexts = try fields.bool("return_token_strs") ?? false
         let special = try fields.bool("add_special_tokens") ?? true
         let ids: [Int32]
         if fields["messages"] != nil {
-            ids = try ChatRequest.prompt(fields, model).tokens
+            ids = try ChatRequest.prompt(fields, ToolParameters(fields), model).tokens
         } else if let text = try fields.string("prompt") {
             ids = try model.encode(text, addSpecialTokens: special, parameter: "prompt")
         } else {

@@ -41,17 +41,30 @@ public struct ServedModel: Sendable {
         self.fingerprint = fingerprint
     }
 
-    /// A chat template with the checkpoint's variables.
+    /// A chat template with the checkpoint's variables, and how answers to it are read.
     public struct Chat: Sendable {
         /// The template.
         public var template: ChatTemplate
+        /// The template of conversations with tools.
+        public var toolTemplate: ChatTemplate
         /// `bos_token` and its like.
         public var variables: [String: JSON]
+        /// The form in which the model calls functions; `nil`: none that is known.
+        public var toolParser: ToolParser?
+        /// The marks of what the model thinks; `nil`: what it thinks is content.
+        public var reasoningParser: ReasoningParser?
 
-        /// A template with variables.
-        public init(template: ChatTemplate, variables: [String: JSON]) {
+        /// A template with variables; the parsers are those that the template's text suggests.
+        ///
+        /// - Parameter toolTemplate: `nil`: the same template.
+        public init(
+            template: ChatTemplate, toolTemplate: ChatTemplate? = nil, variables: [String: JSON]
+        ) {
             self.template = template
+            self.toolTemplate = toolTemplate ?? template
             self.variables = variables
+            toolParser = .detect(in: self.toolTemplate)
+            reasoningParser = .detect(in: template)
         }
     }
 }

@@ -8,6 +8,8 @@ import OrderedCollections
 /// beyond are floats. A template can neither read files nor the clock nor the environment, nor
 /// use more than ``TemplateLimits`` allow.
 public struct ChatTemplate: Sendable {
+    /// The template as it was given.
+    public let source: String
     private let syntax: Syntax
 
     /// Parses a template.
@@ -16,6 +18,12 @@ public struct ChatTemplate: Sendable {
     /// - Complexity: O(scalars of `source`).
     public init(source: String) throws(TemplateError) {
         syntax = try Parser.syntax(of: source)
+        self.source = source
+    }
+
+    /// Whether the template mentions a variable of this name.
+    public func reads(_ variable: String) -> Bool {
+        syntax.symbols[JSON.Name(variable)] != nil
     }
 
     /// Renders with the given variables.

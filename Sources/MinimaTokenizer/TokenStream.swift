@@ -7,12 +7,17 @@ public struct TokenStream: Sendable {
     private let tokenizer: Tokenizer
     private var stage: any DecoderStage
     private let skipsSpecialTokens: Bool
+    /// Special tokens that come out all the same.
+    private let kept: Set<Int32>
     private var isFinished = false
 
-    init(tokenizer: Tokenizer, stage: any DecoderStage, skipsSpecialTokens: Bool) {
+    init(
+        tokenizer: Tokenizer, stage: any DecoderStage, skipsSpecialTokens: Bool, kept: Set<Int32>
+    ) {
         self.tokenizer = tokenizer
         self.stage = stage
         self.skipsSpecialTokens = skipsSpecialTokens
+        self.kept = kept
     }
 
     /// The text that `id` completes; often empty.
@@ -34,7 +39,7 @@ public struct TokenStream: Sendable {
         guard !isFinished,
             let token = tokenizer.addedTokens.text(id)?[...] ?? tokenizer.vocabulary.token(id)
         else { return }
-        if skipsSpecialTokens, tokenizer.addedTokens.isSpecial(token) { return }
+        if skipsSpecialTokens, tokenizer.addedTokens.isSpecial(token), !kept.contains(id) { return }
         var output: [TokenPart] = []
         stage.consume(TokenPart(bytes: Array(token), endsToken: true), into: &output)
         for part in output { bytes.append(contentsOf: part.bytes) }

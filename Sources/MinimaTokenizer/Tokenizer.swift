@@ -195,9 +195,15 @@ extension Tokenizer {
     }
 
     /// A decoder that takes ids as they are generated.
-    public func makeStream(skipSpecialTokens: Bool = true) -> TokenStream {
+    ///
+    /// - Parameters:
+    ///   - skipSpecialTokens: Whether tokens marked as special are left out.
+    ///   - kept: Special tokens that are not left out.
+    public func makeStream(
+        skipSpecialTokens: Bool = true, keeping kept: Set<Int32> = []
+    ) -> TokenStream {
         TokenStream(
             tokenizer: self, stage: decoder?.makeStage() ?? JoinStage(),
-            skipsSpecialTokens: skipSpecialTokens)
+            skipsSpecialTokens: skipSpecialTokens, kept: kept)
     }
 }

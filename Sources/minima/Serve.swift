@@ -44,6 +44,22 @@ struct Serve: ParsableCommand {
     @Option(help: "Tokens of the longest request, prompt and new ones. Default: the model's.")
     var context: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Form in which the model calls functions: \(ToolParser.all.map(\.name).joined(separator: ", ")), \
+            none, or auto: by the chat template.
+            """, valueName: "name"))
+    var toolParser = "auto"
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Marks of what the model thinks before it answers: \
+            \(ReasoningParser.all.map(\.name).joined(separator: ", ")), none, or auto: by the chat template.
+            """, valueName: "name"))
+    var reasoningParser = "auto"
+
     @Option(help: "Seconds that a request may take, 0: any time.")
     var requestSeconds = 600
 
@@ -74,9 +90,18 @@ struct Serve: ParsableCommand {
             throw ValidationError("--max-waiting must be between 1 and \(1 << 20)")
         }
         try drafting.check(deterministic: deterministic)
+        try Self.check(toolParser, "--tool-parser", ToolParser.all.map(\.name))
+        try Self.check(reasoningParser, "--reasoning-parser", ReasoningParser.all.map(\.name))
         guard context ?? 2 >= 2 else { throw ValidationError("--context must be at least 2") }
         guard (0...86400).contains(requestSeconds), (0...86400).contains(drainSeconds) else {
             throw ValidationError("--request-seconds and --drain-seconds must be 0 to 86400")
+        }
+    }
+
+    private static func check(_ name: String, _ option: String, _ names: [String]) throws {
+        let known = ["auto", "none"] + names
+        guard known.contains(name) else {
+            throw ValidationError("\(option) must be one of \(known.joined(separator: ", "))")
         }
     }
 
@@ -152,8 +177,16 @@ struct Serve: ParsableCommand {
 
     private func servedModel(_ checkpoint: Checkpoint) throws -> ServedModel {
         let templates = try CheckpointTemplates.find(in: checkpoint.path)
-        let chat = try templates.map {
-            ServedModel.Chat(template: try $0.template(), variables: $0.specialTokens)
+        var chat = try templates.map {
+            ServedModel.Chat(
+                template: try $0.template(), toolTemplate: try $0.template(withTools: true),
+                variables: $0.specialTokens)
+        }
+        if toolParser != "auto" {
+            chat?.toolParser = ToolParser.all.first { $0.name == toolParser }
+        }
+        if reasoningParser != "auto" {
+            chat?.reasoningParser = ReasoningParser.all.first { $0.name == reasoningParser }
         }
         let folder = model.split(separator: "/").last.map(String.init) ?? "model"
         let generation = checkpoint.generationConfig

@@ -1,0 +1,240 @@
+import MinimaCore
+
+/// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter>…</function></tool_call>`: Qwen3-Coder.
+///
+/// Values become JSON by the function's schema: a text where it says string or nothing, otherwise what
+/// was written, if it is JSON.
+struct QwenCoderCalls: CallParser {
+    static let name = "qwen3_coder"
+    static let marks = [
+        "<tool_call>", "</tool_call>", "<function=", "</function>", "<parameter=", "</parameter>",
+    ]
+
+    static func isTaught(by template: String) -> Bool { template.contains("<function=") }
+
+    private enum State: Sendable {
+        case content
+        /// Between `<tool_call>` and `<function=`.
+        case opened
+        case name
+        /// Between parameters.
+        case body
+        case key, value
+    }
+
+    private let schemas: [String: JSON]
+    private var state = State.content
+    private var matcher = MarkerMatcher(marks)
+    /// What has come since the first mark and is no call yet, the mark with it.
+    private var raw: [UInt8] = []
+    private var label: [UInt8] = []
+    private var function = ""
+    private var parameters = 0
+    private var value = ParameterText()
+    private var expectsEnd = false
+
+    private static let longestLabel = 256
+
+    init(_ schemas: [String: JSON]) {
+        self.schemas = schemas
+    }
+
+    mutating func take(_ byte: UInt8, _ writer: inout MessageWriter) {
+        let (passed, found) = matcher.take(byte)
+        for byte in passed { plain(byte, &writer) }
+        if let found { mark(found, &writer) }
+    }
+
+    /// A byte of no mark.
+    private mutating func plain(_ byte: UInt8, _ writer: inout MessageWriter) {
+        switch state {
+        case .content:
+            if expectsEnd, byte.isSpace { return }
+            expectsEnd = false
+            writer.content([byte])
+        case .opened:
+            raw.append(byte)
+            if !byte.isSpace { refuse(&writer) }
+        case .name:
+            if byte == UInt8(ascii: ">") { return beginCall(&writer) }
+            raw.append(byte)
+            label.append(byte)
+            if !byte.isNameByte || label.count > 64 { refuse(&writer) }
+        case .body: break
+        case .key:
+            guard byte == UInt8(ascii: ">") || label.count == Self.longestLabel else {
+                return label.append(byte)
+            }
+            let key = String(decoding: label, as: UTF8.self)
+            writer.arguments((parameters == 0 ? "" : ", ").utf8)
+            writer.arguments((JSON.string(key).text(indent: nil) + ": ").utf8)
+            parameters += 1
+            value = ParameterText(schemas[function]?["properties"]?[key])
+            state = .value
+        case .value: value.take(byte, &writer)
+        }
+    }
+
+    private mutating func mark(_ number: Int, _ writer: inout MessageWriter) {
+        let text = Self.marks[number]
+        switch (state, number) {
+        case (.content, 0): (state, raw, expectsEnd) = (.opened, Array(text.utf8), false)
+        case (.content, 1) where expectsEnd: expectsEnd = false
+        // Models forget the mark before it.
+        case (.content, 2): (state, raw, label, expectsEnd) = (.name, Array(text.utf8), [], false)
+        case (.opened, 2):
+            (state, label) = (.name, [])
+            raw += text.utf8
+        case (.content, _): for byte in text.utf8 { plain(byte, &writer) }
+        case (.opened, _), (.name, _):
+            refuse(&writer)
+            mark(number, &writer)
+        case (.body, 4): (state, label) = (.key, [])
+        case (.body, 5): break
+        case (.body, _):
+            end(&writer)
+            // Without an end of its own, a call ends with the mark of another, or of all.
+            if number != 3 { mark(number, &writer) }
+        case (.key, _): for byte in text.utf8 { plain(byte, &writer) }
+        case (.value, 5):
+            value.finish(&writer)
+            state = .body
+        case (.value, _): for byte in text.utf8 { plain(byte, &writer) }
+        }
+    }
+
+    private mutating func beginCall(_ writer: inout MessageWriter) {
+        function = String(decoding: label, as: UTF8.self)
+        guard schemas[function] != nil else {
+            raw.append(UInt8(ascii: ">"))
+            return refuse(&writer)
+        }
+        writer.beginCall(function)
+        writer.arguments("{".utf8)
+        (state, parameters) = (.body, 0)
+    }
+
+    private mutating func refuse(_ writer: inout MessageWriter) {
+        writer.content(raw)
+        (state, raw) = (.content, [])
+    }
+
+    private mutating func end(_ writer: inout MessageWriter) {
+        writer.arguments("}".utf8)
+        writer.endCall()
+        (state, expectsEnd) = (.content, true)
+    }
+
+    mutating func finish(_ writer: inout MessageWriter) {
+        for byte in matcher.finish() { plain(byte, &writer) }
+        switch state {
+        case .content, .body, .key: break
+        case .opened, .name: writer.content(raw)
+        case .value: value.breakOff(&writer)
+        }
+    }
+}
+
+/// The text of a parameter on its way to JSON.
+private struct ParameterText: Sendable {
+    private let types: Set<String>
+    /// What is held until it is complete.
+    private var held: [UInt8] = []
+    private var isOpen = false
+    private var hasBegun = false
+
+    init(_ schema: JSON? = nil) {
+        types = schema.map { Self.types($0) } ?? []
+    }
+
+    /// Whether the text can be nothing else, so that it need not be complete to be passed on.
+    private var isText: Bool { types.isEmpty || types == ["string"] }
+
+    private static func types(_ schema: JSON) -> Set<String> {
+        var types = Set((schema["type"]?.array ?? []).compactMap(\.string))
+        if let type = schema["type"]?.string { types.insert(type) }
+        for name in ["anyOf", "oneOf"] {
+            for branch in schema[name]?.array ?? [] { types.formUnion(Self.types(branch)) }
+        }
+        return types
+    }
+
+    /// Takes a byte. A line's end at the beginning, and one at the end, are not part of the value.
+    mutating func take(_ byte: UInt8, _ writer: inout MessageWriter) {
+        let isFirst = !hasBegun
+        hasBegun = true
+        if isFirst, byte == UInt8(ascii: "\n") { return }
+        guard isText else { return held.append(byte) }
+        open(&writer)
+        Self.write(held, &writer)
+        held = []
+        if byte == UInt8(ascii: "\n") {
+            held = [byte]
+        } else {
+            Self.write([byte], &writer)
+        }
+    }
+
+    /// The value is complete.
+    mutating func finish(_ writer: inout MessageWriter) {
+        if isText {
+            open(&writer)
+            return writer.arguments("\"".utf8)
+        }
+        if held.last == UInt8(ascii: "\n") { held.removeLast() }
+        let text = String(decoding: held, as: UTF8.self)
+        // As Python spells them.
+        let words = ["True": "true", "False": "false", "None": "null"]
+        let word = types.contains("string") ? text : words[text] ?? text
+        if let value = try? JSON(parsing: word), fits(value) {
+            writer.arguments(word.utf8)
+        } else {
+            writer.arguments("\"".utf8)
+            Self.write(held, &writer)
+            writer.arguments("\"".utf8)
+        }
+    }
+
+    /// The answer ends in the middle of the value.
+    mutating func breakOff(_ writer: inout MessageWriter) {
+        if isText {
+            Self.write(held, &writer)
+        } else {
+            writer.arguments(held)
+        }
+    }
+
+    /// Whether JSON is meant, where a text is possible too.
+    private func fits(_ value: JSON) -> Bool {
+        guard types.contains("string") else { return true }
+        return switch value {
+        case .null: types.contains("null")
+        case .bool: types.contains("boolean")
+        case .integer: types.contains("integer") || types.contains("number")
+        case .number: types.contains("number")
+        case .array: types.contains("array")
+        case .object: types.contains("object")
+        case .string: false
+        }
+    }
+
+    private mutating func open(_ writer: inout MessageWriter) {
+        if !isOpen { writer.arguments("\"".utf8) }
+        isOpen = true
+    }
+
+    /// Writes bytes as they stand in a JSON string.
+    private static func write(_ bytes: [UInt8], _ writer: inout MessageWriter) {
+        for byte in bytes {
+            switch byte {
+            case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+                writer.arguments([UInt8(ascii: "\\"), byte])
+            case ..<0x20:
+                writer.arguments(
+                    JSON.string(String(Unicode.Scalar(byte))).text(indent: nil).utf8.dropFirst()
+                        .dropLast())
+            default: writer.arguments([byte])
+            }
+        }
+    }
+}
