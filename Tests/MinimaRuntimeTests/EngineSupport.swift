@@ -80,15 +80,24 @@ final class HashBackend: DecodeBackend {
         return Int32((hash >> 20) % 50)
     }
 
+    /// The token after `tokens` among those that may come: the hash, or the next one above it.
+    static func next(_ tokens: some Sequence<Int32>, isAllowed: (Int32) -> Bool) -> Int32? {
+        let first = next(tokens)
+        return (first..<first + 50).map { $0 % 50 }.first(where: isAllowed)
+    }
+
     /// What a request must give.
     static func reference(_ request: GenerationRequest, limit: Int) -> [Int32] {
         var tokens = request.prompt
-        while tokens.count < request.prompt.count + limit {
-            let token = next(tokens)
+        let start = tokens.count
+        let rule = (request.constraint as? ScriptedConstraint)?.rule ?? { _ in nil }
+        while tokens.count < start + limit {
+            let isAllowed = rule(Array(tokens[start...])) ?? { _ in true }
+            guard let token = next(tokens, isAllowed: isAllowed) else { break }
             if request.stop.contains(token) { break }
             tokens.append(token)
         }
-        return Array(tokens[request.prompt.count...])
+        return Array(tokens[start...])
     }
 
     func open(_ slot: Int, _ sequence: SequenceStart) throws {
@@ -129,10 +138,25 @@ final class HashBackend: DecodeBackend {
     }
 
     /// The token at index `length`, by what the pages hold before it.
-    private func sample(_ pages: [Int32], length: Int) -> SampledToken {
+    private func sample(_ pages: [Int32], length: Int, mask: [UInt32]?) -> SampledToken {
         let tokens = (0..<length).map { memory[place(pages, $0)] }
         if notFinite[tokens[0]] == length { return SampledToken(id: SampledToken.notFinite) }
-        return SampledToken(id: Self.next(tokens))
+        let token = Self.next(tokens) { token in
+            mask.map { $0[Int(token) / 32] >> UInt32(token % 32) & 1 == 1 } ?? true
+        }
+        return SampledToken(id: token ?? SampledToken.notFinite)
+    }
+
+    /// Checks a mask and that its sequence has no token that the host does not know.
+    private func check(_ mask: [UInt32]?, _ slot: Int) {
+        guard let mask else { return }
+        if mask.count != 2 || mask[1] >> 18 != 0 || mask == [0, 0] {
+            violations.append("a mask of \(mask)")
+        }
+        let owner = slots[slot]?.owner
+        if work.contains(where: { $0.rows.contains { $0 == slot && $1 == owner } }) {
+            violations.append("a mask for slot \(slot) before its token is known")
+        }
     }
 
     func prefill(_ chunk: PrefillChunk) throws {
@@ -142,6 +166,7 @@ final class HashBackend: DecodeBackend {
         if queueFailure(call) { throw Broken() }
         advance(chunk.slot, chunk.position, by: chunk.tokens.count, chunk.pages)
         if chunk.tokens.count > capacity.prefillChunk { violations.append("a chunk is too long") }
+        if !chunk.samples, chunk.mask != nil { violations.append("a mask for no token") }
         let run: () -> Result<[[SampledToken]], any Error>? = { [self] in
             for (offset, token) in chunk.tokens.enumerated() {
                 memory[place(chunk.pages, chunk.position + offset)] = token
@@ -157,7 +182,8 @@ final class HashBackend: DecodeBackend {
         guard chunk.samples else { return }
         let sampled: () -> Result<[[SampledToken]], any Error>? = { [self] in
             if resultFailure(call) { return .failure(Broken()) }
-            let token = sample(chunk.pages, length: positions[chunk.slot])
+            let token = sample(
+                chunk.pages, length: positions[chunk.slot], mask: chunk.mask)
             last[chunk.slot] = token.id
             return .success([[token]])
         }
@@ -227,18 +253,23 @@ final class HashBackend: DecodeBackend {
             violations.append("\(batch.rows.count) rows in bucket \(batch.bucket)")
         }
         if !capacity.draftTokens.contains(drafts) { violations.append("\(drafts) proposals") }
+        if drafts > 0, batch.rows.allSatisfy({ $0.mask != nil }) {
+            violations.append("\(drafts) proposals for rows that verify none")
+        }
+        for row in batch.rows { check(row.mask, row.slot) }
         for row in batch.rows { advance(row.slot, row.position, by: 1, drafts: drafts, row.pages) }
         work.append(
             Work(
                 rows: batch.rows.map { ($0.slot, slots[$0.slot]?.owner ?? -1) }, drafts: drafts,
                 run: { [self] in
                     if resultFailure(call) { return .failure(Broken()) }
-                    return .success(batch.rows.map { step($0.slot, $0.pages, drafts) })
+                    return .success(batch.rows.map { step($0, drafts) })
                 }))
     }
 
     /// Writes a slot's last token and proposals, and keeps of these what the model would have said.
-    private func step(_ slot: Int, _ pages: [Int32], _ drafts: Int) -> [SampledToken] {
+    private func step(_ row: DecodeBatch.Row, _ drafts: Int) -> [SampledToken] {
+        let (slot, pages) = (row.slot, row.pages)
         let position = positions[slot]
         memory[place(pages, position)] = last[slot]
         let before = (0...position).map { memory[place(pages, $0)] }
@@ -250,8 +281,10 @@ final class HashBackend: DecodeBackend {
         }
         var tokens: [SampledToken] = []
         repeat {
-            tokens.append(sample(pages, length: position + 1 + tokens.count))
-        } while tokens.count <= proposals.count && tokens[tokens.count - 1].id >= 0
+            tokens.append(
+                sample(pages, length: position + 1 + tokens.count, mask: row.mask))
+        } while row.mask == nil && tokens.count <= proposals.count
+            && tokens[tokens.count - 1].id >= 0
             && tokens[tokens.count - 1].id == proposals[tokens.count - 1]
         positions[slot] += tokens.count
         last[slot] = tokens[tokens.count - 1].id
