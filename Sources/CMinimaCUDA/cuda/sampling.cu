@@ -3,7 +3,8 @@
 // because weights and noise are integers and float32 sums and products, each rounded once, in one
 // order: tolerance 0. Log-sum-exp: relative error at most 2^-18 of the sum of exponentials.
 //
-//   a = logits after bias, repetition, frequency, presence penalty;  z = (a - max a) / temperature
+//   a = logits after mask, bias, repetition, frequency, presence penalty;
+//   z = (a - max a) / temperature
 //   weight w = e^z (fp32, at most 1)
 //   min-p keeps w >= min-p; top-k those with fewer than k larger weights; top-p those for which the
 //   larger weights, as integers in units of 2^-44, have not reached top-p of the sum of the rest
@@ -27,6 +28,9 @@
 //               penalty (floats), 7 flags (1: penalties use the history, 2: log-probabilities),
 //               8, 9 seed (low word first), 10 number of biases
 //   bias_tokens int32 [slots, BIASES] ascending, bias_values fp32 [slots, BIASES]
+//   masks       u32 [slots, 1 + ceil(VOCAB / 32)]: 1 where the slot has a mask, else 0; then a bit per
+//               token, the lowest of the first word token 0's. Tokens whose bit is 0 have a = -inf; at
+//               least one is 1
 //   history     u16 [slots, HISTORY_STRIDE]: bit 15 the prompt holds the token, bits 0-14 how often
 //               the answer does; HISTORY_STRIDE is VOCAB rounded up to 8. Null: no row has
 //               penalties
@@ -47,7 +51,8 @@
 //
 // A step that verifies proposals has a launch for each place. One with place > 0 chooses for the rows
 // whose token of the place before is finite and was proposed, drafts[slot, place - 1], and does
-// nothing for the others: what is emitted are the tokens that steps without proposals would choose.
+// nothing for the others: what is emitted are the tokens that steps without proposals would choose. A
+// mask is the next token's alone, so a slot that has one chooses in place 0 only.
 //
 // With a constant ACCEPTANCE, a list of numbers of 2^-32, a proposal counts as right in place j with
 // the j-th of these probabilities, whatever it is, by writing the chosen token, or -1, into drafts.
@@ -67,9 +72,10 @@
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     sample(const float* logits, const i32* rows, const u32* settings, const i32* bias_tokens,
-           const float* bias_values, u16* history, i32* positions, i32* lengths, i32* tokens,
-           float* log_sums, float* chosen, Workspace* workspaces, i32* emitted, i32* counts,
-           i32* drafts, i32* sequence, i32 place, i32 places, i32 stride, i32 length) {
+           const float* bias_values, const u32* masks, u16* history, i32* positions, i32* lengths,
+           i32* tokens, float* log_sums, float* chosen, Workspace* workspaces, i32* emitted,
+           i32* counts, i32* drafts, i32* sequence, i32 place, i32 places, i32 stride,
+           i32 length) {
     __shared__ Shared shared;
     dependents_launch();
     dependencies_wait();
@@ -77,13 +83,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     if (slot < 0) return;
     Verification verification = {emitted + (i64)slot * places, counts + slot,
                                  drafts + (i64)slot * (places - 1), place, places};
-    if (!verification.is_alive()) return;
+    const u32* mask = masks + (u64)slot * MASK_STRIDE;
+    bool is_masked = mask[0] != 0;
+    if (!verification.is_alive(is_masked)) return;
     Workspace& workspace = workspaces[blockIdx.y];
     const u32* setting = settings + slot * SETTINGS;
     float inverse = __uint_as_float(setting[0]);
     u32 flags = setting[7];
     Row row;
     row.logits = logits + ((u64)blockIdx.y * stride + place) * VOCAB;
+    row.mask = is_masked ? mask + 1 : nullptr;
     row.history = flags & USES_HISTORY ? history + (u64)slot * HISTORY_STRIDE : nullptr;
     row.repetition = __uint_as_float(setting[4]);
     row.frequency = __uint_as_float(setting[5]);

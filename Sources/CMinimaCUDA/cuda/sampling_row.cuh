@@ -1,10 +1,11 @@
-// A row of logits, with bias and penalties.
+// A row of logits, with mask, bias and penalties.
 #pragma once
 #include "sampling_workspace.cuh"
 
 /// A row of logits as a block sees it.
 struct Row {
     const float* logits;
+    const u32* mask;     // null where any token may come
     const u16* history;  // null without penalties
     float repetition, frequency, presence;
     u32 biases;
@@ -19,8 +20,14 @@ struct Row {
 #endif
     }
 
-    /// Bias and penalties, each step rounded.
+    /// Mask, bias and penalties, each step rounded; -inf stays what it is.
     DEVICE void adjust(const Shared& shared, i32 group, float (&x)[4]) const {
+        if (mask != nullptr) {
+            u32 allowed = mask[group / 8] >> group % 8 * 4;
+#pragma unroll
+            for (i32 i = 0; i < 4; i++)
+                x[i] = allowed >> i & 1 ? x[i] : -__int_as_float(0x7f800000);
+        }
         if (biases > 0 && (shared.biased[group / 32] >> group % 32 & 1)) {
 #pragma unroll
             for (i32 i = 0; i < 4; i++) {

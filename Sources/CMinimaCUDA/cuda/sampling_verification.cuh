@@ -9,10 +9,11 @@ struct Verification {
     i32* drafts;
     i32 place, places;
 
-    /// Whether this launch chooses a token: the one before is finite and was proposed. No block of a
-    /// row writes what this reads before all of them have read it.
-    DEVICE bool is_alive() const {
-        if (place == 0) return true;
+    /// Whether this launch chooses a token: the one before is finite and was proposed, and no mask ends
+    /// the step with the first. No block of a row writes what this reads before all of them have read
+    /// it.
+    DEVICE bool is_alive(bool is_masked) const {
+        if (place == 0 || is_masked) return place == 0;
         i32 before = emitted[place - 1];
         return *count == place && before >= 0 && before == drafts[place - 1];
     }

@@ -6,6 +6,7 @@
 #define WARPS (BLOCK / 32)
 #define GROUPS ((VOCAB + 3) / 4)
 #define HISTORY_STRIDE ((VOCAB + 7) / 8 * 8)
+#define MASK_STRIDE (1 + (VOCAB + 31) / 32)
 
 #define SETTINGS 16  // words of a slot; flags in word 7
 #define USES_HISTORY 1u

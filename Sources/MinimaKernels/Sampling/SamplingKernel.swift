@@ -85,7 +85,8 @@ public struct SamplingKernel: Sendable {
     /// and in `lengths`, and the token in its history, so that a captured launch can be replayed.
     ///
     /// A step that verifies proposals has a launch for each place, in order. Those after the first
-    /// choose only for rows whose token of the place before is the one that was proposed.
+    /// choose only for rows whose token of the place before is the one that was proposed, and for none
+    /// whose slot has a mask.
     ///
     /// - Parameters:
     ///   - logits: float32 `[count · rowsOfLogits, vocabulary]`; those of row r's place p are in row
@@ -131,8 +132,9 @@ public struct SamplingKernel: Sendable {
             overlapping: overlapping,
             [
                 .tensor(logits), .optional(slots), .tensor(state.settings),
-                .tensor(state.biasTokens), .tensor(state.biasValues), .optional(state.history),
-                .tensor(state.positions), .optional(lengths), .tensor(state.tokens),
+                .tensor(state.biasTokens), .tensor(state.biasValues), .tensor(state.masks),
+                .optional(state.history), .tensor(state.positions), .optional(lengths),
+                .tensor(state.tokens),
                 .tensor(state.logSums), .tensor(state.chosenLogits), .tensor(workspace),
                 .tensor(state.emitted), .tensor(state.counts), .tensor(state.drafts),
                 .optional(state.sequence), .int32(place), .int32(state.places),
@@ -140,7 +142,7 @@ public struct SamplingKernel: Sendable {
             ])
     }
 
-    /// Queues what a slot has to know before its first choice.
+    /// Queues what a slot has to know before its first choice, but for ``SamplingState/masks``.
     ///
     /// - Parameters:
     ///   - slot: A slot that no launch under way uses.

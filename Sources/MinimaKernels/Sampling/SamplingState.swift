@@ -26,6 +26,10 @@ public struct SamplingState: Sendable {
     /// The chosen tokens' logits before bias and penalties, float32 `[slots, places]`, for slots that
     /// want it.
     public let chosenLogits: Tensor
+    /// Which tokens may come next, int32 `[slots, 1 + ⌈vocabulary / 32⌉]`: 1 where the slot has a mask,
+    /// otherwise 0; then a bit per token, token 0 the lowest of the first word. Rows are as
+    /// ``maskRow(_:)`` makes them.
+    public let masks: Tensor
     /// All tokens of each slot's sequence, int32 `[slots, length]`; `nil` where nothing asks.
     public let sequence: Tensor?
 
@@ -42,9 +46,21 @@ public struct SamplingState: Sendable {
         slots: Int, vocabulary: Int, places: Int = 1, sequenceLength: Int = 0,
         keepsHistory: Bool = true
     ) -> Int {
-        let row = 12 + 4 * SamplingKernel.settingWords + 8 * SamplingKernel.mostBiases
+        let row =
+            12 + 4 * SamplingKernel.settingWords + 8 * SamplingKernel.mostBiases
+            + 4 * (1 + maskWords(vocabulary))
         let step = 12 * places + 4 * max(places - 1, 1) + 4 * sequenceLength
         return slots * (row + step + (keepsHistory ? 2 * historyStride(vocabulary) : 0))
+    }
+
+    /// Words of a mask of a bit per token.
+    public static func maskWords(_ vocabulary: Int) -> Int { (vocabulary + 31) / 32 }
+
+    /// What the beginning of a slot's row of ``masks`` becomes with a mask of ``maskWords(_:)`` words, or
+    /// without.
+    public static func maskRow(_ mask: [UInt32]?) -> [Int32] {
+        guard let mask else { return [0] }
+        return [1] + mask.map { Int32(bitPattern: $0) }
     }
 
     static func historyStride(_ vocabulary: Int) -> Int { (vocabulary + 7) / 8 * 8 }
@@ -78,6 +94,7 @@ public struct SamplingState: Sendable {
         settings = try zeros([slots, SamplingKernel.settingWords], .int32)
         biasTokens = try zeros([slots, SamplingKernel.mostBiases], .int32)
         biasValues = try zeros([slots, SamplingKernel.mostBiases], .float32)
+        masks = try zeros([slots, 1 + Self.maskWords(vocabulary)], .int32)
         history =
             keepsHistory ? try zeros([slots, Self.historyStride(vocabulary)], .int16) : nil
     }

@@ -25,6 +25,8 @@ public final class CUDABackend: DecodeBackend {
     private let scoringHead: [StepKernel]
     private var scores: [QueuedScores] = []
     private var opened = 0
+    /// Each slot's mask, as the device has it.
+    private var masks: [[UInt32]?]
 
     private struct Slot {
         var sampling: SamplingParameters?
@@ -82,6 +84,7 @@ public final class CUDABackend: DecodeBackend {
         decoder.drafter = try draft?.drafter(for: decoder)
         self.decoder = decoder
         slots = Array(repeating: Slot(), count: layout.slots)
+        masks = Array(repeating: nil, count: layout.slots)
         let sizes = layout.steps
         capacity = DecodeCapacity(
             slots: layout.slots, pages: layout.pageCount,
@@ -137,6 +140,20 @@ public final class CUDABackend: DecodeBackend {
         slots[slot].pages = pages
     }
 
+    /// Queues what says which tokens may come next in a slot.
+    private func upload(mask: [UInt32]?, of slot: Int) throws {
+        guard masks[slot] != mask else { return }
+        let needed = SamplingState.maskWords(capacity.vocabulary)
+        guard mask?.count ?? needed == needed else {
+            throw SamplingError.badMask(words: mask?.count ?? 0, needed: needed)
+        }
+        try decoder.stream.use {
+            try HostTransfer.upload(
+                SamplingState.maskRow(mask), to: decoder.state.masks.select(0, slot))
+        }
+        masks[slot] = mask
+    }
+
     /// Sets the slot's way of sampling and position.
     public func open(_ slot: Int, _ sequence: SequenceStart) throws {
         opened += 1
@@ -171,6 +188,7 @@ public final class CUDABackend: DecodeBackend {
         var row = [Int32](repeating: -1, count: decoder.layout.largestBucket)
         row[0] = Int32(chunk.slot)
         try upload(rows: row)
+        try upload(mask: chunk.mask, of: chunk.slot)
         try decoder.sampling.launch(
             decoder.buffers.logits.narrow(0, 0..<1), slots: decoder.rows.narrow(0, 0..<1),
             state: decoder.state, on: stream, overlapping: false)
@@ -214,6 +232,7 @@ public final class CUDABackend: DecodeBackend {
                     slot: entry.slot, tokens: needed, pages: entry.pages.count)
             }
             try upload(pages: entry.pages, of: entry.slot)
+            try upload(mask: entry.mask, of: entry.slot)
         }
         try upload(rows: row)
         try graph.launch(on: decoder.stream)

@@ -110,6 +110,7 @@ final class EngineSequence {
             rows: first - 1 - cached..<last - cached, tokens: request.prompt[first...last],
             alternatives: alternatives)
     }
+
     /// Which tokens may come next; `nil`: any.
     ///
     /// - Throws: `EngineError.nothingAllowed`.
