@@ -180,12 +180,13 @@ struct ConstraintTorchTests {
 
     /// With every kind of draft and too few pages, what comes is what comes without; drafts of free rows
     /// are right as often as they were.
-    @Test(arguments: 0..<5) func draftsChangeNothing(kind: Int) throws {
+    @Test(arguments: 0..<6) func draftsChangeNothing(kind: Int) throws {
         func all() throws -> [GenerationRequest] { try self.requests(18, seed: 77, rules) }
         let expected = try run(all()).outcomes
         let requests = try all()
         let truths = zip(requests, expected).map { $0.prompt + $1.ids }
-        let script = HostileDraft.allCases[kind % 2 == 0 ? 0 : 2].script(vocabulary: 64) { tokens in
+        let hostile: HostileDraft = kind == 0 ? .oracle : .bush
+        let script = hostile.script(vocabulary: 64) { tokens in
             truths.first { $0.count > tokens.count && $0.starts(with: tokens) }?[tokens.count]
         }
         let scripted = kind < 2 ? ScriptedDrafter(script) : nil
@@ -193,7 +194,7 @@ struct ConstraintTorchTests {
             switch kind {
             case 2: .ngram()
             case 3: .model(try model())
-            case 4: .eagle(try head())
+            case 4, 5: .eagle(try head(), width: kind == 4 ? 1 : 4)
             default: nil
             }
         let (core, found) = try run(
@@ -219,7 +220,7 @@ struct ConstraintTorchTests {
     @Test func aRowWithAMaskVerifiesNothing() throws {
         let torch = try TorchBackend(
             try model(), slots: 2, pages: 40, pageTokens: 4, draftTokens: 3
-        ) { _ in ScriptedDrafter { _, count in Array(repeating: 7, count: count) } }
+        ) { _ in ScriptedDrafter { DraftTree(chain: Array(repeating: 7, count: $1)) } }
         // The model would say nothing but 7.
         let sampling = try SamplingParameters(logitBias: [7: 100])
         for slot in 0..<2 {

@@ -63,6 +63,29 @@ struct DecoderBuffersTests {
         #expect(buffers.logits.shape == [layout.largestBucket, 101])
     }
 
+    /// What sampling is predicted to hold is what it holds, masks among it.
+    @Test(arguments: [(1, 31, 1, 0), (3, 101, 4, 0), (7, 151_936, 1, 50), (2, 64, 8, 9)])
+    func samplingBytes(slots: Int, vocabulary: Int, places: Int, sequence: Int) throws {
+        for keepsHistory in [true, false] {
+            let state = try SamplingState(
+                slots: slots, vocabulary: vocabulary, places: places, sequenceLength: sequence,
+                keepsHistory: keepsHistory, device: .cpu)
+            var held = 0
+            for child in Mirror(reflecting: state).children {
+                let tensor = (child.value as? Tensor) ?? (child.value as? Tensor?) ?? nil
+                held += tensor.map { $0.count * $0.dtype.byteCount } ?? 0
+            }
+            #expect(
+                held
+                    == SamplingState.bytes(
+                        slots: slots, vocabulary: vocabulary, places: places,
+                        sequenceLength: sequence, keepsHistory: keepsHistory))
+            #expect(state.masks.shape == [slots, 1 + (vocabulary + 31) / 32])
+        }
+        let row = SamplingState.maskRow([1, .max])
+        #expect(row == [1, 1, -1] && SamplingState.maskRow(nil) == [0])
+    }
+
     @Test("memory is the sum of what is allocated", arguments: [KeyValueFormat.bfloat16, .float8])
     func memory(format: KeyValueFormat) throws {
         let layout = CUDALayout(slots: 3, context: 100, format: format, chunk: 16)
