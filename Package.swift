@@ -77,10 +77,13 @@ let package = Package(
                 "MinimaCore", "MinimaTensor", "MinimaCheckpoint", "MinimaFormats", "MinimaModels",
             ]),
         .target(name: "MinimaReport", dependencies: ["MinimaCore"]),
+        .target(name: "CMinimaGrammar", cSettings: [.unsafeFlags(["-std=c23"])]),
+        .target(
+            name: "MinimaGrammar", dependencies: ["MinimaCore", "MinimaRuntime", "CMinimaGrammar"]),
         .target(
             name: "MinimaServer",
             dependencies: [
-                "MinimaCore", "MinimaTokenizer", "MinimaTemplate", "MinimaRuntime",
+                "MinimaCore", "MinimaTokenizer", "MinimaTemplate", "MinimaRuntime", "MinimaGrammar",
                 .product(name: "OrderedCollections", package: "swift-collections"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -120,6 +123,11 @@ let package = Package(
             dependencies: [
                 "MinimaRuntime", "MinimaKernels", "MinimaModels", "MinimaFormats",
                 "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
+            ]),
+        .testTarget(
+            name: "MinimaGrammarTests",
+            dependencies: [
+                "MinimaGrammar", "MinimaRuntime", "MinimaTokenizer", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaServerTests",

@@ -1,0 +1,58 @@
+import MinimaCore
+
+/// What a constrained answer must look like.
+public indirect enum AnswerForm: Sendable, Hashable {
+    /// Any JSON object.
+    case jsonObject
+    /// JSON that a JSON Schema describes. Objects have no members beyond those that the schema
+    /// names, unless it says so with additionalProperties, and they have them in its order.
+    case jsonSchema(JSON)
+    /// A text that a regular expression matches as a whole.
+    case regex(String)
+    /// One of several texts.
+    case choice([String])
+    /// What the rule `root` of a grammar derives, in the notation of llama.cpp (GBNF).
+    case grammar(String)
+    /// The member `format` of one of xgrammar's structural tags, which may hold all of the above and
+    /// free text: {"type": "triggered_tags", "triggers": ["<tool_call>"], "tags": [...]}.
+    case structure(JSON)
+    /// Free text up to and with `end`, white space, then another form.
+    ///
+    /// - Parameter begin: What such a text begins with; it may then be left out as a whole. Empty:
+    ///   the prompt has begun it, and it must end.
+    case after(begin: String, end: String, AnswerForm)
+}
+
+extension AnswerForm {
+    /// This as a part of a structural tag.
+    public var format: JSON {
+        switch self {
+        case .jsonObject: ["type": "json_schema", "json_schema": Self.anyObject]
+        case .jsonSchema(let schema): ["type": "json_schema", "json_schema": schema]
+        case .regex(let pattern): ["type": "regex", "pattern": .string(pattern)]
+        case .choice(let texts):
+            [
+                "type": "or",
+                "elements": .array(
+                    texts.map { ["type": "const_string", "value": .string($0)] }),
+            ]
+        case .grammar(let text): ["type": "grammar", "grammar": .string(text)]
+        case .structure(let format): format
+        case .after(let begin, let end, let form):
+            Self.format(from: begin, to: end, then: form.format)
+        }
+    }
+
+    static let anyObject: JSON = ["type": "object", "additionalProperties": true]
+
+    private static func format(from begin: String, to end: String, then answer: JSON) -> JSON {
+        let text: JSON = [
+            "type": "tag", "begin": .string(begin), "content": ["type": "any_text"],
+            "end": .string(end),
+        ]
+        let space: JSON = ["type": "regex", "pattern": "[ \\n]{0,4}"]
+        let opening: JSON =
+            begin.isEmpty ? text : ["type": "optional", "content": text]
+        return ["type": "sequence", "elements": [opening, space, answer]]
+    }
+}
