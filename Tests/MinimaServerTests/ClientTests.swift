@@ -12,34 +12,56 @@ struct ClientTests {
     private let packages = "\(packageFolder())/.deps/clients"
 
     @Test func python() async throws {
+        let options = ServerOptions(keys: [APIKey("a-key")])
+        try await TestServer.with(exampleEngine(), options) { server in
+            try await run("openai_client.py", "http://127.0.0.1:\(server.port)/v1", "a-key")
+            #expect(await server.becomesIdle())
+        }
+    }
+
+    /// Whole rounds: tools, calls, results, answer.
+    @Test func tools() async throws {
+        let call = { (place: String) in
+            "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"place\": \(place)}}\n"
+                + "</tool_call>"
+        }
+        let calls =
+            "<think>\nTwo calls.\n</think>\n\nLet me see.\n\(call("\"Ulm\""))\n"
+            + call("\"Köln \\\"S\\u00fcd\\\"\"")
+        let engine = try ToolScript.engine { prompt in
+            prompt.contains("<tool_response>\nsunny in Ulm\n</tool_response>")
+                && prompt.contains("sunny in Köln \"Süd\"") ? "It is sunny in both." : calls
+        }
+        let model = try ToolScript.model(ToolScript.chat("chatml-tools"))
+        try await TestServer.with(engine, model: model) { server in
+            try await run("openai_tools.py", "http://127.0.0.1:\(server.port)/v1")
+            #expect(await server.becomesIdle())
+        }
+    }
+
+    /// Runs a script of `Clients`, which must pass.
+    private func run(_ script: String, _ arguments: String...) async throws {
         try #require(
             FileManager.default.fileExists(atPath: "\(packages)/openai"),
             "OpenAI's client is not in \(packages); run `make setup`")
-        let options = ServerOptions(keys: [APIKey("a-key")])
         let (packages, folder) = (packages, packageFolder())
-        try await TestServer.with(exampleEngine(), options) { server in
-            let port = server.port
-            let (status, output) = try await blocking {
-                let process = Process()
-                process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-                process.arguments = [
-                    "python3", "\(folder)/Tests/MinimaServerTests/Clients/openai_client.py",
-                    "http://127.0.0.1:\(port)/v1", "a-key",
-                ]
-                process.environment = ProcessInfo.processInfo.environment.merging(
-                    ["PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"]
-                ) { $1 }
-                let pipe = Pipe()
-                process.standardOutput = pipe
-                process.standardError = pipe
-                try process.run()
-                let output = String(
-                    decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-                process.waitUntilExit()
-                return (process.terminationStatus, output)
-            }
-            #expect(status == 0 && output.hasSuffix("passed\n"), "\(output)")
-            #expect(await server.becomesIdle())
+        let (status, output) = try await blocking {
+            let process = Process()
+            process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+            process.arguments =
+                ["python3", "\(folder)/Tests/MinimaServerTests/Clients/\(script)"] + arguments
+            process.environment = ProcessInfo.processInfo.environment.merging(
+                ["PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"]
+            ) { $1 }
+            let pipe = Pipe()
+            process.standardOutput = pipe
+            process.standardError = pipe
+            try process.run()
+            let output = String(
+                decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+            process.waitUntilExit()
+            return (process.terminationStatus, output)
         }
+        #expect(status == 0 && output.hasSuffix("passed\n"), "\(output)")
     }
 }

@@ -236,7 +236,7 @@ struct FuzzTests {
     @Test func randomBodies() async throws {
         let engine = try ScriptedBackend.engine("a few words")
         try await TestServer.with(engine) { server in
-            let names = AnswerParameters.names.union([
+            let names = AnswerParameters.names.union(ToolParameters.names).union([
                 "prompt", "messages", "echo", "top_logprobs", "max_completion_tokens",
             ]).sorted()
             var random = Numbers(seed: 11)

@@ -86,7 +86,7 @@ struct AnswerMessage: Sendable, Hashable {
 
 /// Collects what parsers of an answer make of its bytes.
 ///
-/// White space next to calls is no content unless content follows.
+/// White space next to calls is no content unless it stands between content.
 struct MessageWriter: Sendable {
     private enum Kind: Hashable {
         case reasoning, content, arguments
@@ -97,6 +97,7 @@ struct MessageWriter: Sendable {
     private var text: [UInt8] = []
     /// White space of the content that waits for what follows.
     private var space: [UInt8] = []
+    private var hasContent = false
     /// Calls that have begun, and those that have ended.
     private(set) var begun = 0
     private(set) var ended = 0
@@ -116,8 +117,8 @@ struct MessageWriter: Sendable {
         for byte in bytes {
             space.append(byte)
             guard !byte.isSpace else { continue }
-            put(space, as: .content)
-            space = []
+            put(begun == 0 || hasContent ? space : [byte], as: .content)
+            (space, hasContent) = ([], true)
         }
     }
 
