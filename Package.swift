@@ -81,9 +81,12 @@ let package = Package(
         .target(
             name: "MinimaGrammar", dependencies: ["MinimaCore", "MinimaRuntime", "CMinimaGrammar"]),
         .target(
+            name: "CMinimaPage", exclude: ["page"], cSettings: [.unsafeFlags(["-std=c23"])]),
+        .target(
             name: "MinimaServer",
             dependencies: [
                 "MinimaCore", "MinimaTokenizer", "MinimaTemplate", "MinimaRuntime", "MinimaGrammar",
+                "CMinimaPage",
                 .product(name: "OrderedCollections", package: "swift-collections"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOCore", package: "swift-nio"),

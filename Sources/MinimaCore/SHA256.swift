@@ -61,16 +61,23 @@ public struct SHA256: Sendable {
 
     /// The hash of everything appended, as 64 hexadecimal digits.
     public func hexadecimalDigest() -> String {
+        digest().map { byte in
+            let digits = String(byte, radix: 16)
+            return digits.count == 1 ? "0" + digits : digits
+        }.joined()
+    }
+
+    /// The hash of everything appended, 32 bytes.
+    public func digest() -> [UInt8] {
         var copy = self
         let bits = length * 8
         var tail: [UInt8] = [0x80]
         while (pending.count + tail.count) % 64 != 56 { tail.append(0) }
         tail += (0..<8).map { UInt8(truncatingIfNeeded: bits >> (56 - 8 * UInt64($0))) }
         tail.withUnsafeBytes { copy.update($0) }
-        return copy.state.indices.map { index in
-            let digits = String(copy.state[index], radix: 16)
-            return String(repeating: "0", count: 8 - digits.count) + digits
-        }.joined()
+        return copy.state.indices.flatMap { index in
+            (0..<4).map { UInt8(truncatingIfNeeded: copy.state[index] >> (24 - 8 * UInt32($0))) }
+        }
     }
 
     /// Takes in whole blocks of 64 bytes; allocates nothing.

@@ -54,6 +54,14 @@ struct APIError: Error, Hashable {
         "Authorization: Bearer KEY"
         """, code: "invalid_api_key")
 
+    static func forbidden(origin: String) -> APIError {
+        let origin = String(origin.unicodeScalars.prefix(128))
+        return APIError(
+            403, "invalid_request_error",
+            "this server does not answer pages of \(origin); if they are meant to use it, start it "
+                + "with --allow-origin \(origin)", code: "origin_not_allowed")
+    }
+
     static func notFound(_ message: String, code: String? = nil, parameter: String? = nil)
         -> APIError
     {

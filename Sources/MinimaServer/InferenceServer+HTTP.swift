@@ -8,6 +8,9 @@ import NIOCore
 enum Reply: Sendable {
     case json(JSON)
     case text(String, type: String, status: Int = 200)
+    case page(ChatPage)
+    /// A browser may send what it asked about, as the headers say.
+    case preflight(HTTPFields)
     /// Events, written as they come; false when the client went before the last.
     case events(@Sendable (inout EventWriter) async throws -> Bool)
     case error(APIError)
@@ -24,7 +27,8 @@ struct EventWriter {
 
 /// What a request is for, by method and path.
 enum Endpoint: String, Sendable {
-    case completions, chat, models, model, tokenize, detokenize, embeddings, health, metrics, other
+    case completions, chat, models, model, tokenize, detokenize, embeddings, health, metrics
+    case page, stats, other
 
     /// - Returns: The endpoint and the methods that it answers.
     static func find(_ path: String) -> (endpoint: Endpoint, method: HTTPRequest.Method?) {
@@ -37,14 +41,16 @@ enum Endpoint: String, Sendable {
         case "/detokenize": (.detokenize, .post)
         case "/health", "/health/live", "/health/ready": (.health, .get)
         case "/metrics": (.metrics, .get)
+        case "/stats": (.stats, .get)
+        case "/": (.page, .get)
         default: path.hasPrefix("/v1/models/") ? (.model, .get) : (.other, nil)
         }
     }
 
     /// Whether the engine works for it.
     var generates: Bool { self == .completions || self == .chat }
-    /// Whether anyone may ask: what watches a server has no key.
-    var isOpen: Bool { self == .health || self == .metrics }
+    /// Whether anyone may ask: what watches a server has no key, and the page asks for one.
+    var isOpen: Bool { [.health, .metrics, .stats, .page].contains(self) }
 }
 
 extension InferenceServer {
@@ -80,17 +86,26 @@ extension InferenceServer {
                 log("\(endpoint.rawValue) \(status) \(milliseconds) ms")
             }
         }
+        let browser = gate.judge(
+            origin: request.headers[.origin], host: request.head.authority)
+        let shared = browser.fields
         var reply: Reply
         do throws(APIError) {
-            try check(request, endpoint, method)
-            var body: [UInt8] = []
-            if method == .post {
-                if request.headers[.expect]?.lowercased() == "100-continue" {
-                    try await Self.continueReading(writer)
+            if case .refused(let origin) = browser { throw .forbidden(origin: origin) }
+            if request.method == .options, case .allowed = browser {
+                reply = .preflight(
+                    browser.preflight(wanted: request.headers[.accessControlRequestHeaders]))
+            } else {
+                try check(request, endpoint, method)
+                var body: [UInt8] = []
+                if method == .post {
+                    if request.headers[.expect]?.lowercased() == "100-continue" {
+                        try await Self.continueReading(writer)
+                    }
+                    body = try await read(request)
                 }
-                body = try await read(request)
+                reply = try await self.reply(to: request.uri.path, endpoint, body, lifetime)
             }
-            reply = try await self.reply(to: request.uri.path, endpoint, body, lifetime)
         } catch {
             reply = .error(error)
         }
@@ -99,13 +114,20 @@ extension InferenceServer {
         switch reply {
         case .json(let value):
             status = 200
-            try await Self.write(writer, 200, "application/json", value.text(indent: nil))
+            try await Self.write(writer, 200, "application/json", value.text(indent: nil), shared)
         case .text(let text, let type, let code):
             status = code
-            try await Self.write(writer, code, type, text)
+            try await Self.write(writer, code, type, text, shared)
+        case .page(let page):
+            status = 200
+            try await Self.write(
+                writer, 200, "text/html; charset=utf-8", page.text, page.headers)
+        case .preflight(let fields):
+            status = 200
+            try await Self.write(writer, 200, "text/plain", "", shared + fields)
         case .error(let error):
             status = error.status
-            var fields: HTTPFields = [:]
+            var fields = shared
             if let seconds = error.retryAfter { fields[.retryAfter] = "\(seconds)" }
             if error.status == 401 { fields[.wwwAuthenticate] = "Bearer" }
             if error.status == 413 {
@@ -117,6 +139,7 @@ extension InferenceServer {
                 writer, error.status, "application/json", error.json.text(indent: nil), fields)
         case .events(let write):
             var head = Self.head(200, "text/event-stream; charset=utf-8")
+            head.headerFields += shared
             head.headerFields[.cacheControl] = "no-cache"
             var events = EventWriter(body: try await writer.writeHead(head))
             guard try await write(&events) else { throw ChannelError.alreadyClosed }
@@ -189,9 +212,11 @@ extension InferenceServer {
         case .health: healthReply(path)
         case .metrics:
             .text(
-                metrics.text(engine.metrics, health: health),
+                metrics.text(engine.metrics, health: health, memory: memory),
                 type: "text/plain; version=0.0.4; charset=utf-8")
-        case .embeddings, .other: throw .notFound("this server has nothing at this address")
+        case .stats: .json(stats())
+        case .page where options.hasPage: .page(page)
+        case .embeddings, .page, .other: throw .notFound("this server has nothing at this address")
         }
     }
 
@@ -207,11 +232,11 @@ extension InferenceServer {
 
     private static func write(
         _ writer: consuming ResponseWriter, _ status: Int, _ type: String, _ text: String,
-        _ fields: HTTPFields = [:]
+        _ fields: HTTPFields
     ) async throws {
         var head = head(status, type)
         head.headerFields[.contentLength] = "\(text.utf8.count)"
-        for field in fields { head.headerFields[field.name] = field.value }
+        head.headerFields += fields
         try await writer.write(
             response: head, body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
     }
@@ -219,7 +244,10 @@ extension InferenceServer {
     private static func head(_ status: Int, _ type: String) -> HTTPResponse {
         HTTPResponse(
             status: .init(code: status),
-            headerFields: [.contentType: type, .server: "minima", .date: date(time(nil))])
+            headerFields: [
+                .contentType: type, .server: "minima", .date: date(time(nil)),
+                .xContentTypeOptions: "nosniff",
+            ])
     }
 
     /// A time as HTTP writes it (RFC 9110, section 5.6.7).

@@ -22,6 +22,9 @@ public final class InferenceServer: Sendable {
     let options: ServerOptions
     let metrics = ServerMetrics()
     let watch: EngineWatch
+    let gate: BrowserGate
+    let page: ChatPage
+    let deviceMemory: @Sendable () -> DeviceMemory?
     let json: AnswerJSON
     let log: @Sendable (String) -> Void
 
@@ -37,15 +40,21 @@ public final class InferenceServer: Sendable {
     ///
     /// - Parameters:
     ///   - engine: Stays the caller's, who shuts it down after ``run(onListening:)`` has returned.
+    ///   - deviceMemory: How much of the device's memory is in use, from any thread; `nil` where
+    ///     there is no device.
     ///   - log: Receives lines of a log, from any thread.
     public init(
         model: ServedModel, engine: Engine, options: ServerOptions,
+        deviceMemory: @escaping @Sendable () -> DeviceMemory? = { nil },
         log: @escaping @Sendable (String) -> Void = { _ in }
     ) {
         self.model = model
         self.engine = engine
         self.options = options
+        self.deviceMemory = deviceMemory
         self.log = log
+        gate = BrowserGate(options)
+        page = ChatPage(chat: model.chat != nil, needsKey: !options.keys.isEmpty)
         watch = EngineWatch(stallTime: options.stallTime)
         json = AnswerJSON(texts: TokenTexts(tokenizer: model.tokenizer))
     }

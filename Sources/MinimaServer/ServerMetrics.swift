@@ -51,7 +51,9 @@ final class ServerMetrics: Sendable {
     }
 
     /// All of it, and the engine's numbers.
-    func text(_ engine: EngineMetrics, health: EngineWatch.Health) -> String {
+    func text(
+        _ engine: EngineMetrics, health: EngineWatch.Health, memory: MemoryUse
+    ) -> String {
         let state = state.withLock { $0 }
         var page = Page()
         page.head("http_requests_total", "counter", "Requests by endpoint and status; 499: gone.")
@@ -87,6 +89,13 @@ final class ServerMetrics: Sendable {
         page.head("answers_total", "counter", "Answers by how the engine ended them.")
         for (reason, count) in engine.finished.sorted(by: { $0.key < $1.key }) {
             page.value("answers_total", "\(count)", "reason=\"\(reason)\"")
+        }
+        if let bytes = memory.resident {
+            page.single("resident_memory_bytes", "gauge", "Of this process.", bytes)
+        }
+        if let device = memory.device {
+            page.single("device_memory_used_bytes", "gauge", "By anyone.", device.used)
+            page.single("device_memory_total_bytes", "gauge", "Of the device.", device.total)
         }
         return page.text
     }

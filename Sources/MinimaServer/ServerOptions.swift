@@ -6,6 +6,10 @@ public struct ServerOptions: Sendable {
     public var port: Int
     /// Keys of which a request must give one; empty: none is asked for.
     public var keys: [APIKey]
+    /// Sites whose pages in browsers may send requests, besides the server's own page.
+    public var allowedOrigins: [AllowedOrigin]
+    /// Whether there is a chat page at `/`.
+    public var hasPage: Bool
     /// Tokens of the longest request, prompt and new ones; `nil`: what the engine takes.
     public var context: Int?
     /// Bytes of a request's body, at most.
@@ -29,6 +33,7 @@ public struct ServerOptions: Sendable {
     /// Options; the defaults suit one machine's users.
     public init(
         host: String = "127.0.0.1", port: Int = 8000, keys: [APIKey] = [],
+        allowedOrigins: [AllowedOrigin] = [], hasPage: Bool = true,
         context: Int? = nil, maxBodyBytes: Int = 8 << 20, maxAnswers: Int = 1024,
         maxPromptLogprobs: Int = 1 << 18,
         deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
@@ -38,6 +43,8 @@ public struct ServerOptions: Sendable {
         self.host = host
         self.port = port
         self.keys = keys
+        self.allowedOrigins = allowedOrigins
+        self.hasPage = hasPage
         self.context = context
         self.maxBodyBytes = maxBodyBytes
         self.maxAnswers = maxAnswers
@@ -55,6 +62,7 @@ public enum ServerError: Error, CustomStringConvertible {
     case cannotListen(host: String, port: Int, reason: String)
     case noKeys
     case badKey(line: Int)
+    case badOrigin(String)
 
     /// What was asked, what was found, what to do.
     public var description: String {
@@ -67,6 +75,11 @@ public enum ServerError: Error, CustomStringConvertible {
             """
             the API key in line \(line) holds a space or a character that is not ASCII, which no \
             request header can carry; write another
+            """
+        case .badOrigin(let text):
+            """
+            "\(text)" is no origin; give scheme, host and port as in https://chat.example.org or \
+            http://localhost:3000, null for pages without one, or * for every site
             """
         }
     }

@@ -14,10 +14,18 @@ struct Serve: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Answers requests over HTTP as OpenAI's interface does.",
         discussion: """
-            /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health and \
-            /metrics. Listens on this machine only unless --host says otherwise. SIGTERM or Ctrl-C \
-            takes no more requests and ends when those that run have ended; a second one ends at \
-            once.
+            /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, \
+            /metrics, and a chat page with live figures at /. Listens on this machine only unless \
+            --host says otherwise. SIGTERM or Ctrl-C takes no more requests and ends when those that \
+            run have ended; a second one ends at once.
+
+            Browsers let every site reach a server on their machine, so requests of other sites' \
+            pages get 403. A request is the server's own when its Origin is where it went and that \
+            is an address, a name without a dot or under .localhost or .internal, this machine's \
+            name or --host (with API keys, any name); without API keys, a server that listens on \
+            this machine only wants such a name in every request. --allow-origin lets others in: \
+            another site's page, or this one behind a proxy with a name of its own. Programs that \
+            are no browsers are not concerned.
             """)
 
     @Argument(help: "Model directory.", completion: .directory)
@@ -34,6 +42,17 @@ struct Serve: ParsableCommand {
 
     @Option(help: "File of API keys, one per line, of which requests must show one.")
     var apiKeyFile: String?
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Site whose pages in browsers may use the server, such as https://chat.example.org; * \
+            is every site. May be given several times.
+            """, valueName: "origin"))
+    var allowOrigin: [String] = []
+
+    @Flag(help: "Leave out the chat page at /.")
+    var noPage = false
 
     @Option(help: "Requests computed at one time, at most.")
     var maxRequests = 32
@@ -108,6 +127,7 @@ struct Serve: ParsableCommand {
     func run() throws {
         let device = try compute.open()
         catchInterrupts()
+        let origins = try allowOrigin.map { try AllowedOrigin($0) }
         let keys = try apiKeyFile.map { try APIKey.keys(in: readText($0)) } ?? []
         let checkpoint = try Checkpoint(path: model)
         let served = try servedModel(checkpoint)
@@ -121,9 +141,14 @@ struct Serve: ParsableCommand {
         let server = InferenceServer(
             model: served, engine: engine,
             options: ServerOptions(
-                host: host, port: port, keys: keys, context: context,
+                host: host, port: port, keys: keys, allowedOrigins: origins, hasPage: !noPage,
+                context: context,
                 deadline: requestSeconds == 0 ? nil : .seconds(requestSeconds),
                 drainTime: .seconds(drainSeconds)),
+            deviceMemory: {
+                guard let memory = try? device.memory() else { return nil }
+                return DeviceMemory(used: memory.total - memory.free, total: memory.total)
+            },
             log: { line in if !isQuiet { Terminal.write("minima: \(line)") } })
         try Self.serve(server, host: host)
     }

@@ -155,7 +155,7 @@ final class ProgressLine {
                 parts.append("took \(duration(elapsed))")
             }
         }
-        parts.append("\(residentMegabytes()) MiB")
+        parts.append("\((ProcessMemory.resident() ?? 0) >> 20) MiB")
         if !progress.note.isEmpty { parts.append(progress.note) }
         return parts.joined(separator: ", ")
     }
@@ -207,16 +207,4 @@ func grouped(_ value: Int) -> String {
         let left = digits.count - index
         return index > 0 && left % 3 == 0 && digits[index - 1] != "-" ? ",\(digit)" : "\(digit)"
     }.joined()
-}
-
-/// Resident memory of this process in MiB; 0 when /proc is not there.
-func residentMegabytes() -> Int {
-    guard let file = fopen("/proc/self/statm", "r") else { return 0 }
-    defer { fclose(file) }
-    var line = [CChar](repeating: 0, count: 128)
-    guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
-    let text = String(
-        decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    let pages = text.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
-    return (pages * Int(sysconf(Int32(_SC_PAGESIZE)))) >> 20
 }

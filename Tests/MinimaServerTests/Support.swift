@@ -204,5 +204,5 @@ final class ScriptedBackend: DecodeBackend {
 
 extension InferenceServer {
     /// The page of metrics.
-    var metricsText: String { metrics.text(engine.metrics, health: health) }
+    var metricsText: String { metrics.text(engine.metrics, health: health, memory: memory) }
 }

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Lays what the chat page's test needs under .deps/browser: Playwright for Python, and the path of a
+# Chromium without a window. Does nothing when it is there already. Only `make test` needs it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+requirements=Tests/MinimaServerTests/Clients/requirements-browser.txt
+folder=$PWD/.deps/browser
+
+say() { printf 'setup: %s\n' "$*"; }
+die() {
+    printf 'setup: error: %s\n' "$1" >&2
+    shift
+    for line in "$@"; do printf 'setup:        %s\n' "$line" >&2; done
+    exit 1
+}
+
+# Ubuntu's chromium-browser is a stub that wants snap, so only what tells its version counts.
+runs() { timeout 30 "$1" --version >/dev/null 2>&1; }
+find_browser() {
+    local name path
+    for name in chromium-headless-shell chromium google-chrome-stable google-chrome chromium-browser; do
+        if path=$(command -v "$name") && runs "$path"; then
+            echo "$path"
+            return
+        fi
+    done
+    # Playwright's own, from an earlier run.
+    for path in "$folder"/chromium_headless_shell-*/*/*headless*shell; do
+        if runs "$path"; then
+            echo "$path"
+            return
+        fi
+    done
+    return 1
+}
+
+install_browser() {
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || return 1
+        sudo=(sudo)
+        [ -t 0 ] || sudo=(sudo -n)
+    fi
+    if command -v apt-get >/dev/null; then
+        # A broken third-party source fails the update, yet not necessarily the installation.
+        "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 -qq update || true
+        if apt-cache policy chromium-headless-shell | grep -q 'Candidate: [0-9]'; then
+            say "browser for tests: installing chromium-headless-shell"
+            "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+                -qq -y --no-install-recommends install chromium-headless-shell
+            return
+        fi
+    fi
+    say "browser for tests: downloading Playwright's Chromium"
+    PYTHONPATH=$folder PLAYWRIGHT_BROWSERS_PATH=$folder \
+        python3 -m playwright install --only-shell --with-deps chromium
+}
+
+stamp="$(python3 -V) $(sha256sum <"$requirements")" || die "python3 is not installed"
+if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && runs "$(cat "$folder/.path")"; then
+    say "browser for tests: present"
+    exit
+fi
+mkdir -p .deps
+if [ "$(cat "$folder/.stamp" 2>/dev/null)" != "$stamp" ]; then
+    new=$(mktemp -d .deps/browser.XXXXXX)
+    trap 'rm -rf "$new"' EXIT
+    say "browser for tests: installing playwright (53 MB)"
+    # A site-wide `pip --user` setting would clash with --target.
+    PIP_USER=0 PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --progress-bar off \
+        --disable-pip-version-check --no-deps --no-compile --only-binary=:all: \
+        --target "$new" -r "$requirements"
+    echo "$stamp" >"$new/.stamp"
+    chmod 755 "$new"
+    rm -rf "$folder"
+    mv "$new" "$folder"
+fi
+path=$(find_browser) || {
+    install_browser >&2 || die "no Chromium could be installed (the reason is above)" \
+        "install chromium, chromium-headless-shell or Google Chrome, then run this again"
+    path=$(find_browser) || die "the Chromium that was installed does not start"
+}
+echo "$path" >"$folder/.path"
+say "browser for tests: $path"
