@@ -19,13 +19,12 @@ struct Serve: ParsableCommand {
             --host says otherwise. SIGTERM or Ctrl-C takes no more requests and ends when those that \
             run have ended; a second one ends at once.
 
-            Browsers let every site reach a server on their machine, so requests of other sites' \
-            pages get 403. A request is the server's own when its Origin is where it went and that \
-            is an address, a name without a dot or under .localhost or .internal, this machine's \
-            name or --host (with API keys, any name); without API keys, a server that listens on \
-            this machine only wants such a name in every request. --allow-origin lets others in: \
-            another site's page, or this one behind a proxy with a name of its own. Programs that \
-            are no browsers are not concerned.
+            In browsers every site's pages could ask a server on this machine, so theirs get 403. \
+            The server's own page is known by its address: an IP address, a name without a dot or \
+            under .localhost or .internal, this machine's name, or --host; with API keys any name. \
+            --allow-origin lets in other sites, and the page behind a proxy with a name of its \
+            own. Requests that come from no page are answered, but a server without keys that \
+            listens on this machine only wants them, too, under such a name.
             """)
 
     @Argument(help: "Model directory.", completion: .directory)

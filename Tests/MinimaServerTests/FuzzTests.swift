@@ -138,7 +138,8 @@ struct FuzzTests {
         try await TestServer.with(engine, options) { server in
             let body = "{\"prompt\":\"x\"}"
             let cases: [(method: String, path: String, headers: [String: String], status: Int)] = [
-                ("GET", "/page", [:], 404), ("POST", "/", [:], 405), ("POST", "/v1/completion", [:], 404),
+                ("GET", "/page", [:], 404), ("POST", "/", [:], 405),
+                ("POST", "/v1/completion", [:], 404),
                 ("GET", "/v1/completions", [:], 405), ("DELETE", "/v1/models", [:], 405),
                 ("POST", "/health", [:], 405), ("POST", "/v1/embeddings", [:], 404),
                 ("POST", "/v1/completions", ["Content-Type": "text/plain"], 415),

@@ -6,7 +6,7 @@ const needsKey = document.documentElement.dataset.key === "required";
 /** Why there is no answer, in words; `status` is HTTP's, or 0. */
 class Failure extends Error {
     constructor(message, status = 0, code = "") {
-        super(message);
+        super(message.charAt(0).toUpperCase() + message.slice(1));
         this.status = status;
         this.code = code;
     }

@@ -210,7 +210,7 @@ def keys():
         expect(dialog).to_be_hidden()
         ask(page, "Hello")
         alert = page.get_by_role("alert")
-        expect(alert).to_contain_text("no valid API key was given")
+        expect(alert).to_contain_text("No valid API key was given")
         alert.get_by_role("button", name="Enter an API key").click()
         page.get_by_label("API key").fill("right-key")
         page.get_by_role("button", name="Done").click()
@@ -220,6 +220,46 @@ def keys():
         expect(alert).to_have_count(0)
         stored = page.evaluate("[JSON.stringify(localStorage), JSON.stringify(sessionStorage)]")
         assert "right-key" not in stored[0] and "right-key" in stored[1], stored
+
+
+def failures():
+    """What a server that thinks aloud, breaks or is gone sends, put together here."""
+    pieces = [
+        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+        {"choices": [{"delta": {"reasoning_content": "a thought"}}]},
+        {"choices": [{"delta": {"content": "half an"}}]},
+        {"error": {"message": "the device is lost", "code": "internal_error"}},
+    ]
+    stream = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+    with page_of("markup", "failures", ["net::ERR", "429"]) as page:
+        address = "**/v1/chat/completions"
+        alert = page.get_by_role("alert")
+        page.route(address, lambda route: route.fulfill(content_type="text/event-stream", body=stream))
+        ask(page, "Hello")
+        expect(page.locator(".thought div")).to_have_text("a thought")
+        expect(page.locator(".assistant .body")).to_have_text("half an")
+        expect(alert).to_have_text("The device is lost")
+        for status, headers, body, words in (
+            (429, {"Retry-After": "3"}, {"error": {"message": "the queue is full"}}, "full (3 s)"),
+            (200, {}, None, "The connection ended before the answer did."),
+        ):
+            page.unroute(address)
+            text = json.dumps(body) if body else stream[: stream.index("data: {\"error")]
+            page.route(
+                address,
+                lambda route: route.fulfill(status=status, headers=headers, body=text),
+            )
+            page.get_by_role("button", name="Retry answer").click()
+            expect(alert).to_contain_text(words)
+        page.route("**/*", lambda route: route.abort("connectionrefused"))
+        page.get_by_role("button", name="Retry answer").click()
+        expect(alert).to_contain_text("cannot be reached")
+        expect(page.locator("#health")).to_have_text("unreachable")
+        page.unroute_all()
+        expect(page.locator("#health")).to_have_text("ready")
+        page.get_by_role("button", name="Retry answer").click()
+        expect(page.locator(".assistant .body")).to_contain_text("word")
+        expect(alert).to_have_count(0)
 
 
 def stops():
@@ -303,7 +343,7 @@ def other_sites():
 
 with sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=browser_path)
-    for step in (answers, markup, keys, stops, narrow, other_sites):
+    for step in (answers, markup, keys, failures, stops, narrow, other_sites):
         step()
     browser.close()
 print("failed: " + ", ".join(failed) if failed else "passed")
