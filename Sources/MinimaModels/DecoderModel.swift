@@ -23,8 +23,6 @@ public protocol DecoderModel: LanguageModel {
 public struct DecoderArchitecture: Sendable, Hashable {
     /// Its sizes.
     public var dimensions: DecoderDimensions
-    /// Longest context, in tokens.
-    public var context: Int
     /// ε of every norm.
     public var epsilon: Double
     /// Rotary embedding.

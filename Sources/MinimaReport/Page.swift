@@ -14,7 +14,8 @@ struct Page {
         let sections =
             headlineSection(comparisons, contests, report)
             + answersSection(allocations, contests, report)
-            + comparisonSection(comparisons, report) + healingSection(report) + speedSection(report)
+            + comparisonSection(comparisons, report) + healingSection(report)
+            + comparedSpeedSection(report) + speedSection(report)
             + ablationSection(contests, report)
             + sensitivitySection(allocations, report) + partsSection(report)
             + allocationSection(allocations, report) + layerSections(allocations, report)

@@ -18,6 +18,7 @@ extension Report {
         var healings: [(result: HealingResult, directory: String?)] = []
         var benches: [BenchResult] = []
         var costs: [DecodeCosts] = []
+        var speeds: [SpeedResult] = []
         for file in files {
             let (path, text) = try read(file)
             do {
@@ -35,6 +36,7 @@ extension Report {
                     healings.append((try .init(json: text), directory(ofRecord: path)))
                 case BenchResult.kind: benches.append(try .init(json: text))
                 case DecodeCosts.kind: costs.append(try .init(json: text))
+                case SpeedResult.kind: speeds.append(try .init(json: text))
                 default: throw ReportError.unknownKind(path: path, found: kind)
                 }
             } catch let error as ReportError {
@@ -46,7 +48,8 @@ extension Report {
         return Report(
             title: nil, inspections: inspections, evaluations: evaluations,
             compressions: compressions, generations: generations, analyses: analyses,
-            plans: plans, ablations: ablations, healings: healings, benches: benches, costs: costs)
+            plans: plans, ablations: ablations, healings: healings, benches: benches, costs: costs,
+            speeds: speeds)
     }
 
     /// The largest file that can be a result; a weight file given by mistake is not read.
@@ -107,6 +110,6 @@ public enum ReportError: Error, Hashable, CustomStringConvertible {
     private static let kinds = [
         InspectionResult.kind, EvaluationResult.kind, CompressionResult.kind, GenerationResult.kind,
         Analysis.kind, CompressionPlan.kind, AblationResult.kind, HealingResult.kind,
-        BenchResult.kind, DecodeCosts.kind,
+        BenchResult.kind, DecodeCosts.kind, SpeedResult.kind,
     ]
 }

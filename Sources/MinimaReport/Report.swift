@@ -27,6 +27,8 @@ public struct Report: Sendable {
     public let benches: [BenchResult]
     /// Decoding times of single layers that `minima bench` measured.
     public let costs: [DecodeCosts]
+    /// Comparisons of `minima speed`.
+    public let speeds: [SpeedResult]
     /// Who was made of whom.
     let lineage: Lineage
 
@@ -36,13 +38,14 @@ public struct Report: Sendable {
         evaluations: [EvaluationResult] = [], compressions: [CompressionResult] = [],
         generations: [GenerationResult] = [], analyses: [Analysis] = [],
         plans: [CompressionPlan] = [], ablations: [AblationResult] = [],
-        healings: [HealingResult] = [], benches: [BenchResult] = [], costs: [DecodeCosts] = []
+        healings: [HealingResult] = [], benches: [BenchResult] = [], costs: [DecodeCosts] = [],
+        speeds: [SpeedResult] = []
     ) {
         self.init(
             title: title, inspections: inspections, evaluations: evaluations,
             compressions: compressions.map { ($0, nil) }, generations: generations,
             analyses: analyses, plans: plans, ablations: ablations,
-            healings: healings.map { ($0, nil) }, benches: benches, costs: costs)
+            healings: healings.map { ($0, nil) }, benches: benches, costs: costs, speeds: speeds)
     }
 
     /// A report on these results, where the directories that compressions and healings wrote may be
@@ -53,7 +56,8 @@ public struct Report: Sendable {
         generations: [GenerationResult], analyses: [Analysis], plans: [CompressionPlan],
         ablations: [AblationResult],
         healings: [(result: HealingResult, directory: String?)] = [],
-        benches: [BenchResult] = [], costs: [DecodeCosts] = []
+        benches: [BenchResult] = [], costs: [DecodeCosts] = [],
+        speeds: [SpeedResult] = []
     ) {
         let compressions = Lineage.compressions(compressions, healings)
         self.inspections = inspections
@@ -66,6 +70,7 @@ public struct Report: Sendable {
         self.healings = healings.map(\.result)
         self.benches = benches
         self.costs = costs
+        self.speeds = speeds
         lineage = Lineage(
             inspections: inspections, evaluations: evaluations, compressions: compressions,
             healings: healings, generations: generations, analyses: analyses,

@@ -124,7 +124,7 @@ extension TextTable {
 
     /// Rows under headers, figures to the right; a name too long for its column has a line of its
     /// own.
-    private static func grid(_ headers: [String], _ rows: [(String, [String])]) -> [String] {
+    static func grid(_ headers: [String], _ rows: [(String, [String])]) -> [String] {
         let widths = headers.indices.map { index in
             let cells = rows.map { VisibleText.columns($0.1[index]) }
             return Swift.max(VisibleText.columns(headers[index]), cells.max() ?? 0)

@@ -9,9 +9,25 @@ struct DeviceEngineOptions: ParsableArguments {
     var kvDtype = CacheChoice.bfloat16
 
     @Option(
+        help: """
+            GiB that weights, keys and values and everything between the layers may take together. \
+            Default: what is free.
+            """)
+    var vram: Double?
+
+    @Option(
         help: "Where compiled kernels are kept. Default: minima/kernels in the user's cache.",
         completion: .directory)
     var kernelCache: String?
+
+    func validate() throws {
+        if let vram, !(vram > 0 && vram <= 1_048_576) {
+            throw ValidationError("--vram must be above 0 and at most 1048576 GiB, found \(vram)")
+        }
+    }
+
+    /// Bytes of ``vram``.
+    var limit: Int? { vram.map { Int($0 * Double(1 << 30)) } }
 
     /// The kernels of a GPU.
     func kernels(on device: Device) throws -> CUDAContext {

@@ -149,11 +149,15 @@ struct Generate: ParsableCommand {
     /// Computes all answers at once and prints them in order, a single one as it comes.
     private func write(_ answers: [Answer], _ maker: EngineMaker, _ tokenizer: Tokenizer) throws {
         // The last token is never read, so its keys and values are not held.
+        let lengths = answers.map {
+            let length = $0.request.prompt.count
+            return length + min($0.request.maxTokens, maker.context - length) - 1
+        }.sorted(by: >)
+        let slots = min(maker.parallel, lengths.count)
         let engine = try maker.open(
-            lengths: answers.map {
-                let length = $0.request.prompt.count
-                return length + min($0.request.maxTokens, maker.context - length) - 1
-            })
+            EngineMaker.Size(
+                slots: slots, maxWaiting: lengths.count, longest: lengths.first ?? 1,
+                pages: lengths.prefix(slots).reduce(0) { $0 + maker.pages(for: $1) }))
         defer { engine.shutDown(.cancel) }
         let clock = ContinuousClock()
         let started = clock.now
@@ -267,8 +271,8 @@ enum GenerateError: Error, CustomStringConvertible {
     case noPrompts(path: String)
     case badPrompt(path: String, line: Int, found: String)
     case promptTooLong(number: Int?, tokens: Int, context: Int)
-    case modelTooLarge(bytes: Int, available: Int, device: Device)
-    case noMemory(tokens: Int, fitting: Int, device: Device)
+    case modelTooLarge(bytes: Int, available: Int, device: Device, isLimited: Bool)
+    case noMemory(tokens: Int, needed: Int, available: Int, fitting: Int, device: Device)
     case kernelsNeedGPU(device: Device)
     case kernelsComputeIn(DType, asked: DType)
     case cacheNeedsKernels(CacheChoice)
@@ -294,16 +298,19 @@ enum GenerateError: Error, CustomStringConvertible {
             \(number.map { "prompt \($0)" } ?? "the prompt") has \(tokens) tokens and the model's \
             context is \(context), which leaves no room for a new one; shorten it
             """
-        case .modelTooLarge(let bytes, let available, let device):
+        case .modelTooLarge(let bytes, let available, let device, let isLimited):
             """
-            the model takes about \(byteText(bytes)) and \(device) has \(byteText(available)) free; \
-            compress it further, or give another --device or --dtype
+            the model takes about \(byteText(bytes)) and \
+            \(isLimited ? "--vram allows" : "\(device) has") \(byteText(available))\
+            \(isLimited ? "" : " free"); compress it further, or give \
+            \(isLimited ? "a larger --vram" : "another --device or --dtype")
             """
-        case .noMemory(let tokens, let fitting, let device):
+        case .noMemory(let tokens, let needed, let available, let fitting, let device):
             """
-            the longest request has \(tokens) tokens, new ones included, and \(device) has memory \
-            for \(fitting) beside the model; lower --max-tokens or --parallel, or shorten the prompt \
-            (--explain-memory shows what fits)
+            the longest request has \(tokens) tokens, new ones included, which takes \
+            \(byteText(needed)) with the model, and \(device) has \(byteText(available)) for it, enough \
+            for \(fitting) tokens; lower --max-tokens, --context or the number of requests at one time, \
+            or raise --vram where it was given (`minima generate --explain-memory` shows what fits)
             """
         case .kernelsNeedGPU(let device):
             "--backend kernels needs a GPU, found \(device); give --device cuda or --backend libtorch"

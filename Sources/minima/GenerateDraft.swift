@@ -76,6 +76,15 @@ struct DraftingOptions: ParsableArguments {
 struct SpeculationChoice: Hashable, ExpressibleByArgument {
     let speculation: Speculation
 
+    /// As it was given.
+    var text: String {
+        switch speculation {
+        case .automatic: "auto"
+        case .off: "off"
+        case .fixed(let count): "\(count)"
+        }
+    }
+
     init?(argument: String) {
         switch argument {
         case "auto": speculation = .automatic
@@ -155,6 +164,16 @@ struct GenerateDraft: Sendable {
         case .ngram: nil
         case .eagle(let checkpoint), .model(let checkpoint): checkpoint
         }
+    }
+
+    /// What the kernels' memory depends on; `nil` where nothing of a head is on the device.
+    func head() throws -> (config: EagleConfiguration, weightBytes: Int, isQuantized: Bool)? {
+        guard case .eagle(let checkpoint) = kind else { return nil }
+        let modules = try CompressionManifest(checkpoint.config).modules
+        return (
+            try EagleConfiguration(checkpoint.config), checkpoint.weightBytes(.bfloat16),
+            !modules.isEmpty
+        )
     }
 
     /// Bytes of its weights when numbers are of type `dtype`; codes stay as they are stored.

@@ -32,13 +32,14 @@ struct EngineMaker: Sendable {
     let speculation: Speculation
 
     /// What the kernels are made for; `nil` where libtorch computes.
-    private let decoder: Decoder?
+    let decoder: Decoder?
     /// Whether libtorch may take over what the kernels turn out not to do.
     private let mayFallBack: Bool
 
-    private struct Decoder {
-        let sizes: DecoderDimensions
-        let attention: AttentionShape
+    /// What the kernels need to know of the model before it is loaded.
+    struct Decoder {
+        let memory: CUDAMemory
+        let kernels: CUDAContext
     }
 
     /// Decides what computes; reads no weight.
@@ -68,14 +69,14 @@ struct EngineMaker: Sendable {
             guard dtype ?? .bfloat16 == .bfloat16 else {
                 throw GenerateError.kernelsComputeIn(.bfloat16, asked: wanted)
             }
-            decoder = try Self.decoder(of: checkpoint)
+            decoder = try Self.decoder(of: checkpoint, draft, options, device)
         case .auto:
             guard device.isCUDA, wanted == .bfloat16 else {
                 decoder = nil
                 break
             }
             do {
-                decoder = try Self.decoder(of: checkpoint)
+                decoder = try Self.decoder(of: checkpoint, draft, options, device)
             } catch {
                 guard Self.isBeyondKernels(error) else { throw error }
                 Self.warn(error)
@@ -89,7 +90,7 @@ struct EngineMaker: Sendable {
     }
 
     /// Numbers of tokens that steps may propose, 0 first.
-    private var draftTokens: [Int] {
+    var draftTokens: [Int] {
         guard draft != nil else { return [0] }
         return switch speculation {
         case .off: [0]
@@ -98,19 +99,23 @@ struct EngineMaker: Sendable {
         }
     }
 
-    private var mostDraftTokens: Int { draftTokens.max() ?? 0 }
+    var mostDraftTokens: Int { draftTokens.max() ?? 0 }
 
     /// Places in pages for a sequence of `length` tokens: steps queued behind its end write, too.
-    private func places(_ length: Int) -> Int { min(length + 2 * mostDraftTokens, context) }
+    func places(_ length: Int) -> Int { min(length + 2 * mostDraftTokens, context) }
 
-    private static func decoder(of checkpoint: Checkpoint) throws -> Decoder {
+    private static func decoder(
+        of checkpoint: Checkpoint, _ draft: GenerateDraft?, _ options: DeviceEngineOptions,
+        _ device: Device
+    ) throws -> Decoder {
         let architecture = try CUDABackend.architecture(of: checkpoint)
-        let sizes = architecture.dimensions
+        let kernels = try options.kernels(on: device)
         return Decoder(
-            sizes: sizes,
-            attention: try AttentionShape(
-                heads: sizes.heads, kvHeads: sizes.keyValueHeads, headDim: sizes.headDim,
-                normalisesQueriesAndKeys: architecture.normalisesQueriesAndKeys))
+            memory: try CUDAMemory(
+                architecture,
+                formats: Array(CompressionManifest(checkpoint.config).modules.values),
+                weightBytes: checkpoint.weightBytes(.bfloat16), draft: draft?.head(),
+                limits: kernels.limits), kernels: kernels)
     }
 
     /// Whether the kernels do not do this model, or not on this machine.
@@ -128,144 +133,57 @@ struct EngineMaker: Sendable {
         Terminal.write("minima: warning: decoding through libtorch: \(error)")
     }
 
-    // MARK: Memory
-
-    /// Tokens of a page.
-    static var pageTokens: Int { PagedKeyValues.pageTokens }
-
-    /// Tokens of a prompt that are computed at once.
-    private static func chunk(_ decoder: Decoder?) -> Int { decoder == nil ? 512 : 2048 }
-
-    /// What fits beside the model, for `slots` requests at one time of at most `longest` tokens;
-    /// weights and what lies between the layers are predicted.
-    func budget(slots: Int, longest: Int) throws -> KeyValueBudget {
-        try budget(decoder, slots: slots, longest: longest)
-    }
-
-    private func budget(_ decoder: Decoder?, slots: Int, longest: Int) throws -> KeyValueBudget {
-        let available = try device.memory()?.available ?? HostMemory.available() ?? .max
-        let weights = checkpoint.weightBytes(dtype) + (draft?.weightBytes(dtype) ?? 0)
-        let draftBytes = try draft?.keyValueBytes(dtype) ?? 0
-        guard let decoder else {
-            return KeyValueBudget(
-                deviceBytes: available, weightBytes: weights,
-                activationBytes: try activationBytes(slots: slots, longest: longest),
-                bytesPerToken: try checkpoint.keyValueBytes(dtype) + draftBytes,
-                pageTokens: Self.pageTokens)
-        }
-        let layout = CUDALayout(
-            slots: slots, context: longest, format: options.kvDtype.format,
-            isDeterministic: deterministic, draftTokens: draftTokens)
-        let isCompressed = try !CompressionManifest(checkpoint.config).modules.isEmpty
-        // Factored sites give their ranks' values and their outputs; no rank is larger than those.
-        let largest = decoder.sizes.sites.map { $0.outputs + min($0.outputs, $0.inputs) }.max()
-        let bucket = layout.buckets.last ?? slots
-        // Steps that verify more rows than 256 do not exist.
-        let memory = DecodeMemory(
-            decoder.sizes, weightBytes: weights,
-            layout: DecodeMemory.Layout(
-                requests: max(bucket, min(bucket * (mostDraftTokens + 1), 256)),
-                context: longest,
-                pageTokens: Self.pageTokens, chunk: layout.chunk,
-                largestRank: isCompressed ? largest ?? 0 : 0, expandsWeights: isCompressed,
-                splits: Self.pageTokens, workspace: 64 << 20))
-        let page = PagedKeyValues.bytesPerPage(
-            layers: decoder.sizes.layers, shape: decoder.attention, format: layout.format)
-        return KeyValueBudget(
-            deviceBytes: available, weightBytes: weights,
-            activationBytes: memory.activations + memory.workspace + memory.logits
-                + SamplingState.bytes(
-                    slots: slots, vocabulary: decoder.sizes.vocabularySize,
-                    places: mostDraftTokens + 1, sequenceLength: longest),
-            bytesPerToken: (page + Self.pageTokens - 1) / Self.pageTokens + draftBytes,
-            pageTokens: Self.pageTokens)
-    }
-
-    /// Bytes between the layers at most, through libtorch: a layer's inputs and outputs for a chunk,
-    /// twice; scores of attention over the longest sequence and their softmax; logits of all
-    /// requests in float32 or int64, of which choosing tokens holds about eight, and those of a slice
-    /// of a prompt that is scored about four.
-    private func activationBytes(slots: Int, longest: Int) throws -> Int {
-        let verified = slots * (mostDraftTokens + 1)
-        let rows = max(min(Self.chunk(nil), longest), verified)
-        let width = try checkpoint.sites().filter { $0.layer == 0 }
-            .reduce(0) { $0 + $1.inputs + $1.outputs }
-        let heads = try checkpoint.config.int("num_attention_heads")
-        let vocabulary = try checkpoint.config.int("vocab_size")
-        let values = 2 * Double(rows) * (Double(width) + Double(heads) * Double(longest))
-        let logits =
-            8 * Double(vocabulary) * Double(max(8 * verified, 4 * PromptScoring.rowsAtOnce))
-        let bytes = values * Double(dtype.byteCount) + logits
-        // The budget takes no more, and configurations can hold any number.
-        return Int(min(bytes, 0x1p50))
-    }
-
-    /// How many requests of which length fit, for people.
-    func memoryTable() throws -> String {
-        let budget = try budget(slots: parallel, longest: context)
-        var lengths = Array(sequence(first: 512) { $0 < context / 2 ? $0 * 2 : nil })
-            .filter { $0 < context }
-        lengths.append(context)
-        func padded(_ cells: [String]) -> String {
-            cells.map { String(repeating: " ", count: max(12 - $0.count, 0)) + $0 }.joined()
-        }
-        let rows = budget.table(lengths: lengths).map {
-            padded([
-                grouped($0.length), grouped($0.requests), grouped($0.pages), byteText($0.bytes),
-            ])
-        }
-        return """
-            \(device), free      \(byteText(budget.deviceBytes))
-            weights         \(byteText(budget.weightBytes)) in \(dtype)\(try draftText())
-            activations     \(byteText(budget.activationBytes)) at most, with --parallel \(parallel)
-            left for pages  \(budget)
-
-            \(padded(["tokens", "requests", "pages each", "memory"]))
-            \(rows.joined(separator: "\n"))
-
-            """
-    }
-
-    /// What the weights and the pages hold of a draft's.
-    private func draftText() throws -> String {
-        guard let draft else { return "" }
-        let weights = draft.weightBytes(dtype)
-        guard weights > 0 else { return "" }
-        return """
-            , of which the draft \(byteText(weights)), and \(byteText(try draft.keyValueBytes(dtype))) \
-            of each token in pages
-            """
-    }
-
     // MARK: The engine
+
+    /// What an engine is made for.
+    struct Size {
+        /// Requests at one time.
+        var slots: Int
+        /// Requests that may wait.
+        var maxWaiting: Int
+        /// Tokens of the longest sequence: what goes in, and what comes out but for the last token,
+        /// which is never read.
+        var longest: Int
+        /// Pages that all requests of a time need together; `nil`: as if all were the longest.
+        var pages: Int?
+    }
 
     /// Slots and pages.
     private struct Plan {
         let slots: Int
         let pages: Int
-        let longest: Int
+        let context: Int
+        /// Pages of the longest sequence.
+        let leastPages: Int
     }
 
-    /// What requests of `lengths` tokens each need, as far as there is memory for it.
+    /// What an engine needs, as far as there is memory for it.
     ///
     /// - Throws: ``GenerateError`` when the longest request does not fit.
-    private func plan(_ decoder: Decoder?, lengths: [Int]) throws -> Plan {
-        let lengths = lengths.sorted(by: >)
+    private func plan(_ decoder: Decoder?, _ size: Size) throws -> Plan {
         // The kernels' sums and rotary angles follow these sizes: what is asked must not change them.
         let isFixed = deterministic && decoder != nil
-        let slots = isFixed ? parallel : min(parallel, max(lengths.count, 1))
-        let longest = isFixed ? context : places(lengths.first ?? 1)
+        let slots = isFixed ? parallel : min(parallel, max(size.slots, 1))
+        let longest = isFixed ? context : places(size.longest)
         let budget = try budget(decoder, slots: slots, longest: longest)
-        guard budget.weightBytes < budget.deviceBytes else {
+        let weights = budget.weightBytes + loadingBytes(decoder, slots: slots, longest: longest)
+        guard weights < budget.deviceBytes else {
             throw GenerateError.modelTooLarge(
-                bytes: budget.weightBytes, available: budget.deviceBytes, device: device)
+                bytes: weights, available: budget.deviceBytes, device: device,
+                isLimited: options.vram != nil)
         }
-        guard budget.pages(for: lengths.first ?? 1) <= budget.pages else {
+        let least = budget.pages(for: size.longest)
+        guard least <= budget.pages else {
             throw GenerateError.noMemory(
-                tokens: lengths.first ?? 1, fitting: try longestFitting(decoder), device: device)
+                tokens: size.longest, needed: budget.bytes(requests: 1, of: size.longest),
+                available: budget.deviceBytes, fitting: try longestFitting(decoder), device: device)
         }
-        let all = lengths.prefix(slots).reduce(0) { $0 + budget.pages(for: places($1)) }
-        return Plan(slots: slots, pages: max(min(all, budget.pages), 1), longest: longest)
+        let (all, overflows) = slots.multipliedReportingOverflow(
+            by: budget.pages(for: places(size.longest)))
+        let wanted = min(size.pages ?? .max, overflows ? .max : all)
+        return Plan(
+            slots: slots, pages: max(min(max(wanted, least), budget.pages), 1), context: longest,
+            leastPages: least)
     }
 
     /// Tokens of the longest request that fits alone.
@@ -279,43 +197,64 @@ struct EngineMaker: Sendable {
         return fits
     }
 
-    /// Loads the model into an engine for requests of `lengths` tokens each, prompt and new ones.
-    func open(lengths: [Int]) throws -> Engine {
+    /// Loads the model into an engine.
+    ///
+    /// - Parameter onReady: Hears where the time went.
+    func open(_ size: Size, onReady: @escaping @Sendable (StartupTimes) -> Void = { _ in }) throws
+        -> Engine
+    {
         let engineOptions = EngineOptions(
-            maxWaiting: max(lengths.count, 1), deterministic: deterministic,
+            maxWaiting: max(size.maxWaiting, 1), deterministic: deterministic,
             speculation: speculation)
         return try Engine(engineOptions) {
-            guard let decoder else { return try libtorch(lengths) }
+            guard let decoder else { return try libtorch(size, onReady) }
             do {
-                return try kernels(decoder, lengths)
+                return try kernels(decoder, size, onReady)
             } catch {
                 guard mayFallBack, Self.isBeyondKernels(error) else { throw error }
                 Self.warn(error)
-                return try libtorch(lengths)
+                return try libtorch(size, onReady)
             }
         }
     }
 
-    private func kernels(_ decoder: Decoder, _ lengths: [Int]) throws -> any DecodeBackend {
-        let plan = try plan(decoder, lengths: lengths)
-        let layout = CUDALayout(
-            slots: plan.slots, context: plan.longest, pages: plan.pages,
-            format: options.kvDtype.format, chunk: Self.chunk(decoder),
-            isDeterministic: deterministic, draftTokens: draftTokens)
+    private func kernels(
+        _ decoder: Decoder, _ size: Size, _ onReady: (StartupTimes) -> Void
+    ) throws -> any DecodeBackend {
+        let plan = try plan(decoder, size)
+        var layout = layout(slots: plan.slots, longest: plan.context)
+        layout.pages = plan.pages
         let progress = ProgressLine()
-        return try CUDABackend(
-            checkpoint, layout: layout, draft: draft?.kernels(),
-            kernels: options.kernels(on: device), onProgress: progress.show)
+        let backend = try CUDABackend(
+            checkpoint, layout: layout, draft: draft?.kernels(), kernels: decoder.kernels,
+            limit: options.limit, leastPages: plan.leastPages, onProgress: progress.show)
+        onReady(backend.startup)
+        return backend
     }
 
-    private func libtorch(_ lengths: [Int]) throws -> any DecodeBackend {
-        let plan = try plan(nil, lengths: lengths)
-        let model = try checkpoint.loadModel(
-            device: device, dtype: dtype, onTensor: checkInterrupt)
-        return try TorchBackend(
-            model, slots: plan.slots, pages: plan.pages, pageTokens: Self.pageTokens,
-            prefillChunk: Self.chunk(nil),
-            draft: draft?.libtorch(for: model, onTensor: checkInterrupt),
-            draftTokens: mostDraftTokens)
+    private func libtorch(_ size: Size, _ onReady: (StartupTimes) -> Void) throws
+        -> any DecodeBackend
+    {
+        let plan = try plan(nil, size)
+        var times = StartupTimes()
+        let model = try times.measure("weights") {
+            try checkpoint.loadModel(device: device, dtype: dtype, onTensor: checkInterrupt)
+        }
+        let backend = try times.measure("pages and draft") {
+            try TorchBackend(
+                model, slots: plan.slots, pages: plan.pages, pageTokens: Self.pageTokens,
+                prefillChunk: Self.chunk(nil),
+                draft: draft?.libtorch(for: model, onTensor: checkInterrupt),
+                draftTokens: mostDraftTokens)
+        }
+        onReady(times)
+        return backend
+    }
+}
+
+extension StartupTimes {
+    /// `weights 12.3 s, kernels 4.1 s, graphs 6.0 s`.
+    var words: String {
+        parts.map { "\($0.name) \(fixed($0.seconds, 1)) s" }.joined(separator: ", ")
     }
 }

@@ -158,11 +158,16 @@ struct Serve: ParsableCommand {
         var longest = min(context ?? maker.context, maker.context)
         while true {
             do {
-                // The last token of a sequence is never read. The queue is as long as the list.
+                // The last token of a sequence is never read.
                 return try maker.open(
-                    lengths: Array(repeating: longest - 1, count: max(maxWaiting, maxRequests)))
+                    EngineMaker.Size(
+                        slots: maxRequests, maxWaiting: maxWaiting, longest: longest - 1),
+                    onReady: { times in
+                        Terminal.write(
+                            "minima: ready in \(fixed(times.seconds, 1)) s: \(times.words)")
+                    })
             } catch {
-                guard case GenerateError.noMemory(_, let fitting, _) = error, context == nil,
+                guard case GenerateError.noMemory(_, _, _, let fitting, _) = error, context == nil,
                     fitting > 1
                 else { throw error }
                 // What fits alone may not fit beside what many requests need.

@@ -198,7 +198,7 @@ struct GenerateTests {
         #expect(outcome.code == 1 && outcome.output.isEmpty)
         #expect(outcome.errors.contains("--max-tokens"), "\(outcome.errors)")
         // It says what would fit.
-        let fitting = outcome.errors.firstMatch(of: /has memory for (\d+) beside/)?.output.1
+        let fitting = outcome.errors.firstMatch(of: /enough for (\d+) tokens/)?.output.1
         let tokens = try #require(fitting.flatMap { Int($0) })
         #expect((8192..<1_000_000_000).contains(tokens))
     }

@@ -29,7 +29,7 @@ import Testing
                 try Sample.evaluations[1].json(), try Sample.ablation.json(),
                 try Sample.analysis().json(), try Sample.planned().plan.json(),
                 try Sample.healing().json(), try Sample.bench.json(),
-                try Sample.costs.json(),
+                try Sample.costs.json(), try Sample.speed.json(),
             ]
             let files = texts.indices.map { "\(directory)/\($0).json" }
             for (file, text) in zip(files, texts) { try write(text, to: file) }
@@ -44,6 +44,7 @@ import Testing
             #expect(report.healings == [Sample.healing()])
             #expect(report.benches == [Sample.bench])
             #expect(report.costs == [Sample.costs])
+            #expect(report.speeds == [Sample.speed])
             #expect(report.html().contains("Decoding times: <bdi>NVIDIA H200</bdi>"))
             #expect(report.title == "tiny: dense, compressed and healed")
         }

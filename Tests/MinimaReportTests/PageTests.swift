@@ -118,7 +118,8 @@ import Testing
             ], analyses: [Hostile.analysis(hostile)], plans: [Hostile.plan(hostile)],
             ablations: [Hostile.ablation(hostile)],
             healings: [Hostile.healing(hostile), Hostile.healing(hostile)],
-            benches: [Hostile.bench(hostile)], costs: [Hostile.costs(hostile)])
+            benches: [Hostile.bench(hostile)], costs: [Hostile.costs(hostile)],
+            speeds: [Hostile.speed(hostile)])
         let page = checkedPage(report)
         #expect(!page.elements.contains("img"))
         #expect(page.text.contains("<script>alert(1)</script>"))

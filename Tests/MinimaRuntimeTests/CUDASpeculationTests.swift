@@ -87,7 +87,7 @@ struct CUDASpeculationTests {
         let held = Mirror(reflecting: buffers).children.reduce(0) { sum, child in
             sum + ((child.value as? Tensor).map { $0.count * $0.dtype.byteCount } ?? 0)
         }
-        #expect(held == shapes.byteCount && buffers.byteCount == held)
+        #expect(held == shapes.byteCount)
     }
 
     /// Rates give the lengths that they were chosen for.

@@ -85,32 +85,6 @@ struct DecoderBuffersTests {
         let row = SamplingState.maskRow([1, .max])
         #expect(row == [1, 1, -1] && SamplingState.maskRow(nil) == [0])
     }
-
-    @Test("memory is the sum of what is allocated", arguments: [KeyValueFormat.bfloat16, .float8])
-    func memory(format: KeyValueFormat) throws {
-        let layout = CUDALayout(slots: 3, context: 100, format: format, chunk: 16)
-        let shapes = DecoderBuffers.Shapes(
-            sizes, gathersGates: false, largestResults: 10, largestExpanded: 0, layout: layout)
-        let attention = try AttentionShape(
-            heads: 6, kvHeads: 2, headDim: 64, normalisesQueriesAndKeys: true)
-        let memory = DecodeMemory(
-            sizes, weightBytes: 1234, attention: attention, buffers: shapes, layout: layout,
-            workspace: 77)
-        let cache = try PagedKeyValues(
-            layers: 3, pages: layout.pageCount, shape: attention, format: format, device: .cpu)
-        #expect(layout.pageCount == 6)
-        #expect(memory.cache == cache.layers.reduce(0) { $0 + $1.count })
-        // Sixty-four tokens, two heads, keys and values, two bytes or one, and what blocks add.
-        let plain = 3 * 6 * 64 * 2 * 2 * 64 * (format == .bfloat16 ? 2 : 1)
-        #expect(memory.cache >= plain && memory.cache < plain * 5 / 4)
-        #expect(memory.weights == 1234 && memory.workspace == 77)
-        #expect(memory.logits == 4 * 4 * 101)
-        #expect(
-            memory.activations
-                == shapes.byteCount + SamplingState.bytes(slots: 3, vocabulary: 101))
-        #expect(
-            memory.total == 1234 + 77 + memory.cache + memory.activations + memory.logits)
-    }
 }
 
 @Suite("Orders of interpolated outputs")

@@ -211,6 +211,38 @@ public struct DecodeLinear: Sendable {
             }
         }
 
+        /// Bytes for matrices of up to `slots` outputs and `tokens` tokens at most, however they are
+        /// stored and cut.
+        public static func mostBytes(slots: Int, tokens: Int, multiprocessors: Int) -> Int {
+            // A stage has one tile or two.
+            let needs = [1, 2].map { tiles in
+                LinearProblem(
+                    bits: 4, slots: slots, columns: 64, tokens: min(max(tokens, 1), 16),
+                    normalised: false, tilesPerStage: tiles, piece: 64, lookedUp: 0
+                ).workspace(blocks: multiprocessors)
+            }
+            let (parts, places, counters) = (
+                needs.map { $0.parts }, needs.map { $0.places }, needs.map { $0.counters }
+            )
+            return 4 * (parts.max() ?? 0) + 8 * (places.max() ?? 0) + 4 * (counters.max() ?? 0)
+        }
+
+        /// Allocates what products of up to `tokens` tokens with each of `matrices` need, so that it does
+        /// not grow as their kernels are made.
+        public func reserve(
+            for matrices: [LinearMatrix], tokens: Int, multiprocessors: Int
+        ) throws(KernelError) {
+            var most = (parts: 0, places: 0, counters: 0)
+            for matrix in matrices {
+                let own = matrix.problem(tokens: min(tokens, 16), normalised: false)
+                    .workspace(blocks: multiprocessors)
+                most.parts = max(most.parts, own.parts)
+                most.places = max(most.places, own.places)
+                most.counters = max(most.counters, own.counters)
+            }
+            _ = try reserve(most)
+        }
+
         func reserve(
             _ needed: (parts: Int, places: Int, counters: Int)
         ) throws(KernelError) -> Room {

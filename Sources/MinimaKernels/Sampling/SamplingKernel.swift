@@ -16,7 +16,7 @@ public struct SamplingKernel: Sendable {
     private static let block = 256
     /// Blocks that share a row at most, and the bytes of a row's workspace.
     private static let mostSplits = 64
-    private static let workspaceBytes = 63_104
+    package static let workspaceBytes = 63_104
 
     private let sample: Kernel
     private let openHistory: Kernel

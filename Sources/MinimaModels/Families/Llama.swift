@@ -166,7 +166,7 @@ public struct Llama: DecoderModel {
                 keyValueHeads: sizes.kvHeads, headDim: sizes.headDim,
                 intermediateSize: sizes.intermediate, vocabularySize: sizes.vocabulary,
                 tiesEmbedding: sizes.tied),
-            context: sizes.context, epsilon: sizes.epsilon, rope: sizes.rope,
+            epsilon: sizes.epsilon, rope: sizes.rope,
             normalisesQueriesAndKeys: false)
     }
 

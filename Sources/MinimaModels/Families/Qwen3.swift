@@ -176,7 +176,7 @@ public struct Qwen3: DecoderModel {
                 keyValueHeads: sizes.kvHeads, headDim: sizes.headDim,
                 intermediateSize: sizes.intermediate, vocabularySize: sizes.vocabulary,
                 tiesEmbedding: sizes.tied),
-            context: sizes.context, epsilon: sizes.epsilon, rope: sizes.rope,
+            epsilon: sizes.epsilon, rope: sizes.rope,
             normalisesQueriesAndKeys: true)
     }
 

@@ -62,7 +62,7 @@ extension DecodeBench {
     ) throws -> Int {
         let layout = try layout(
             requests: requests, draftTokens: Array(0...max(speculation.draftTokens.max() ?? 0, 0))
-        ).limited(to: weights.attentionShape(), on: kernels)
+        ).limited(to: weights.attentionShape(), by: kernels.limits)
         return max(layout.mostDraftTokens(layout.largestBucket), 1)
     }
 

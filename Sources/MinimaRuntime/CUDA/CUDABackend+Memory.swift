@@ -4,15 +4,7 @@ import MinimaTensor
 
 extension CUDABackend {
     /// What the engine was predicted to hold on the device.
-    public var memory: DecodeMemory {
-        let weights = decoder.weights
-        return DecodeMemory(
-            weights.architecture.dimensions, weightBytes: weights.byteCount,
-            attention: decoder.keyValues.shape,
-            buffers: decoder.shapes, layout: decoder.layout,
-            draftBytes: decoder.drafter?.byteCount ?? 0,
-            workspace: decoder.workspace.bytes + decoder.attentionWorkspace.bytes)
-    }
+    public var memory: DecodeMemory { memorySizes.prediction(decoder.layout) }
 
     /// Writes keys and values of random projections for a sequence, as reading a prompt would: to
     /// measure steps of many requests without reading all of their prompts.
@@ -40,26 +32,5 @@ extension CUDABackend {
             }
         }
         try stream.synchronize()
-    }
-}
-
-extension DecodeMemory {
-    /// What an engine of this layout holds.
-    ///
-    /// - Parameter draftBytes: Of what proposes tokens: its weights, cache and buffers.
-    init(
-        _ sizes: DecoderDimensions, weightBytes: Int, attention: AttentionShape,
-        buffers: DecoderBuffers.Shapes, layout: CUDALayout, draftBytes: Int = 0, workspace: Int
-    ) {
-        self.init(
-            weights: weightBytes,
-            cache: PagedKeyValues.bytes(
-                layers: sizes.layers, pages: layout.pageCount, shape: attention,
-                format: layout.format),
-            activations: buffers.byteCount + draftBytes
-                + SamplingState.bytes(
-                    slots: layout.slots, vocabulary: sizes.vocabularySize,
-                    places: layout.mostDraftTokens + 1, sequenceLength: layout.sequenceLength),
-            workspace: workspace, logits: buffers.logitBytes)
     }
 }

@@ -27,6 +27,10 @@ public final class CUDABackend: DecodeBackend {
     private var opened = 0
     /// Each slot's mask, as the device has it.
     private var masks: [[UInt32]?]
+    /// What its memory is predicted from.
+    let memorySizes: CUDAMemory
+    /// Where the time went until the first request could come.
+    public private(set) var startup = StartupTimes()
 
     private struct Slot {
         var sampling: SamplingParameters?
@@ -55,20 +59,44 @@ public final class CUDABackend: DecodeBackend {
 
     /// Loads a model and makes everything that steps need, kernels and graphs among them.
     ///
+    /// Once the weights are loaded, it is looked what room there is; where that is for fewer pages than the
+    /// layout has, there are fewer.
+    ///
     /// - Parameters:
     ///   - draft: What proposes the tokens that the layout's steps verify.
+    ///   - limit: Bytes that everything may take at most; `nil`: what is free.
+    ///   - leastPages: Pages that a request may need; `nil`: the layout's.
     ///   - onProgress: Called while layers are loaded and kernels made; throws to cancel.
-    /// - Throws: `RuntimeError` for a family or a layout that the kernels do not do.
+    /// - Throws: `RuntimeError` for a family or a layout that the kernels do not do;
+    ///   ``DeviceMemoryError`` before pages are allocated that do not fit.
     public convenience init(
         _ source: any WeightSource, layout: CUDALayout, draft: CUDADraft? = nil,
-        kernels: CUDAContext, onProgress: (StageProgress) throws -> Void = { _ in }
+        kernels: CUDAContext, limit: Int? = nil, leastPages: Int? = nil,
+        onProgress: (StageProgress) throws -> Void = { _ in }
     ) throws {
-        let weights = try DecoderWeights(
-            source, kernels: kernels, context: layout.context, onProgress: onProgress)
-        let loaded = try draft?.loaded(
-            target: source, kernels: kernels, context: layout.context)
+        var times = StartupTimes()
+        let device = kernels.device
+        let before = try device.memory()?.allocated ?? 0
+        let (weights, loaded) = try times.measure("weights") {
+            let weights = try DecoderWeights(
+                source, kernels: kernels, context: layout.context, onProgress: onProgress)
+            let loaded = try draft?.loaded(
+                target: source, kernels: kernels, context: layout.context)
+            // What loading left over.
+            try device.synchronize()
+            try device.emptyCache()
+            return (weights, loaded)
+        }
+        var layout = layout
+        if let memory = try device.memory() {
+            let left = (limit ?? .max) - (memory.allocated - before)
+            layout = try CUDAMemory(weights, draft: loaded?.head, limits: kernels.limits).fitted(
+                layout, available: min(memory.available, left),
+                leastPages: leastPages ?? layout.pageCount)
+        }
         try self.init(
-            weights, layout: layout, draft: loaded, kernels: kernels, onProgress: onProgress)
+            weights, layout: layout, draft: loaded, kernels: kernels, startup: times,
+            onProgress: onProgress)
     }
 
     /// - Parameter acceptance: Per place the probability with which a proposal counts as right,
@@ -76,8 +104,9 @@ public final class CUDABackend: DecodeBackend {
     init(
         _ weights: DecoderWeights, layout: CUDALayout, draft: LoadedDraft? = nil,
         kernels: CUDAContext, simulating acceptance: [Double]? = nil,
-        onProgress: (StageProgress) throws -> Void
+        startup: StartupTimes = StartupTimes(), onProgress: (StageProgress) throws -> Void
     ) throws {
+        var times = startup
         let decoder = try CUDADecoder(
             weights, layout: layout, draft: draft?.head, kernels: kernels, simulating: acceptance)
         let layout = decoder.layout
@@ -93,21 +122,51 @@ public final class CUDABackend: DecodeBackend {
             prefillChunk: layout.chunk, buckets: layout.buckets,
             deterministicBucket: layout.largestBucket, queuedSteps: 2,
             draftTokens: layout.draftTokens)
-        if layout.tunesKernels { try decoder.tune(sizes, onProgress: onProgress) }
-        firstToken = try decoder.head(
-            decoder.buffers.residual.narrow(0, 0..<1),
-            into: decoder.buffers.logits.narrow(0, 0..<1))
-        scoringHead = try decoder.scoringHead()
-        // The largest first: what they need of workspaces serves the others.
-        for (index, size) in sizes.reversed().enumerated() {
-            let step = try decoder.makeStep(size)
-            steps[size] = step
-            graphs[size] = try record(step)
+        memorySizes = try CUDAMemory(weights, draft: draft?.head, limits: kernels.limits)
+        if layout.tunesKernels {
+            try times.measure("tuning") { try decoder.tune(sizes, onProgress: onProgress) }
+        }
+        (firstToken, scoringHead, steps) = try times.measure("kernels") {
+            let first = try decoder.head(
+                decoder.buffers.residual.narrow(0, 0..<1),
+                into: decoder.buffers.logits.narrow(0, 0..<1))
+            let scoring = try decoder.scoringHead()
+            return (first, scoring, try Self.makeSteps(sizes, decoder, onProgress: onProgress))
+        }
+        try times.measure("graphs") {
+            // The largest first: what libraries need of workspaces for them serves the others.
+            for (index, size) in sizes.reversed().enumerated() {
+                graphs[size] = try record(steps[size] ?? [])
+                try onProgress(
+                    StageProgress(
+                        stage: "graphs", done: index + 1, total: sizes.count, unit: "graphs"))
+            }
+        }
+        if layout.mostDraftTokens > 0 {
+            seconds = try times.measure("timing") { try timeSteps(graphs) }
+        }
+        self.startup = times
+    }
+
+    /// Steps whose kernels are compiled at one time, each by several threads.
+    private static let stepsAtOnce = 8
+
+    /// Makes the kernels of all steps, several at a time: those of one step alone are few to compile.
+    private static func makeSteps(
+        _ sizes: [StepSize], _ decoder: CUDADecoder, onProgress: (StageProgress) throws -> Void
+    ) throws -> [StepSize: [StepKernel]] {
+        var steps: [StepSize: [StepKernel]] = [:]
+        for first in stride(from: 0, to: sizes.count, by: stepsAtOnce) {
+            let group = sizes[first..<min(first + stepsAtOnce, sizes.count)]
+            let made = try concurrentMap(group.count, threads: stepsAtOnce) { index in
+                try decoder.makeStep(group[first + index])
+            }
+            for (size, step) in zip(group, made) { steps[size] = step }
             try onProgress(
                 StageProgress(
-                    stage: "kernels", done: index + 1, total: sizes.count, unit: "graphs"))
+                    stage: "kernels", done: first + group.count, total: sizes.count, unit: "steps"))
         }
-        if layout.mostDraftTokens > 0 { seconds = try timeSteps(graphs) }
+        return steps
     }
 
     /// Records a step. It runs once before, on padding, so that libraries have what they allocate.

@@ -67,7 +67,7 @@ final class CUDADecoder {
     ) throws {
         let device = kernels.device
         let shape = try weights.attentionShape()
-        let layout = layout.limited(to: shape, on: kernels)
+        let layout = layout.limited(to: shape, by: kernels.limits)
         let shapes = DecoderBuffers.Shapes(weights, layout, draft: draft)
         self.weights = weights
         self.layout = layout
@@ -97,6 +97,12 @@ final class CUDADecoder {
             sequenceLength: layout.sequenceLength, device: device)
         workspace = DecodeLinear.Workspace(device: device)
         attentionWorkspace = DecodeAttention.Workspace(device: device)
+        // What grew while kernels are made would be kept by those made before.
+        try workspace.reserve(
+            for: weights.matrices + (draft?.matrices ?? []), tokens: Self.narrowCodeRows,
+            multiprocessors: kernels.multiprocessors)
+        try attentionWorkspace.reserve(
+            layout.attentions(shape, draft: draft?.attention), limits: kernels.limits)
         tuner = try LinearTuner(context: kernels)
         let scratch = WideProducts.Scratch(
             expanded: buffers.expanded, results: buffers.factored)
@@ -125,16 +131,34 @@ final class CUDADecoder {
 
 extension CUDALayout {
     /// The same with as many proposals as attention can verify at a time instead of more.
-    func limited(to shape: AttentionShape, on kernels: CUDAContext) -> CUDALayout {
+    func limited(to shape: AttentionShape, by limits: DeviceLimits) -> CUDALayout {
         let most =
             (1...max(mostDraftTokens, 1)).last {
                 DecodeAttention.fits(
-                    shape, format: format, queries: $0 + 1, maxPages: pagesPerSlot,
-                    context: kernels)
+                    shape, format: format, queries: $0 + 1, maxPages: pagesPerSlot, limits: limits)
             } ?? 0
         var layout = self
         layout.draftTokens = Set(draftTokens.map { min($0, most) }).sorted()
         return layout
+    }
+
+    /// The attentions of all steps, and of a head that proposes tokens for them.
+    func attentions(_ shape: AttentionShape, draft: AttentionShape?) -> [DecodeAttention.Launch] {
+        func launch(_ shape: AttentionShape, _ queries: Int, _ requests: Int)
+            -> DecodeAttention.Launch
+        {
+            DecodeAttention.Launch(
+                shape, format: format, queries: queries, requests: requests, maxPages: pagesPerSlot,
+                splitTokens: isDeterministic ? CUDADecoder.fixedSplit : nil)
+        }
+        let own = steps.map { launch(shape, $0.places, $0.bucket) }
+        guard let draft else { return own }
+        return own
+            + buckets.flatMap { bucket in
+                let places = CUDAHeadDrafter.places(
+                    mostDraftTokens(bucket), heads: draft.heads, keyValueHeads: draft.kvHeads)
+                return [launch(draft, places, bucket), launch(draft, 1, bucket)]
+            }
     }
 
     /// Tokens of a slot's sequence that are kept for drafts, the one that no step reads among them.

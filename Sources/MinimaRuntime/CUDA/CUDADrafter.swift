@@ -6,9 +6,6 @@ import MinimaTensor
 /// Proposals lie in ``SamplingState/drafts``, negative ones where there is none. What they are changes
 /// how many tokens a step makes, never which. Steps are made on several threads at a time.
 protocol CUDADrafter: Sendable {
-    /// Bytes that it holds on the device beside the decoder's own.
-    var byteCount: Int { get }
-
     /// Launches that propose `count` tokens for each row of `step`, or only follow what was decoded, for
     /// 0. The first does not overlap the kernel ahead of it.
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
@@ -40,8 +37,6 @@ extension CUDADrafter {
 /// Proposes what followed the last tokens when they stood in the sequence before.
 struct CUDANgramDrafter: CUDADrafter {
     private let kernel: NgramKernel
-
-    let byteCount = 0
 
     /// - Parameter suffix: Tokens of the suffix that is looked for at first.
     init(suffix: Int = 3, kernels: CUDAContext) throws(KernelError) {

@@ -38,17 +38,17 @@ struct CUDAHeadDrafter: CUDADrafter {
             output: try products(head.output), gateUp: try products(head.gateUp),
             down: try products(head.down), head: try products(head.head))
         buffers = try Buffers(
-            Buffers.Shapes(head, layout), device: decoder.kernels.device)
+            Buffers.Shapes(head.config, layout), device: decoder.kernels.device)
         try decoder.elementwise.prepare(hidden: head.config.hidden)
     }
 
-    var byteCount: Int { head.byteCount + buffers.byteCount + cache.layers[0].count }
-
     /// Places that a round of a step of `bucket` computes anew: as many as the step before may have
     /// settled, as far as attention takes them at a time.
-    fileprivate static func places(_ bucket: Int, _ head: DraftHead, _ layout: CUDALayout) -> Int {
-        let group = head.config.heads / head.config.keyValueHeads
-        return max(min(layout.mostDraftTokens(bucket) + 1, 64 / group, DraftKernels.mostPlaces), 1)
+    ///
+    /// - Parameter draftTokens: What a step of as many rows proposes at most.
+    static func places(_ draftTokens: Int, heads: Int, keyValueHeads: Int) -> Int {
+        let group = max(heads / max(keyValueHeads, 1), 1)
+        return max(min(draftTokens + 1, 64 / group, DraftKernels.mostPlaces), 1)
     }
 
     // MARK: A step
@@ -58,7 +58,8 @@ struct CUDAHeadDrafter: CUDADrafter {
     {
         let (layout, state, config) = (decoder.layout, decoder.state, head.config)
         let rows = step.rows.count
-        let places = Self.places(rows, head, layout)
+        let places = Self.places(
+            layout.mostDraftTokens(rows), heads: config.heads, keyValueHeads: config.keyValueHeads)
         let round = try DraftKernels.Round(
             rows: rows, places: places, steps: max(count, 1), device: decoder.kernels.device)
         let all = 0..<rows * places
@@ -271,9 +272,6 @@ extension CUDAHeadDrafter {
         let last, next: Tensor
         /// float32 `[bucket, draft vocabulary]`.
         let logits: Tensor
-        /// Bytes of all of them.
-        let byteCount: Int
-
         init(_ shapes: Shapes, device: Device) throws(TensorError) {
             func buffer(_ shape: [Int]) throws(TensorError) -> Tensor {
                 try .zeros(shape, dtype: .bfloat16, device: device)
@@ -292,7 +290,6 @@ extension CUDAHeadDrafter {
             last = try buffer(shapes.last)
             next = try buffer(shapes.last)
             logits = try .zeros(shapes.logits, device: device)
-            byteCount = shapes.byteCount
         }
 
         /// The sizes of the buffers.
@@ -330,8 +327,14 @@ extension CUDAHeadDrafter {
 }
 
 extension CUDAHeadDrafter.Buffers.Shapes {
-    fileprivate init(_ head: DraftHead, _ layout: CUDALayout) {
-        let rows = layout.buckets.map { $0 * CUDAHeadDrafter.places($0, head, layout) }
-        self.init(head.config, layout: layout, rows: rows.max() ?? 1)
+    /// What rounds of all of a layout's steps need.
+    init(_ config: EagleConfiguration, _ layout: CUDALayout) {
+        let rows = layout.buckets.map { bucket in
+            bucket
+                * CUDAHeadDrafter.places(
+                    layout.mostDraftTokens(bucket), heads: config.heads,
+                    keyValueHeads: config.keyValueHeads)
+        }
+        self.init(config, layout: layout, rows: rows.max() ?? 1)
     }
 }

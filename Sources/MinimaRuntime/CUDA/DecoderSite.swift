@@ -66,6 +66,9 @@ struct DecoderSite: Sendable {
             .map { $0.rows * $0.pitch }.max() ?? 0
     }
 
+    /// Its matrices as kernels read them.
+    var matrices: [LinearMatrix] { products.flatMap { $0.form.matrices.map(\.kernel) } }
+
     /// Numbers that it multiplies by.
     var parameterCount: Int {
         products.flatMap(\.form.matrices).reduce(bias?.count ?? 0) { $0 + $1.rows * $1.columns }

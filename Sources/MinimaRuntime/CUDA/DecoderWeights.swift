@@ -115,6 +115,9 @@ struct DecoderWeights: Sendable {
         }
     }
 
+    /// What decoding kernels multiply by.
+    var matrices: [LinearMatrix] { sites.flatMap(\.matrices) }
+
     private var sites: [DecoderSite] { layers.flatMap(\.sites) + [head] }
 
     /// Values that a factored weight gives for one token, those between its matrices among them; 0

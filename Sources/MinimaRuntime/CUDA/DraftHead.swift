@@ -57,6 +57,9 @@ struct DraftHead: Sendable {
             epsilon: config.epsilon, ropeScaling: scaling)
     }
 
+    /// What decoding kernels multiply by.
+    var matrices: [LinearMatrix] { sites.flatMap(\.matrices) }
+
     private var sites: [DecoderSite] { [fuse, qkv, output, gateUp, down, head] }
 
     /// Bytes of all weights.

@@ -1,0 +1,313 @@
+import MinimaCore
+import MinimaKernels
+import MinimaModels
+
+/// What the memory of an engine on a CUDA device depends on beside its layout; predicts it, before
+/// weights are loaded from what configurations say, and afterwards from the weights themselves.
+///
+/// Everything is allocated before the first token and kept, but for what ``reserve(_:)`` leaves room
+/// for.
+public struct CUDAMemory: Sendable, Hashable {
+    /// Sizes of the model.
+    public let dimensions: DecoderDimensions
+    /// What attention is compiled for.
+    public let attention: AttentionShape
+    /// Bytes of the weights as kernels read them.
+    public let weightBytes: Int
+    /// What proposes tokens by a head; `nil`: nothing, or what needs no memory.
+    public let draft: Draft?
+    /// The device's.
+    public let limits: DeviceLimits
+
+    /// Whether every layer's gates and ups are gathered from one weight.
+    private let gathersGates: Bool
+    /// Values that a factored weight gives for one token at most, and values of the largest matrix of
+    /// codes.
+    private let largestResults, largestExpanded: Int
+    /// Most bytes that lie beside the weights while they are loaded.
+    private let loadingBytes: Int
+
+    /// A head that proposes tokens.
+    public struct Draft: Sendable, Hashable {
+        /// Its sizes.
+        public let config: EagleConfiguration
+        /// What its attention is compiled for.
+        public let attention: AttentionShape
+        /// Bytes of its weights.
+        public let weightBytes: Int
+    }
+
+    /// Rows that the decoding kernel multiplies at a time.
+    private static let narrowRows = max(CUDADecoder.narrowRows, CUDADecoder.narrowCodeRows)
+    /// libtorch gives cuBLAS 32 MiB for each stream on Hopper and Blackwell, 8 MiB elsewhere, and as
+    /// much to cuBLASLt (`CUDABlas.cpp`, `getChosenWorkspaceSize`); products run on the stream that
+    /// weights are loaded on and on the decoder's.
+    private static let libraryBytes = 4 * 32 << 20
+
+    // MARK: Bytes
+
+    /// This layout with as many pages as fit beside what is loaded, at most as many as it has.
+    ///
+    /// - Parameters:
+    ///   - available: Bytes for more tensors.
+    ///   - leastPages: Fewer are an error.
+    /// - Throws: ``DeviceMemoryError``.
+    func fitted(_ layout: CUDALayout, available: Int, leastPages: Int) throws -> CUDALayout {
+        let loaded = weightBytes + (draft?.weightBytes ?? 0)
+        var layout = layout
+        let fitting = pages(layout, available: available + loaded)
+        guard fitting >= min(leastPages, layout.pageCount) else {
+            layout.pages = leastPages
+            throw DeviceMemoryError(
+                needed: needed(layout), available: available + loaded, weights: loaded)
+        }
+        layout.pages = min(layout.pageCount, fitting)
+        return layout
+    }
+
+    /// Bytes of one page of keys and values in all layers, a draft's too.
+    public func pageBytes(_ format: KeyValueFormat) -> Int {
+        PagedKeyValues.bytesPerPage(layers: dimensions.layers, shape: attention, format: format)
+            + (draft.map {
+                PagedKeyValues.bytesPerPage(layers: 1, shape: $0.attention, format: format)
+            } ?? 0)
+    }
+
+    /// What an engine of a layout holds in tensors once it is made.
+    public func prediction(_ layout: CUDALayout) -> DecodeMemory {
+        let layout = layout.limited(to: attention, by: limits)
+        let shapes = DecoderBuffers.Shapes(
+            dimensions, gathersGates: gathersGates, largestResults: largestResults,
+            largestExpanded: largestExpanded, layout: layout)
+        let vocabulary = dimensions.vocabularySize
+        let state = SamplingState.bytes(
+            slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
+            sequenceLength: layout.sequenceLength)
+        let sampling = layout.largestBucket * SamplingKernel.workspaceBytes
+        let head = draft.map { $0.buffers(layout) } ?? (bytes: 0, logits: 0)
+        let (pages, overflows) = layout.pageCount.multipliedReportingOverflow(
+            by: pageBytes(layout.format))
+        return DecodeMemory(
+            weights: weightBytes + tableBytes + (draft?.weightBytes ?? 0),
+            cache: overflows ? .max : pages,
+            activations: shapes.byteCount + state + sampling + integerBytes(layout) + head.bytes,
+            workspace: workspaceBytes(layout) + Self.libraryBytes,
+            logits: shapes.logitBytes + head.logits)
+    }
+
+    /// Bytes that stay free of the engine's tensors: what the driver keeps for loaded kernels and graphs,
+    /// what the allocator cannot use of its blocks, and what is allocated as steps run. Allowances,
+    /// not measurements.
+    ///
+    /// - Attention over a chunk gives a new tensor and its log-sums, scores of a prompt a few numbers of
+    ///   each row, twice while they are joined; finding the likeliest tokens takes a quarter of the logits.
+    /// - A kernel in a graph takes 8 KiB; a layer has ten, a draft's round twelve for each token.
+    /// - The allocator rounds what is larger than 10 MiB to 2 MiB, and uses no rest below 1 MiB: half of
+    ///   that for each of a layer's eight matrices.
+    /// - 256 MiB are for kernels' code and the memory that threads' registers spill to.
+    public func reserve(_ layout: CUDALayout) -> Int {
+        let layout = layout.limited(to: attention, by: limits)
+        let scores = 24 + 24 * SamplingParameters.mostLogprobs
+        let chunk =
+            layout.chunk * (dimensions.heads * (2 * attention.headDim + 4) + 2 * scores)
+        let likeliest = layout.largestRows * dimensions.vocabularySize
+        let nodes = layout.steps.reduce(0) { sum, size in
+            sum + 10 * dimensions.layers + 8 + (draft == nil ? 0 : 12 * size.places)
+        }
+        let rounding = dimensions.layers * 8 << 19
+        return chunk + likeliest + nodes << 13 + rounding + 256 << 20
+    }
+
+    /// What must be free before anything is loaded: all of an engine, or its weights and what lies beside
+    /// them meanwhile.
+    public func needed(_ layout: CUDALayout) -> Int {
+        let prediction = prediction(layout)
+        let (all, overflows) = prediction.total.addingReportingOverflow(reserve(layout))
+        return overflows ? .max : max(all, prediction.weights + loadingBytes)
+    }
+
+    /// Pages that fit beside everything else into `available` bytes; 0 where not even the rest does.
+    public func pages(_ layout: CUDALayout, available: Int) -> Int {
+        var empty = layout
+        empty.pages = 0
+        let free = available - prediction(empty).total - reserve(layout)
+        return max(free, 0) / max(pageBytes(layout.format), 1)
+    }
+
+    /// Places of outputs that kernels read beside the weights: int32, in up to four orders.
+    private var tableBytes: Int {
+        16
+            * dimensions.sites.reduce(dimensions.vocabularySize) {
+                $0 + dimensions.layers * $1.outputs
+            }
+    }
+
+    /// Tables of pages, tokens and lengths; a head's for each of its rounds.
+    private func integerBytes(_ layout: CUDALayout) -> Int {
+        let rows = layout.largestBucket
+        let decoder =
+            layout.slots * layout.pagesPerSlot + rows * (2 + layout.pagesPerSlot)
+            + layout.largestRows + 3 * layout.chunk
+        guard draft != nil else { return 4 * decoder }
+        let rounds = layout.steps.reduce(0) { sum, size in
+            sum + size.bucket * (2 * DraftKernels.mostPlaces + 2 + max(size.draftTokens, 1))
+        }
+        return 4 * (decoder + rounds)
+    }
+
+    /// What kernels' thread blocks hand each other: reserved for all of them before the first is made.
+    private func workspaceBytes(_ layout: CUDALayout) -> Int {
+        let outputs = dimensions.sites.map(\.outputs) + (draft?.outputs ?? [])
+        let linear = DecodeLinear.Workspace.mostBytes(
+            slots: outputs.reduce(dimensions.vocabularySize, max) + 64, tokens: Self.narrowRows,
+            multiprocessors: limits.multiprocessors)
+        return linear
+            + DecodeAttention.Workspace.bytes(
+                layout.attentions(attention, draft: draft?.attention), limits: limits)
+    }
+}
+
+extension CUDAMemory.Draft {
+    /// Bytes of its buffers, and of its logits among them.
+    fileprivate func buffers(_ layout: CUDALayout) -> (bytes: Int, logits: Int) {
+        let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout)
+        let logits = 4 * shapes.logits.reduce(1, *)
+        return (shapes.byteCount - logits, logits)
+    }
+
+    fileprivate var outputs: [Int] {
+        let attention = (config.heads + 2 * config.keyValueHeads) * config.headDim
+        return [
+            config.hidden, attention, config.hidden, 2 * config.intermediate, config.hidden,
+            config.draftVocabulary,
+        ]
+    }
+}
+
+extension CUDAMemory {
+    /// From what is loaded.
+    init(_ weights: DecoderWeights, draft: DraftHead?, limits: DeviceLimits) throws(KernelError) {
+        dimensions = weights.architecture.dimensions
+        attention = try weights.attentionShape()
+        weightBytes = weights.byteCount
+        gathersGates = weights.gathersGates
+        largestResults = max(weights.largestResults, draft?.largestResults ?? 0)
+        largestExpanded = max(weights.largestExpanded, draft?.largestExpanded ?? 0)
+        loadingBytes = 0
+        self.draft = draft.map {
+            Draft(config: $0.config, attention: $0.attention, weightBytes: $0.byteCount)
+        }
+        self.limits = limits
+    }
+
+    /// From configurations alone: what cannot be known without the weights is bounded. Weights in formats
+    /// of more than two factors that decoding multiplies out may turn out larger than they are stored;
+    /// an engine looks again when it has loaded them.
+    ///
+    /// - Parameters:
+    ///   - formats: Of the modules that are not dense.
+    ///   - weightBytes: Stored bytes of the model, numbers counted as bfloat16.
+    ///   - draft: A head's configuration and the bytes of its weights.
+    /// - Throws: `RuntimeError.unsupportedSize` for sizes that no device has memory for.
+    public init(
+        _ architecture: DecoderArchitecture, formats: [FormatSpec], weightBytes: Int,
+        draft: (config: EagleConfiguration, weightBytes: Int, isQuantized: Bool)? = nil,
+        limits: DeviceLimits
+    ) throws {
+        let sizes = architecture.dimensions
+        try Self.check(sizes)
+        try draft.map { try Self.check($0.config) }
+        dimensions = sizes
+        attention = try AttentionShape(
+            heads: sizes.heads, kvHeads: sizes.keyValueHeads, headDim: sizes.headDim,
+            normalisesQueriesAndKeys: architecture.normalisesQueriesAndKeys)
+        self.weightBytes = weightBytes
+        gathersGates = false
+        // A member of a site that is stored alone gives its own outputs and what they are made of.
+        let widest = max(2 * sizes.heads * sizes.headDim, 2 * sizes.intermediateSize)
+        let outputs = sizes.sites.reduce(widest) { max($0, $1.outputs) }
+        let isComposite = formats.contains { $0.contains { !$0.parts.isEmpty && $0.bits == nil } }
+        largestResults = formats.isEmpty ? 0 : (isComposite ? 2 : 1) * (outputs + 8)
+        func padded(_ outputs: Int, _ inputs: Int) -> Int { outputs * ((inputs + 7) / 8 * 8) }
+        let isQuantized = formats.contains { $0.contains { $0.bits != nil } }
+        let matrices = sizes.sites.map { padded($0.outputs, $0.inputs) }
+        let head = padded(sizes.vocabularySize, sizes.hiddenSize)
+        let own = isQuantized ? max(matrices.max() ?? 0, head) : 0
+        let drafts =
+            draft.map { draft in
+                let (config, hidden) = (draft.config, draft.config.hidden)
+                guard draft.isQuantized else { return 0 }
+                return max(
+                    padded(hidden, EagleConfiguration.featureCount * config.targetHidden),
+                    padded(2 * config.intermediate, hidden),
+                    padded(config.draftVocabulary, hidden),
+                    padded((config.heads + 2 * config.keyValueHeads) * config.headDim, 2 * hidden))
+            } ?? 0
+        largestExpanded = max(own, drafts)
+        let layer = 2 * matrices.reduce(0, +)
+        loadingBytes = max(layer, (draft == nil ? 1 : 2) * 2 * head)
+        self.draft = try draft.map {
+            Draft(
+                config: $0.config,
+                attention: try AttentionShape(
+                    heads: $0.config.heads, kvHeads: $0.config.keyValueHeads,
+                    headDim: $0.config.headDim, normalisesQueriesAndKeys: false),
+                weightBytes: $0.weightBytes)
+        }
+        self.limits = limits
+    }
+
+    /// With these no sum of bytes leaves the range of `Int`.
+    private static func check(_ sizes: DecoderDimensions) throws(RuntimeError) {
+        for (name, value, most) in [
+            ("the number of layers", sizes.layers, 1 << 12),
+            ("the hidden size", sizes.hiddenSize, 1 << 18),
+            ("the number of heads", sizes.heads, 1 << 12),
+            ("the number of KV heads", sizes.keyValueHeads, 1 << 12),
+            ("the size of a head", sizes.headDim, 1 << 12),
+            ("the intermediate size", sizes.intermediateSize, 1 << 20),
+            ("the vocabulary", sizes.vocabularySize, 1 << 20),
+        ] where !(1...most).contains(value) {
+            throw .unsupportedSize(name: name, found: value, needed: "1 to \(most)")
+        }
+    }
+
+    private static func check(_ config: EagleConfiguration) throws(RuntimeError) {
+        try check(
+            DecoderDimensions(
+                layers: 1, hiddenSize: max(config.hidden, config.targetHidden), heads: config.heads,
+                keyValueHeads: config.keyValueHeads, headDim: config.headDim,
+                intermediateSize: config.intermediate,
+                vocabularySize: max(config.vocabulary, config.draftVocabulary)))
+    }
+}
+
+extension FormatSpec {
+    /// Whether this format or one that it is made of is so.
+    fileprivate func contains(_ condition: (FormatSpec) -> Bool) -> Bool {
+        condition(self) || parts.contains { $0.contains(condition) }
+    }
+}
+
+/// A device that has not the memory for an engine.
+public struct DeviceMemoryError: Error, Hashable, CustomStringConvertible {
+    /// Bytes that the smallest engine of its kind takes, weights and all.
+    public var needed: Int
+    /// Bytes that there are for it.
+    public var available: Int
+    /// Bytes of the weights as they were loaded.
+    public var weights: Int
+
+    /// What is needed, what there is, what to do.
+    public var description: String {
+        func text(_ bytes: Int) -> String {
+            let tenths = Int((Double(bytes) * 10 / Double(1 << 30)).rounded())
+            return "\(tenths / 10).\(abs(tenths % 10)) GiB"
+        }
+        return """
+            decoding needs \(text(needed)) of device memory, \(text(weights)) of it for weights as kernels \
+            read them, and has \(text(available)); shorten the context, lower the number of requests, \
+            give it more, or compress the model further
+            """
+    }
+}
