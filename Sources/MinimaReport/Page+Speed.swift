@@ -141,7 +141,8 @@ extension SpeedResult {
         let blocks = requests.map { count -> [String] in
             let rows = rows.filter { $0.requests == count }.map { row in
                 (
-                    row.configuration.title,
+                    row.configuration == .speculation
+                        ? "compressed, draft" : row.configuration.title,
                     [
                         Figure.significant(row.tokensPerSecond.median, 4),
                         Figure.spread(row.tokensPerSecond),
@@ -160,7 +161,7 @@ extension SpeedResult {
                     ["tokens/s", "spread", "×", "paper", "in total", "first", "peak"], rows)
         }
         let drafts = rows.filter { $0.configuration == .speculation }.map { row in
-            "\(self.heading(row.requests)): \(row.steps) tokens per step"
+            "Tokens per step with the draft, \(self.heading(row.requests)): \(row.steps)"
         }
         let notes = drafts.isEmpty ? [] : [drafts.flatMap { TextTable.wrapped($0) }]
         return TextTable.joined([heading] + blocks + notes)

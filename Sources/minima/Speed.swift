@@ -207,12 +207,12 @@ struct Speed: ParsableCommand {
             cacheType: engine.kvDtype == .float8 ? "float8" : "\(dtype)", method: .requests,
             context: context, tokens: tokens, seed: seed, command: commandLine, rows: [])
         let bench = EngineBench(text: words, context: context, tokens: tokens, repeats: repeats)
-        for configuration in SpeedResult.Configuration.allCases {
-            let checkpoint = configuration == .dense ? checkpoints[0] : checkpoints[1]
-            if configuration == .speculation, drafting == nil { continue }
-            for count in requests {
+        // What is compared is measured one behind the other.
+        for count in requests {
+            for configuration in SpeedResult.Configuration.allCases {
+                if configuration == .speculation, drafting == nil { continue }
                 let row = try measure(
-                    bench, configuration, checkpoint,
+                    bench, configuration, checkpoints[configuration == .dense ? 0 : 1],
                     configuration == .speculation ? drafting : nil, count, device)
                 try add(row, to: &result)
             }
@@ -235,7 +235,10 @@ struct Speed: ParsableCommand {
             places: places)
         let engine = try maker.open(
             EngineMaker.Size(
-                slots: count, maxWaiting: count, longest: min(longest, maker.context) - 1))
+                slots: count, maxWaiting: count, longest: min(longest, maker.context) - 1),
+            onReady: { times in
+                Terminal.write("minima: loaded in \(fixed(times.seconds, 1)) s: \(times.words)")
+            })
         defer { engine.shutDown(.cancel) }
         let progress = ProgressLine()
         let found = try bench.measure(

@@ -61,21 +61,20 @@ struct SpeedTests {
                 8,192 tokens of prompt; bfloat16, keys and values float8
 
                 1 request
-                            tokens/s  spread      ×  paper  in total   first      peak
-                dense          60.00  ±2.0 %                   60.00  1.05 s  68.00 GB
-                compressed     90.00  ±2.0 %  1.50×  1.25×     90.00  1.05 s  68.00 GB
-                compressed + speculation
-                               180.0  ±2.0 %  3.00×  1.88×     180.0  1.05 s  68.00 GB
+                                   tokens/s  spread      ×  paper  in total   first      peak
+                dense                 60.00  ±2.0 %                   60.00  1.05 s  68.00 GB
+                compressed            90.00  ±2.0 %  1.50×  1.25×     90.00  1.05 s  68.00 GB
+                compressed, draft     180.0  ±2.0 %  3.00×  1.88×     180.0  1.05 s  68.00 GB
 
                 50 requests at a time
-                            tokens/s  spread      ×  paper  in total  first      peak
-                dense          32.00  ±2.0 %                    1600      –  68.00 GB
-                compressed     36.00  ±2.0 %  1.13×  1.29×      1800      –  68.00 GB
-                compressed + speculation
-                               48.00  ±2.0 %  1.50×  1.56×      2400      –  68.00 GB
+                                   tokens/s  spread      ×  paper  in total  first      peak
+                dense                 32.00  ±2.0 %                    1600      –  68.00 GB
+                compressed            36.00  ±2.0 %  1.13×  1.29×      1800      –  68.00 GB
+                compressed, draft     48.00  ±2.0 %  1.50×  1.56×      2400      –  68.00 GB
 
-                1 request: 2.81 simulated (3 proposed) tokens per step
-                50 requests at a time: 2.81 simulated (3 proposed) tokens per step
+                Tokens per step with the draft, 1 request: 2.81 simulated (3 proposed)
+                Tokens per step with the draft, 50 requests at a time: 2.81 simulated (3
+                proposed)
 
                 """)
     }
