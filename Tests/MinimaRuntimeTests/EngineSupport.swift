@@ -4,7 +4,9 @@ import Testing
 @testable import MinimaRuntime
 
 /// A backend whose "model" is a hash of all tokens that its pages hold for a sequence, so that a
-/// page given to two sequences, lost or written out of order changes what comes out.
+/// page given to two sequences, lost or written out of order changes what comes out. Each read is also
+/// compared with the sequence's tokens. With a head, pages hold pairs of tokens for a draft, too, made
+/// and checked as ``CUDAHeadDrafter`` makes and reads them.
 ///
 /// Work is done as late as the protocol allows: when its result is read.
 final class HashBackend: DecodeBackend {
@@ -37,6 +39,8 @@ final class HashBackend: DecodeBackend {
     private struct Slot {
         /// Which sequence this is.
         let owner: Int
+        /// Tokens whose keys and values were there.
+        let cached: Int
         /// Tokens in its pages when everything queued has run, at least and at most as far as read
         /// results tell.
         var least = 0
@@ -57,20 +61,36 @@ final class HashBackend: DecodeBackend {
     /// Where each slot's last token stands, as the device knows it.
     private var positions: [Int]
     private var memory: [Int32]
+    /// Per place the pair of tokens that a head has seen there.
+    private var pairs: [[Int32]]
+    /// As the device knows them: the tokens of each slot's sequence, and how many had keys and values.
+    private var truth: [[Int32]]
+    private var ringStart: [Int]
+    /// Places that a round of the head computes anew; 0: there is none.
+    private let headPlaces: Int
     private var work: [Work] = []
     private var scores: [Result<[SampledToken], any Error>] = []
 
+    /// - Parameter headPlaces: Places before a step's that the step reads features of again.
     init(
         slots: Int = 4, pages: Int, pageTokens: Int = 4, context: Int = 1000, chunk: Int = 64,
-        buckets: [Int] = [1, 2, 4], queuedSteps: Int = 1, draftTokens: [Int] = [0]
+        buckets: [Int] = [1, 2, 4], queuedSteps: Int = 1, draftTokens: [Int] = [0],
+        sharesPrefixes: Bool = true, headPlaces: Int = 0
     ) {
         capacity = DecodeCapacity(
             slots: slots, pages: pages, pageTokens: pageTokens, context: context, vocabulary: 50,
             prefillChunk: chunk, buckets: buckets, deterministicBucket: buckets[0],
-            queuedSteps: queuedSteps, draftTokens: draftTokens)
+            queuedSteps: queuedSteps, draftTokens: draftTokens,
+            prefixes: !sharesPrefixes
+                ? nil
+                : headPlaces > 0 ? PrefixReuse(lookahead: 1, computed: headPlaces) : PrefixReuse())
+        self.headPlaces = headPlaces
         last = Array(repeating: 0, count: slots)
         positions = Array(repeating: 0, count: slots)
         memory = Array(repeating: -1, count: pages * pageTokens)
+        pairs = Array(repeating: [], count: pages * pageTokens)
+        truth = Array(repeating: [], count: slots)
+        ringStart = Array(repeating: 0, count: slots)
     }
 
     /// The token after `tokens`.
@@ -103,8 +123,17 @@ final class HashBackend: DecodeBackend {
     func open(_ slot: Int, _ sequence: SequenceStart) throws {
         if slots[slot] != nil { violations.append("slot \(slot) was opened twice") }
         if !(0..<capacity.slots).contains(slot) { violations.append("no slot \(slot)") }
-        slots[slot] = Slot(owner: opened.count)
+        let cached = sequence.cached
+        if cached % capacity.pageTokens != 0 || cached >= sequence.tokens.count {
+            violations.append("\(cached) of \(sequence.tokens.count) tokens are cached")
+        }
+        slots[slot] = Slot(owner: opened.count, cached: cached, least: cached, most: cached)
         opened.append(sequence)
+        work.append(
+            Work { [self] in
+                (truth[slot], ringStart[slot]) = (sequence.tokens, cached)
+                return nil
+            })
     }
 
     func close(_ slot: Int) {
@@ -125,8 +154,18 @@ final class HashBackend: DecodeBackend {
         }
         if end > capacity.context { violations.append("\(end) tokens pass the context") }
         if !pages.starts(with: state.pages) { violations.append("pages of \(slot) changed") }
-        for (other, held) in slots where other != slot && !Set(held.pages).isDisjoint(with: pages) {
-            violations.append("slots \(slot) and \(other) share pages")
+        if state.pages.isEmpty, pages.count * capacity.pageTokens < state.cached {
+            violations.append("\(state.cached) cached tokens are not in \(pages.count) pages")
+        }
+        for (other, held) in slots where other != slot {
+            let full = (position / capacity.pageTokens, held.least / capacity.pageTokens)
+            for (index, page) in pages.enumerated() {
+                // Only at the same place of both, full, and behind both.
+                guard let place = held.pages.firstIndex(of: page) else { continue }
+                if place != index || index >= min(full.0, full.1) {
+                    violations.append("slots \(slot) and \(other) share page \(page)")
+                }
+            }
         }
         (state.least, state.most, state.pages) = (state.least + count, end, pages)
         slots[slot] = state
@@ -138,8 +177,14 @@ final class HashBackend: DecodeBackend {
     }
 
     /// The token at index `length`, by what the pages hold before it.
-    private func sample(_ pages: [Int32], length: Int, mask: [UInt32]?) -> SampledToken {
+    private func sample(
+        _ slot: Int, _ pages: [Int32], length: Int, mask: [UInt32]?
+    ) -> SampledToken {
         let tokens = (0..<length).map { memory[place(pages, $0)] }
+        // After a prompt's failure the token is not known.
+        if truth[slot].count >= length, tokens[...] != truth[slot].prefix(length) {
+            violations.append("slot \(slot) reads \(tokens), not \(truth[slot].prefix(length))")
+        }
         if notFinite[tokens[0]] == length { return SampledToken(id: SampledToken.notFinite) }
         let token = Self.next(tokens) { token in
             mask.map { $0[Int(token) / 32] >> UInt32(token % 32) & 1 == 1 } ?? true
@@ -172,6 +217,9 @@ final class HashBackend: DecodeBackend {
                 memory[place(chunk.pages, chunk.position + offset)] = token
             }
             positions[chunk.slot] = chunk.position + chunk.tokens.count
+            if headPlaces > 0 {
+                pair(chunk.slot, chunk.position..<positions[chunk.slot], chunk.pages)
+            }
             if let scoring = chunk.scoring {
                 scores.append(
                     resultFailure(call) ? .failure(Broken()) : .success(score(scoring, chunk)))
@@ -183,8 +231,9 @@ final class HashBackend: DecodeBackend {
         let sampled: () -> Result<[[SampledToken]], any Error>? = { [self] in
             if resultFailure(call) { return .failure(Broken()) }
             let token = sample(
-                chunk.pages, length: positions[chunk.slot], mask: chunk.mask)
+                chunk.slot, chunk.pages, length: positions[chunk.slot], mask: chunk.mask)
             last[chunk.slot] = token.id
+            truth[chunk.slot].append(token.id)
             return .success([[token]])
         }
         work.append(Work(run: sampled))
@@ -271,6 +320,7 @@ final class HashBackend: DecodeBackend {
     private func step(_ row: DecodeBatch.Row, _ drafts: Int) -> [SampledToken] {
         let (slot, pages) = (row.slot, row.pages)
         let position = positions[slot]
+        if headPlaces > 0 { round(slot, pages) }
         memory[place(pages, position)] = last[slot]
         let before = (0...position).map { memory[place(pages, $0)] }
         let proposals = drafts > 0 ? Array(draft(before, drafts).prefix(drafts)) : []
@@ -282,13 +332,34 @@ final class HashBackend: DecodeBackend {
         var tokens: [SampledToken] = []
         repeat {
             tokens.append(
-                sample(pages, length: position + 1 + tokens.count, mask: row.mask))
+                sample(slot, pages, length: position + 1 + tokens.count, mask: row.mask))
+            truth[slot].append(tokens[tokens.count - 1].id)
         } while row.mask == nil && tokens.count <= proposals.count
             && tokens[tokens.count - 1].id >= 0
             && tokens[tokens.count - 1].id == proposals[tokens.count - 1]
         positions[slot] += tokens.count
         last[slot] = tokens[tokens.count - 1].id
         return tokens
+    }
+
+    /// Keeps the pairs of places, whose features are known.
+    private func pair(_ slot: Int, _ places: Range<Int>, _ pages: [Int32]) {
+        for index in places {
+            if index < ringStart[slot] { violations.append("slot \(slot) has lost \(index)") }
+            pairs[place(pages, index)] = Array(truth[slot].dropFirst(index).prefix(2))
+        }
+    }
+
+    /// A head's round: the last places anew, then it reads all of them.
+    private func round(_ slot: Int, _ pages: [Int32]) {
+        let position = positions[slot]
+        pair(slot, max(position - headPlaces, 0)..<position, pages)
+        for index in 0..<position {
+            let right = Array(truth[slot].dropFirst(index).prefix(2))
+            if pairs[place(pages, index)] != right {
+                violations.append("slot \(slot) has a wrong pair at \(index)")
+            }
+        }
     }
 
     func collect() throws -> [[SampledToken]] {
@@ -305,8 +376,6 @@ final class HashBackend: DecodeBackend {
         violations.append("nothing was queued")
         return []
     }
-
-    func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
     /// The next decode step fails: as it is queued, or as its result is read.
     func breakNextDecode(atOnce: Bool) {

@@ -199,37 +199,6 @@ struct EngineTorchTests {
         #expect(tight.metrics.freePages == 10)
     }
 
-    @Test func copiedPagesContinueTheSame() throws {
-        let model = try load("Tests/Goldens/models/qwen3-gqa4-tied-v5")
-        let backend = try TorchBackend(model, slots: 2, pages: 8, pageTokens: 4)
-        let prompt: [Int32] = [3, 1, 4, 1, 5, 9]
-        let start = try SequenceStart(
-            tokens: prompt, promptCount: 6, sampling: SamplingParameters(logprobs: 0))
-        for slot in 0..<2 {
-            try backend.open(slot, start)
-            // The second computes into pages 4 and 5, which the copies below replace.
-            try backend.prefill(
-                PrefillChunk(
-                    slot: slot, position: 0, tokens: prompt[...],
-                    pages: [Int32(slot * 4), Int32(slot * 4 + 1)], samples: true))
-        }
-        try backend.copyPages(from: [0, 1], to: [6, 7])
-        let first = try backend.collect()
-        #expect(try backend.collect() == first)
-        try backend.decode(
-            DecodeBatch(
-                rows: [
-                    .init(slot: 0, position: 6, pages: [0, 1]),
-                    .init(slot: 1, position: 6, pages: [6, 7]),
-                ], bucket: 2))
-        let tokens = try backend.collect()
-        #expect(tokens[0][0].id == tokens[1][0].id)
-        // Two rows of one batch: sums of the same numbers, perhaps in another order.
-        let difference = abs((tokens[0][0].logprob ?? 0) - (tokens[1][0].logprob ?? 1))
-        let terms = Double(model.dimensions.hidden * (model.dimensions.layers + 1))
-        #expect(Double(difference) <= terms * DType.float32.epsilon * 10)
-    }
-
     @Test func bytesPerTokenAreThoseOfThePages() throws {
         let model = try load("Examples/tiny-qwen3-4m")
         // Keys and values of 6 layers, one head of 64, float32.

@@ -28,25 +28,72 @@ struct PagePoolTests {
         #expect(lease.pages.count == 2 && pool.free == 1)
         #expect(throws: PageError.self) { _ = try pool.lease(2).pages }
         #expect(pool.free == 1)
-        #expect(throws: PageError.noSuchPage(index: 2, held: 2)) {
-            _ = try lease.makeWritable(2)
+    }
+
+    private func key(_ pool: PagePool, _ parent: Int?, _ tokens: [Int32], salt: String = "")
+        -> PrefixIndex.Key
+    {
+        PrefixIndex.Key(parent: parent ?? pool.root, tokens: tokens, salt: salt)
+    }
+
+    @Test func sharedPagesAreHeldUntilTheLastLeaseEnds() throws {
+        let pool = PagePool(count: 6)
+        var parent = try pool.lease(3)
+        var child = try pool.lease(4, sharing: Array(parent.pages.prefix(2)))
+        #expect(child.pages.prefix(2) == parent.pages.prefix(2) && pool.free == 1)
+        #expect(pool.missing(5, sharing: parent.pages) == 2)
+        parent.truncate(to: 0)
+        #expect(pool.free == 2)
+        child.truncate(to: 1)
+        #expect(pool.free == 5)
+    }
+
+    /// Known pages stay known while they are free, and go last page first, longest unused first.
+    @Test func knownPagesAreTakenLast() throws {
+        let pool = PagePool(count: 5, pageTokens: 1)
+        for (start, length) in [(10, 2), (20, 1)] as [(Int32, Int)] {
+            let lease = try pool.lease(length)
+            var node: Int?
+            for (index, page) in lease.pages.enumerated() {
+                node = pool.enter(page, key(pool, node, [start + Int32(index)]))
+            }
+        }
+        #expect(pool.free == 5 && pool.known == 3)
+        let first = try #require(pool.find(key(pool, nil, [10])))
+        #expect(pool.find(key(pool, first.node, [11])) != nil)
+        #expect(pool.find(key(pool, nil, [11])) == nil)
+        #expect(pool.find(key(pool, nil, [10], salt: "other")) == nil)
+        // Two of which nothing is known, then the second page of the first sequence.
+        var lease = try pool.lease(3)
+        #expect(pool.known == 2 && pool.find(key(pool, first.node, [11])) == nil)
+        // What is shared is not taken.
+        let other = try pool.lease(1, sharing: [first.page])
+        try lease.grow(to: 4)
+        #expect(pool.free == 0 && pool.find(key(pool, nil, [20])) == nil)
+        #expect(pool.find(key(pool, nil, [10]))?.page == other.pages[0])
+        #expect(throws: PageError.exhausted(wanted: 1, free: 0, total: 5)) {
+            _ = try pool.lease(2, sharing: other.pages).pages
         }
     }
 
-    @Test func copiesOnWriteOnlyWhatIsShared() throws {
-        let pool = PagePool(count: 4)
-        var parent = try pool.lease(2)
-        var child = parent.fork(2)
-        #expect(child.pages == parent.pages && pool.free == 2)
-        let copy = try #require(try child.makeWritable(1))
-        #expect(copy.source == 1 && copy.destination == child.pages[1])
-        #expect(child.pages[0] == parent.pages[0] && child.pages[1] != parent.pages[1])
-        #expect(try child.makeWritable(1) == nil && parent.makeWritable(1) == nil)
-        #expect(pool.free == 1)
-        parent.truncate(to: 0)
-        // Page 0 is the child's alone now.
-        #expect(try child.makeWritable(0) == nil)
-        #expect(pool.free == 2)
+    /// Nothing is found below a page that was given away, not even when its tokens come back.
+    @Test func lostPagesTakeWhatFollowsAlong() throws {
+        let pool = PagePool(count: 3, pageTokens: 1)
+        let holder = try pool.lease(2)
+        let first = try #require(pool.enter(holder.pages[0], key(pool, nil, [1])))
+        #expect(pool.enter(holder.pages[1], key(pool, first, [2])) != nil)
+        // The same tokens again are the page that there is.
+        do {
+            let copy = try pool.lease(1)
+            #expect(pool.enter(copy.pages[0], key(pool, nil, [1])) == first)
+        }
+        #expect(pool.known == 0)
+        pool.forgetAll()
+        #expect(pool.find(key(pool, nil, [1])) == nil)
+        let lease = try pool.lease(1)
+        let again = try #require(pool.enter(lease.pages[0], key(pool, nil, [1])))
+        #expect(again != first && pool.find(key(pool, again, [2])) == nil)
+        #expect(pool.enter(holder.pages[1], key(pool, first, [3])) == nil)
     }
 
     @Test func pagesForTokens() {
@@ -60,14 +107,17 @@ struct PagePoolTests {
         init(_ lease: consuming PageLease) { self.lease = lease }
     }
 
-    /// Random operations against a model that only counts: no page lost, none held by two leases
-    /// unless shared, none free while held.
+    /// Random operations against a model that counts, and knows what was written to each page: no page
+    /// lost, none held by two leases unless shared, none free while held, none found that another was
+    /// written over.
     @Test(arguments: 0..<20) func randomOperations(seed: UInt64) throws {
         var random = TestRandom(seed)
         let pool = PagePool(count: Int.random(in: 1...40, using: &random))
         var holders: [Holder] = []
         // Pairs of holders that may hold the same pages: the model of sharing, by page.
         var copies: [Int32: Int] = [:]
+        // What each page holds, as far as it was entered since somebody took it.
+        var contents: [Int32: PrefixIndex.Key] = [:]
         func count(_ pages: some Sequence<Int32>, _ change: Int) {
             for page in pages { copies[page, default: 0] += change }
         }
@@ -81,7 +131,10 @@ struct PagePoolTests {
                     let holder = Holder(try pool.lease(wanted))
                     #expect(fits)
                     // New pages were nobody's.
-                    for page in holder.lease.pages { #expect(copies[page, default: 0] == 0) }
+                    for page in holder.lease.pages {
+                        #expect(copies[page, default: 0] == 0)
+                        contents[page] = nil
+                    }
                     count(holder.lease.pages, 1)
                     holders.append(holder)
                 } catch {
@@ -96,7 +149,10 @@ struct PagePoolTests {
                     try holder.lease.grow(to: wanted)
                     #expect(fits && holder.lease.pages.starts(with: before))
                     let added = holder.lease.pages[before.count...]
-                    for page in added { #expect(copies[page, default: 0] == 0) }
+                    for page in added {
+                        #expect(copies[page, default: 0] == 0)
+                        contents[page] = nil
+                    }
                     count(added, 1)
                 } catch {
                     #expect(!fits && holder.lease.pages == before)
@@ -106,29 +162,38 @@ struct PagePoolTests {
                 count(holders[index].lease.pages.dropFirst(kept), -1)
                 holders[index].lease.truncate(to: kept)
             case (3, let index?):
-                let shared = Int.random(in: 0...4, using: &random)
-                let fork = Holder(holders[index].lease.fork(shared))
-                #expect(fork.lease.pages == Array(holders[index].lease.pages.prefix(shared)))
+                let shared = Array(
+                    holders[index].lease.pages.prefix(Int.random(in: 0...4, using: &random)))
+                let fork = Holder(try pool.lease(shared.count, sharing: shared))
+                #expect(fork.lease.pages == shared)
                 count(fork.lease.pages, 1)
                 holders.append(fork)
             case (4, let index?):
-                let holder = holders[index]
-                guard let place = holder.lease.pages.indices.randomElement(using: &random) else {
-                    continue
+                // Pages are entered below each other, of few tokens, so that many are alike…
+                var node: Int? = pool.root
+                for page in holders[index].lease.pages {
+                    let key = key(pool, node, [Int32.random(in: 0...2, using: &random)])
+                    guard contents[page] == nil else { break }
+                    let isNew = pool.find(key) == nil
+                    node = pool.enter(page, key)
+                    if isNew { contents[page] = key }
+                    guard node != nil else { break }
                 }
-                let page = holder.lease.pages[place]
-                let isShared = copies[page, default: 0] > 1
-                do {
-                    let copy = try holder.lease.makeWritable(place)
-                    #expect((copy != nil) == isShared)
-                    if let copy {
-                        #expect(copy.source == page && copies[copy.destination, default: 0] == 0)
-                        count([page], -1)
-                        count([copy.destination], 1)
-                    }
-                } catch {
-                    #expect(isShared && pool.free == 0)
+                // …and looked for from the first.
+                var (found, next) = ([Int32](), pool.root)
+                while let page = pool.find(
+                    key(pool, next, [Int32.random(in: 0...2, using: &random)]))
+                {
+                    #expect(contents[page.page]?.parent == next)
+                    (found, next) = (found + [page.page], page.node)
                 }
+                let wanted = found.count + 1
+                guard pool.missing(wanted, sharing: found) <= pool.free else { continue }
+                let lease = Holder(try pool.lease(wanted, sharing: found))
+                #expect(lease.lease.pages.starts(with: found))
+                contents[lease.lease.pages[found.count]] = nil
+                count(lease.lease.pages, 1)
+                holders.append(lease)
             case (5, let index?):
                 count(holders[index].lease.pages, -1)
                 holders.remove(at: index)

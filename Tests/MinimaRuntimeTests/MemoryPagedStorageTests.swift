@@ -77,19 +77,6 @@ struct PagedStorageTests {
         #expect(try isEqual(seen.key.narrow(0, 1..<2), numbers([2], [0..<7], 3)))
     }
 
-    @Test func copiedPagesHoldAllLayers() throws {
-        let storage = try storage()
-        for layer in 0..<2 {
-            _ = try write(storage, [layer], [0..<8], pages: [[0, 1]], layer: layer)
-        }
-        try storage.copy(from: [1, 0], to: [3, 5])
-        for layer in 0..<2 {
-            let seen = try write(storage, [layer], [8..<9], pages: [[5, 3, 4]], layer: layer)
-            #expect(try isEqual(seen.key, numbers([layer], [0..<9], 3)))
-            #expect(try isEqual(seen.value, numbers([layer], [0..<9], 1)))
-        }
-    }
-
     @Test func bytes() {
         #expect(PagedStorage.bytesPerToken([shape, shape]) == 2 * 2 * (3 + 1) * 4)
     }

@@ -338,5 +338,4 @@ private final class MiscountingBackend: DecodeBackend {
     func collect() -> [[SampledToken]] {
         [Array(repeating: SampledToken(id: 3), count: results.removeFirst())]
     }
-    func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 }

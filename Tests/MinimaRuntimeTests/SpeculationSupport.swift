@@ -18,18 +18,22 @@ final class ScriptedDrafter: Drafter {
         self.script = script
     }
 
-    func open(_ slot: Int) {
+    func open(_ slot: Int, cached: ArraySlice<Int32>) {
         if known[slot] != nil { violations.append("slot \(slot) was opened twice") }
-        known[slot] = []
+        known[slot] = Array(cached)
     }
 
     func close(_ slot: Int) { known[slot] = nil }
 
     func prefill(_ chunk: PrefillChunk, features: Tensor?) {
-        observe(chunk.slot, at: chunk.position, Array(chunk.tokens), features: features)
+        take(chunk.slot, at: chunk.position, Array(chunk.tokens), features: features)
     }
 
-    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
+    func observe(_ row: DecodeBatch.Row, _ tokens: [Int32], features: Tensor?) {
+        take(row.slot, at: row.position, tokens, features: features)
+    }
+
+    private func take(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
         if known[slot]?.count != position { violations.append("slot \(slot) at \(position)") }
         if tokens.isEmpty || features != nil { violations.append("nothing, or features") }
         known[slot, default: []] += tokens
@@ -121,9 +125,6 @@ final class RestlessBackend: DecodeBackend {
     func decode(_ batch: DecodeBatch) throws { try backend.decode(batch) }
     func collect() throws -> [[SampledToken]] { try backend.collect() }
     func collectScores() throws -> [SampledToken] { try backend.collectScores() }
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        try backend.copyPages(from: sources, to: destinations)
-    }
     func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
         .random(in: 1...3, using: &random)
     }

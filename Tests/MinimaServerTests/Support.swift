@@ -149,7 +149,6 @@ final class ScriptedBackend: DecodeBackend {
 
     func open(_ slot: Int, _ sequence: SequenceStart) { slots[slot] = (sequence, 0) }
     func close(_ slot: Int) { slots[slot] = nil }
-    func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
     func prefill(_ chunk: PrefillChunk) throws {
         if chunk.samples { results.append([[try token(chunk.slot)]]) }

@@ -1,5 +1,5 @@
 // Keys and values of one request between projections, pages and contiguous tensors: prefill's side
-// of the paged cache. Page layout and constants: keyvalue.cuh. All three kernels need sm_80.
+// of the paged cache. Page layout and constants: keyvalue.cuh. Both kernels need sm_80.
 //
 // Reference: RMSNorm and rotation in torch's bfloat16, whose roundings they repeat; results are
 // equal but where a float32 sum in another order rounds to the neighbouring bfloat16 (rarely), so
@@ -173,17 +173,4 @@ extern "C" __global__ void __launch_bounds__(256) gather_keyvalues(
             *(u32*)((kind ? values : keys) + place) = pair;
         }
     }
-}
-
-/// copy_pages: page to[i] becomes a copy of page from[i], for i < count; no page is in both lists.
-///
-/// Parameters: pages uint8, from, to int32 [count]. Grid: (count, KV_HEADS). Block: 256.
-extern "C" __global__ void __launch_bounds__(256) copy_pages(u8* pages, const i32* from,
-                                                             const i32* to) {
-    dependents_launch();
-    dependencies_wait();
-    const u8* source = tile_at(pages, from[blockIdx.x], blockIdx.y, 0, 0);
-    u8* destination = tile_at(pages, to[blockIdx.x], blockIdx.y, 0, 0);
-    for (u32 at = 16 * threadIdx.x; at < PAGE / BLOCK * 2 * TILE_BYTES; at += 16 * 256)
-        *(uint4*)(destination + at) = *(const uint4*)(source + at);
 }

@@ -11,7 +11,6 @@ public struct KeyValueKernels: Sendable {
 
     private let writer: Kernel
     private let gatherer: Kernel
-    private let copier: Kernel
     private static let threads = 256
 
     /// Compiles the kernels.
@@ -26,7 +25,6 @@ public struct KeyValueKernels: Sendable {
             sharedBytes: Self.writerBytes(shape, format))
         gatherer = try context.kernel(
             source, entry: "gather_keyvalues", constants: constants, sharedBytes: 2 * tile)
-        copier = try context.kernel(source, entry: "copy_pages", constants: constants)
         self.shape = shape
         self.format = format
     }
@@ -104,24 +102,6 @@ public struct KeyValueKernels: Sendable {
             grid: ((length + format.block - 1) / format.block, shape.kvHeads, 1),
             block: Self.threads, on: stream, overlapping: overlapping,
             [.tensor(pages), row, .tensor(keys), .tensor(values), .int32(length)])
-    }
-
-    /// Queues copying pages of a layer.
-    ///
-    /// - Parameters:
-    ///   - from: int32 `[count]`.
-    ///   - to: int32 `[count]`, none of them in `from`.
-    public func copy(
-        pages: Tensor, from: Tensor, to: Tensor, on stream: CUDAStream, overlapping: Bool = false
-    ) throws(KernelError) {
-        let count = from.shape.first ?? 0
-        try PagedKeyValues.check(pages, shape, format, copier.name)
-        try KernelShapes(copier.name)
-            .expect("from", from, .int32, [count]).expect("to", to, .int32, [count]).check()
-        guard count > 0 else { return }
-        try copier.launch(
-            grid: (count, shape.kvHeads, 1), block: Self.threads, on: stream,
-            overlapping: overlapping, [.tensor(pages), .tensor(from), .tensor(to)])
     }
 
     /// The argument for a request's row of the page table.

@@ -121,7 +121,7 @@ public final class CUDABackend: DecodeBackend {
             vocabulary: weights.architecture.dimensions.vocabularySize,
             prefillChunk: layout.chunk, buckets: layout.buckets,
             deterministicBucket: layout.largestBucket, queuedSteps: 2,
-            draftTokens: layout.draftTokens)
+            draftTokens: layout.draftTokens, prefixes: decoder.drafter?.prefixes ?? PrefixReuse())
         memorySizes = try CUDAMemory(weights, draft: draft?.head, limits: kernels.limits)
         if layout.tunesKernels {
             try times.measure("tuning") { try decoder.tune(sizes, onProgress: onProgress) }
@@ -360,19 +360,6 @@ public final class CUDABackend: DecodeBackend {
     /// Forgets the sequence.
     public func close(_ slot: Int) {
         slots[slot] = Slot()
-    }
-
-    /// Queues copies of pages in all layers.
-    public func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        let (device, stream) = (decoder.kernels.device, decoder.stream)
-        // Memory of this stream, which gets it back behind the kernels that read it.
-        try stream.use {
-            let (from, to) = (try Tensor(sources).to(device), try Tensor(destinations).to(device))
-            for pages in decoder.cache.layers {
-                try decoder.keyValues.copy(pages: pages, from: from, to: to, on: stream)
-            }
-            try decoder.drafter?.copyPages(from: from, to: to, on: stream)
-        }
     }
 }
 

@@ -6,6 +6,9 @@ import MinimaTensor
 /// Proposals lie in ``SamplingState/drafts``, negative ones where there is none. What they are changes
 /// how many tokens a step makes, never which. Steps are made on several threads at a time.
 protocol CUDADrafter: Sendable {
+    /// What it needs of sequences that begin with another's pages.
+    var prefixes: PrefixReuse { get }
+
     /// Launches that propose `count` tokens for each row of `step`, or only follow what was decoded, for
     /// 0. The first does not overlap the kernel ahead of it.
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
@@ -20,18 +23,15 @@ protocol CUDADrafter: Sendable {
 
     /// Queues reading the chunk of `count` tokens at `position` that it has observed.
     func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) throws
-
-    /// Queues copies of whole pages.
-    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) throws
 }
 
 extension CUDADrafter {
+    var prefixes: PrefixReuse { PrefixReuse() }
     func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder)
         -> [StepKernel]
     { [] }
     func observe(_ residual: Tensor, entering layer: Int) {}
     func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) {}
-    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) {}
 }
 
 /// Proposes what followed the last tokens when they stood in the sequence before.

@@ -13,6 +13,9 @@ struct CUDAHeadDrafter: CUDADrafter {
     private let keyValues: KeyValueKernels
     private let wide: Wide
     let buffers: Buffers
+    /// A place reads the token after it; a round computes the last places anew, from features that only
+    /// the sequence's own prompt has left.
+    let prefixes: PrefixReuse
 
     /// Matrix products over many rows.
     private struct Wide {
@@ -39,6 +42,11 @@ struct CUDAHeadDrafter: CUDADrafter {
             down: try products(head.down), head: try products(head.head))
         buffers = try Buffers(
             Buffers.Shapes(head.config, layout), device: decoder.kernels.device)
+        prefixes = PrefixReuse(
+            lookahead: 1,
+            computed: Self.places(
+                layout.mostDraftTokens, heads: head.config.heads,
+                keyValueHeads: head.config.keyValueHeads))
         try decoder.elementwise.prepare(hidden: head.config.hidden)
     }
 
@@ -248,11 +256,6 @@ struct CUDAHeadDrafter: CUDADrafter {
                 .copy(from: features.narrow(0, row..<row + run))
             row += run
         }
-    }
-
-    func copyPages(from sources: Tensor, to destinations: Tensor, on stream: CUDAStream) throws {
-        try keyValues.copy(
-            pages: cache.layers[0], from: sources, to: destinations, on: stream)
     }
 }
 

@@ -54,9 +54,6 @@ public protocol DecodeBackend: AnyObject {
     /// Ends a sequence. Work queued for it may still run.
     func close(_ slot: Int)
 
-    /// Queues copies of whole pages, `sources[i]` to `destinations[i]`, all layers.
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws
-
     /// Seconds of a decode step in `bucket` that proposes and verifies `draftTokens` per row, as
     /// measured or estimated; `nil` when unknown.
     func decodeSeconds(bucket: Int, draftTokens: Int) -> Double?
@@ -99,12 +96,15 @@ public struct DecodeCapacity: Sendable, Hashable {
     public var queuedSteps: Int
     /// Numbers of tokens that a step may propose per row, ascending, 0 first.
     public var draftTokens: [Int]
+    /// How sequences with a common beginning may share its pages; `nil`: not at all, such as where
+    /// keys depend on the length of the whole sequence.
+    public var prefixes: PrefixReuse?
 
     /// Describes a backend.
     public init(
         slots: Int, pages: Int, pageTokens: Int = 64, context: Int, vocabulary: Int,
         prefillChunk: Int = 2048, buckets: [Int], deterministicBucket: Int, queuedSteps: Int,
-        draftTokens: [Int] = [0]
+        draftTokens: [Int] = [0], prefixes: PrefixReuse? = nil
     ) {
         self.slots = slots
         self.pages = pages
@@ -116,11 +116,28 @@ public struct DecodeCapacity: Sendable, Hashable {
         self.deterministicBucket = deterministicBucket
         self.queuedSteps = queuedSteps
         self.draftTokens = draftTokens
+        self.prefixes = prefixes
     }
 
     /// Pages that hold `tokens`.
     public func pages(for tokens: Int) -> Int {
         tokens / pageTokens + (tokens % pageTokens > 0 ? 1 : 0)
+    }
+}
+
+/// What a backend needs so that a sequence can begin with pages that another has filled.
+public struct PrefixReuse: Sendable, Hashable {
+    /// Tokens behind a page that what it holds depends on: 1 where a draft pairs each place with the
+    /// token after it.
+    public var lookahead: Int
+    /// Tokens at the end of a prompt that are computed in any case, at least 1: their outputs are
+    /// needed.
+    public var computed: Int
+
+    /// The needs of a backend whose pages depend on the tokens up to their ends alone, by default.
+    public init(lookahead: Int = 0, computed: Int = 1) {
+        self.lookahead = max(lookahead, 0)
+        self.computed = max(computed, 1)
     }
 }
 
@@ -133,12 +150,18 @@ public struct SequenceStart: Sendable {
     /// How tokens are chosen. Draws depend on the seed and on the index of the drawn token in the
     /// sequence only, so a sequence that is computed again draws the same.
     public var sampling: SamplingParameters
+    /// How many of `tokens` have keys and values in the sequence's first pages already, whole pages of
+    /// them: the first chunk begins behind. Nobody writes to those pages.
+    public var cached: Int
 
     /// A sequence that begins with `tokens`.
-    public init(tokens: [Int32], promptCount: Int, sampling: SamplingParameters) {
+    public init(
+        tokens: [Int32], promptCount: Int, sampling: SamplingParameters, cached: Int = 0
+    ) {
         self.tokens = tokens
         self.promptCount = promptCount
         self.sampling = sampling
+        self.cached = cached
     }
 }
 

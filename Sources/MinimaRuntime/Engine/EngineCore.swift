@@ -16,6 +16,8 @@ final class EngineCore {
     private let buckets: BucketTable
     private let sizer: ChunkSizer
     private let maxRunning: Int
+    /// Waiting requests that look for known pages in a step though they do not fit without.
+    private static let lookups = 8
     private var freeSlots: [Int]
 
     /// Both in order of arrival.
@@ -24,6 +26,7 @@ final class EngineCore {
     /// Steps whose results have not been read, oldest first.
     private var queued: [[EngineLaunch]] = []
     private var drafting: DraftPlanner
+    private let prefixes: PrefixSharing
     private var rate = TokenRate()
 
     init(_ backend: any DecodeBackend, _ options: EngineOptions) {
@@ -43,6 +46,7 @@ final class EngineCore {
         sizer = ChunkSizer(capacity, options)
         drafting = DraftPlanner(
             capacity, options, seconds: backend.decodeSeconds(bucket:draftTokens:))
+        prefixes = PrefixSharing(capacity, options, pool, chunk: sizer.chunk)
         publish()
     }
 
@@ -67,6 +71,8 @@ final class EngineCore {
 
     private func end(_ sequence: EngineSequence, _ reason: FinishReason) {
         guard !sequence.hasEnded else { return }
+        // What may be wrong is used by nobody else.
+        if case .failed = reason { pool.forgetAll() }
         release(sequence)
         waiting.removeAll { $0 === sequence }
         sequence.end(reason)
@@ -75,7 +81,7 @@ final class EngineCore {
 
     private func release(_ sequence: EngineSequence) {
         guard let slot = sequence.slot else { return }
-        backend.close(slot)
+        if sequence.isOpen { backend.close(slot) }
         freeSlots.append(slot)
         running.removeAll { $0 === sequence }
     }
@@ -97,10 +103,11 @@ final class EngineCore {
 
     private func admit() {
         var index = 0
+        var lookups = Self.lookups
         while index < waiting.count, running.count < maxRunning {
             let sequence = waiting[index]
-            if start(sequence) {
-                if !sequence.hasEnded { waiting.remove(at: index) }
+            if start(sequence, &lookups) {
+                waiting.remove(at: index)
                 for earlier in waiting[..<index] { earlier.overtaken += 1 }
             } else if sequence.overtaken >= options.overtakes {
                 break
@@ -111,32 +118,56 @@ final class EngineCore {
     }
 
     /// Gives a waiting sequence its pages and a slot; false while it does not fit.
-    private func start(_ sequence: EngineSequence) -> Bool {
+    ///
+    /// - Parameter lookups: How many more that do not fit by themselves may look for known pages.
+    private func start(_ sequence: EngineSequence, _ lookups: inout Int) -> Bool {
         let wanted: Int
+        var spare = 0
         switch reservation {
         case .whole:
             wanted = min(pool.pages(for: drafting.longest(sequence)), pool.count)
         case .growing:
             wanted = pool.pages(for: sequence.length)
             // A page for each that runs, so that it is not preempted with its first step.
-            guard running.isEmpty || wanted + running.count < pool.free else { return false }
+            if !running.isEmpty { spare = running.count + 1 }
         }
-        guard wanted <= pool.free, let slot = freeSlots.last else { return false }
+        if wanted + spare > pool.free {
+            guard lookups > 0 else { return false }
+            lookups -= 1
+        }
+        let prefix = prefixes.prefix(of: sequence)
+        guard pool.missing(wanted, sharing: prefix.pages) + spare <= pool.free,
+            let slot = freeSlots.last, let lease = try? pool.lease(wanted, sharing: prefix.pages)
+        else { return false }
+        freeSlots.removeLast()
+        sequence.start(in: slot, lease)
+        sequence.know(prefix.pages.count, prefix.node)
+        let place = running.firstIndex { $0.id > sequence.id } ?? running.count
+        running.insert(sequence, at: place)
+        return true
+    }
+
+    /// Tells the backend of a sequence before its first chunk.
+    private func open(_ sequence: EngineSequence) {
+        guard let slot = sequence.slot else { return }
+        // Since its admission others may have computed more of its beginning.
+        let prefix = prefixes.prefix(of: sequence)
+        if prefix.pages.count > sequence.knownPages {
+            sequence.lease?.share(prefix.pages)
+            sequence.know(prefix.pages.count, prefix.node)
+        }
+        let cached = prefix.pages.count * pool.pageTokens
         do {
-            let lease = try pool.lease(wanted)
             try backend.open(
                 slot,
                 SequenceStart(
                     tokens: sequence.tokens, promptCount: sequence.request.prompt.count,
-                    sampling: sequence.request.sampling))
-            freeSlots.removeLast()
-            sequence.start(in: slot, lease)
-            let place = running.firstIndex { $0.id > sequence.id } ?? running.count
-            running.insert(sequence, at: place)
+                    sampling: sequence.request.sampling, cached: cached))
+            sequence.open(cached: cached)
+            metrics.cachedTokens += cached
         } catch {
             fail([sequence], error)
         }
-        return true
     }
 
     /// Queues the work of one step: running decodes first, then prompts.
@@ -160,6 +191,9 @@ final class EngineCore {
         }
         var budget = sizer.budget(decoding: computed)
         for sequence in running where sequence.cached < sequence.target {
+            guard budget > 0 else { break }
+            if !sequence.isOpen { open(sequence) }
+            guard sequence.isOpen, !sequence.hasEnded else { continue }
             let left = sequence.target - sequence.cached
             let size = sizer.size(
                 left: left, position: sequence.cached, budget: budget,
@@ -284,6 +318,8 @@ final class EngineCore {
             return []
         }
         sequence.queuePrompt(to: end)
+        // Whatever is queued behind it finds its keys and values.
+        prefixes.enter(sequence, computed: end, seen: end, isPrompt: true)
         metrics.promptTokens += size
         var launches: [EngineLaunch] = []
         if let scoring {
@@ -323,7 +359,7 @@ final class EngineCore {
                 for (sequence, row) in zip(launch.rows, rows) where !sequence.hasEnded {
                     sequence.settle(
                         draftTokens: launch.choice.draftTokens, tokens: row.count)
-                    for token in row where !sequence.hasEnded { receive(sequence, token) }
+                    receive(sequence, row)
                 }
             } catch {
                 fail(launch.rows, error)
@@ -367,10 +403,15 @@ final class EngineCore {
             launch, accepted: accepted, constrained: constrained, seconds: seconds)
     }
 
-    private func receive(_ sequence: EngineSequence, _ token: SampledToken) {
-        let before = sequence.generated.count
-        let reason = sequence.receive(token)
+    private func receive(_ sequence: EngineSequence, _ tokens: [SampledToken]) {
+        let (length, before) = (sequence.length, sequence.generated.count)
+        var reason: FinishReason?
+        for token in tokens where reason == nil { reason = sequence.receive(token) }
         metrics.generatedTokens += sequence.generated.count - before
+        // The last token went in before these came out; a draft had seen no more.
+        prefixes.enter(
+            sequence, computed: min(length - 1 + tokens.count, sequence.length), seen: length,
+            isPrompt: false)
         if let reason { end(sequence, reason) }
     }
 
@@ -385,6 +426,7 @@ final class EngineCore {
         metrics.running = running.count
         metrics.waiting = waiting.count
         metrics.freePages = pool.free
+        metrics.cachedPages = pool.known
         metrics.totalPages = pool.count
         let now = ContinuousClock.now
         metrics.lastStep = now

@@ -31,13 +31,17 @@ public struct EngineOptions: Sendable, Hashable {
     public var deterministic: Bool
     /// Whether steps propose tokens, where the backend can; which tokens come out does not change.
     public var speculation: Speculation
+    /// Whether a sequence takes the keys and values of its beginning from pages that an earlier one has
+    /// filled, where the backend allows it. With ``deterministic`` only what prompts' chunks have
+    /// written and would write again.
+    public var prefixCaching: Bool
 
     /// Options; the defaults take the backend's limits.
     public init(
         maxRunning: Int? = nil, maxWaiting: Int = 1024, stepTokens: Int? = nil,
         prefillChunk: Int? = nil, stepSeconds: Double? = nil,
         reservation: Reservation = .growing, overtakes: Int = 8, deterministic: Bool = false,
-        speculation: Speculation = .automatic
+        speculation: Speculation = .automatic, prefixCaching: Bool = true
     ) {
         self.maxRunning = maxRunning
         self.maxWaiting = maxWaiting
@@ -48,6 +52,7 @@ public struct EngineOptions: Sendable, Hashable {
         self.overtakes = overtakes
         self.deterministic = deterministic
         self.speculation = speculation
+        self.prefixCaching = prefixCaching
     }
 }
 
@@ -116,12 +121,16 @@ public struct EngineMetrics: Sendable, Hashable {
     public var waiting = 0
     /// Pages that nobody holds.
     public var freePages = 0
+    /// Those of ``freePages`` that hold known tokens, for sequences that begin with them.
+    public var cachedPages = 0
     /// All pages.
     public var totalPages = 0
     /// Steps so far.
     public var steps = 0
     /// Tokens of prompts computed so far; those computed again after a preemption count again.
     public var promptTokens = 0
+    /// Tokens that were not computed as their keys and values were there, so far.
+    public var cachedTokens = 0
     /// Tokens generated so far.
     public var generatedTokens = 0
     /// Tokens generated per second, averaged over about five seconds before the last step.

@@ -26,6 +26,12 @@ final class EngineSequence {
     private var inFlight = 0
     /// How often a later request was admitted before this one.
     var overtaken = 0
+    /// Pages at the beginning that others may find, or that were found…
+    private(set) var knownPages = 0
+    /// …and what stands above the next one; `nil`: it cannot be found.
+    private(set) var node: Int?
+    /// Whether the backend has the sequence in its slot.
+    private(set) var isOpen = false
     private(set) var hasEnded = false
 
     private var constraint: ConstraintState?
@@ -54,6 +60,15 @@ final class EngineSequence {
 
     /// Prompt and generated tokens.
     var tokens: [Int32] { request.prompt + generated }
+    /// A part of them.
+    func tokens(_ range: Range<Int>) -> [Int32] {
+        let count = request.prompt.count
+        let prompt = request.prompt[min(range.lowerBound, count)..<min(range.upperBound, count)]
+        return Array(prompt)
+            + generated[max(range.lowerBound - count, 0)..<max(range.upperBound - count, 0)]
+    }
+    /// Whether known pages may stand for what it would compute.
+    var readsKnownPages: Bool { true }
     /// How many those are.
     var length: Int { request.prompt.count + generated.count }
     /// Whether the prompt is computed and there are tokens left to ask for.
@@ -87,10 +102,25 @@ final class EngineSequence {
         hasStarted = true
     }
 
+    /// `count` pages at the beginning are known; the next one stands below `node`.
+    func know(_ count: Int, _ node: Int?) {
+        knownPages = count
+        self.node = node
+    }
+
+    /// The backend knows the sequence, and that `cached` tokens need not be computed.
+    func open(cached: Int) {
+        isOpen = true
+        self.cached = cached
+        if timings.preemptions == 0 { timings.cachedTokens = cached }
+    }
+
     /// Stops running; what was computed is lost.
     func suspend() {
         slot = nil
         lease = nil
+        isOpen = false
+        (knownPages, node) = (0, nil)
         (cached, uncertain, inFlight, target) = (0, 0, 0, 0)
         timings.preemptions += 1
     }

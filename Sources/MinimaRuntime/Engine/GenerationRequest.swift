@@ -13,12 +13,15 @@ public struct GenerationRequest: Sendable {
     public var promptLogprobs: Int?
     /// Which tokens may come; this request's own. Steps propose nothing for it.
     public var constraint: (any TokenConstraint)?
+    /// Requests with different ones share no pages, so that nobody can learn from times what others
+    /// ask.
+    public var cacheSalt: String
 
     /// A request for up to `maxTokens` tokens after `prompt`.
     public init(
         prompt: [Int32], maxTokens: Int, sampling: SamplingParameters, stop: Set<Int32> = [],
-        promptLogprobs: Int? = nil,
-        constraint: (any TokenConstraint)? = nil
+        promptLogprobs: Int? = nil, constraint: (any TokenConstraint)? = nil,
+        cacheSalt: String = ""
     ) {
         self.prompt = prompt
         self.maxTokens = maxTokens
@@ -26,6 +29,7 @@ public struct GenerationRequest: Sendable {
         self.stop = stop
         self.promptLogprobs = promptLogprobs
         self.constraint = constraint
+        self.cacheSalt = cacheSalt
     }
 }
 
@@ -99,4 +103,6 @@ public struct GenerationTimings: Sendable, Hashable {
     public var total = 0.0
     /// Times that the request lost its pages and was computed again.
     public var preemptions = 0
+    /// Tokens of the prompt that were not computed, as their keys and values were there.
+    public var cachedTokens = 0
 }

@@ -35,7 +35,8 @@ struct BucketTable {
 /// How many tokens of a prompt are computed at once.
 struct ChunkSizer {
     private let pageTokens: Int
-    private let chunk: Int
+    /// Most tokens computed at once.
+    let chunk: Int
     private let stepTokens: Int
     private let stepSeconds: Double?
     private let isFixed: Bool

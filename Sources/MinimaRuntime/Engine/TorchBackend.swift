@@ -58,7 +58,7 @@ public final class TorchBackend: DecodeBackend {
         self.model = model
         let dimensions = model.dimensions
         let shapes = try Self.keyValueShapes(of: model)
-        capacity = DecodeCapacity(
+        var capacity = DecodeCapacity(
             slots: max(slots, 1), pages: max(pages, 1), pageTokens: max(pageTokens, 1),
             context: dimensions.context, vocabulary: dimensions.vocabulary,
             prefillChunk: max(prefillChunk, 1), buckets: Array(1...max(slots, 1)),
@@ -68,6 +68,10 @@ public final class TorchBackend: DecodeBackend {
             shapes, pages: capacity.pages, pageTokens: capacity.pageTokens, device: model.device)
         let drafter = try drafter(capacity)
         self.drafter = drafter
+        if !model.rotary.dependsOnLength {
+            capacity.prefixes = PrefixReuse(lookahead: drafter?.lookahead ?? 0)
+        }
+        self.capacity = capacity
         bytesPerToken = PagedStorage.bytesPerToken(shapes) + (drafter?.bytesPerToken ?? 0)
         self.slots = Array(repeating: nil, count: capacity.slots)
     }
@@ -98,7 +102,7 @@ public final class TorchBackend: DecodeBackend {
             start: sequence.tokens.count,
             sampling: SamplingSequence(
                 sequence.sampling, tokens: sequence.tokens, promptCount: sequence.promptCount))
-        drafter?.open(slot)
+        drafter?.open(slot, cached: sequence.tokens.prefix(sequence.cached))
     }
 
     /// Ends the sequence in `slot`.
@@ -165,7 +169,7 @@ public final class TorchBackend: DecodeBackend {
             let isFirst = places.last == places.count - 1
             let own = try features?.narrow(0, index..<index + 1)
             try drafter?.observe(
-                row.slot, at: row.position, [inputs[index]] + tokens[index].dropLast().map(\.id),
+                row, [inputs[index]] + tokens[index].dropLast().map(\.id),
                 features: isFirst
                     ? own?.narrow(1, 0..<places.count)
                     : own?.selecting(1, Tensor(places.map(Int64.init)).to(model.device)))
@@ -307,11 +311,5 @@ public final class TorchBackend: DecodeBackend {
     public func collectScores() throws -> [SampledToken] {
         guard !scores.isEmpty else { throw EngineError.stepFailed("no scores were queued") }
         return scores.removeFirst()
-    }
-
-    /// Copies whole pages.
-    public func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        try storage.copy(from: sources, to: destinations)
-        try drafter?.copyPages(from: sources, to: destinations)
     }
 }

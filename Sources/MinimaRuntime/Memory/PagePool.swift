@@ -1,8 +1,9 @@
-/// The pages of a key-value cache: who holds which.
+/// The pages of a key-value cache: who holds which, and what is in those that nobody holds.
 ///
 /// A page is a number; its storage is the backend's. Pages are held through ``PageLease``s only, and
 /// a page is free exactly when no lease holds it: leases cannot be copied, and give back what they
-/// hold when they end. Used by one thread.
+/// hold when they end. A free page whose tokens are known keeps them until it is taken, which happens
+/// to the one first that was used longest ago. Used by one thread.
 public final class PagePool {
     /// All pages, `0..<count`.
     public let count: Int
@@ -11,7 +12,11 @@ public final class PagePool {
 
     /// Leases that hold each page.
     private var holders: [Int32]
-    private var freePages: [Int32]
+    /// Free pages of which nothing is known.
+    private var blank: [Int32]
+    /// Free pages with known tokens, least recently used first.
+    private var idle: PageQueue
+    private var index = PrefixIndex()
 
     /// A pool of `count` free pages; at most as many as page numbers, 2³¹ − 1.
     public init(count: Int, pageTokens: Int = 64) {
@@ -19,45 +24,85 @@ public final class PagePool {
         self.pageTokens = max(pageTokens, 1)
         holders = Array(repeating: 0, count: self.count)
         // The last is taken first, so pages are handed out in ascending order.
-        freePages = (0..<Int32(self.count)).reversed()
+        blank = (0..<Int32(self.count)).reversed()
+        idle = PageQueue(pages: self.count)
     }
 
     /// Pages that no lease holds.
-    public var free: Int { freePages.count }
+    public var free: Int { blank.count + idle.count }
+
+    /// Those of ``free`` whose tokens are known.
+    public var known: Int { idle.count }
 
     /// Pages that hold `tokens`.
     public func pages(for tokens: Int) -> Int {
         tokens / pageTokens + (tokens % pageTokens > 0 ? 1 : 0)
     }
 
-    /// A lease of `count` pages that nobody else holds.
+    /// Free pages that a lease of `count` pages takes whose first ones are `shared`.
+    func missing(_ count: Int, sharing shared: [Int32]) -> Int {
+        count - shared.count { holders[Int($0)] > 0 }
+    }
+
+    /// A lease of `count` pages, the first of which others may hold, too, and nobody may write to.
     ///
     /// - Throws: `PageError.exhausted`; nothing is taken then.
-    public func lease(_ count: Int) throws(PageError) -> PageLease {
+    public func lease(_ count: Int, sharing shared: [Int32] = []) throws(PageError) -> PageLease {
+        let missing = self.missing(count, sharing: shared)
+        guard missing <= free else {
+            throw .exhausted(wanted: missing, free: free, total: self.count)
+        }
         var lease = PageLease(self)
+        lease.share(shared)
         try lease.grow(to: count)
         return lease
     }
 
     fileprivate func take(_ wanted: Int) throws(PageError) -> [Int32] {
         guard wanted <= free else { throw .exhausted(wanted: wanted, free: free, total: count) }
-        let taken = Array(freePages.suffix(wanted).reversed())
-        freePages.removeLast(wanted)
+        let fresh = min(wanted, blank.count)
+        var taken = Array(blank.suffix(fresh).reversed())
+        blank.removeLast(fresh)
+        while taken.count < wanted, let page = idle.popFirst() {
+            index.remove(page)
+            taken.append(page)
+        }
         for page in taken { holders[Int(page)] = 1 }
         return taken
     }
 
     fileprivate func share(_ pages: [Int32]) {
-        for page in pages { holders[Int(page)] += 1 }
+        for page in pages {
+            if holders[Int(page)] == 0 { idle.remove(page) }
+            holders[Int(page)] += 1
+        }
     }
-
-    fileprivate func isShared(_ page: Int32) -> Bool { holders[Int(page)] > 1 }
 
     fileprivate func giveBack(_ pages: some Sequence<Int32>) {
         for page in pages {
             holders[Int(page)] -= 1
-            if holders[Int(page)] == 0 { freePages.append(page) }
+            guard holders[Int(page)] == 0 else { continue }
+            if index.holds(page) { idle.append(page) } else { blank.append(page) }
         }
+    }
+
+    // MARK: Known tokens
+
+    /// What stands above the first page of every sequence.
+    var root: Int { index.root }
+
+    /// The page of these tokens behind `parent`.
+    func find(_ key: PrefixIndex.Key) -> (page: Int32, node: Int)? { index.find(key) }
+
+    /// Lets others find a page that a lease holds and that nobody will write to any more.
+    ///
+    /// - Returns: What stands above the sequence's next page; `nil` when its next pages cannot be found.
+    func enter(_ page: Int32, _ key: PrefixIndex.Key) -> Int? { index.enter(page, key) }
+
+    /// Lets nobody find what has been computed so far.
+    func forgetAll() {
+        index.removeAll()
+        while let page = idle.popFirst() { blank.append(page) }
     }
 }
 
@@ -73,6 +118,7 @@ public struct PageLease: ~Copyable {
     }
 
     deinit {
+        // The last are the first to be taken: without those before them they cannot be found.
         pool.giveBack(pages.reversed())
     }
 
@@ -92,48 +138,25 @@ public struct PageLease: ~Copyable {
         pages.removeLast(pages.count - kept)
     }
 
-    /// A second lease of the first `count` pages: what sequences with a common beginning share.
-    ///
-    /// Neither may write to a shared page; see ``makeWritable(_:)``.
-    public borrowing func fork(_ count: Int) -> PageLease {
-        var lease = PageLease(pool)
-        lease.pages = Array(pages.prefix(max(count, 0)))
-        pool.share(lease.pages)
-        return lease
-    }
-
-    /// Makes sure that no other lease holds page `index` of this sequence.
-    ///
-    /// - Returns: Which page's content must be copied where before the next write; `nil` when the
-    ///   page was this lease's alone.
-    /// - Throws: `PageError.exhausted` when there is no page for the copy, `.noSuchPage`.
-    public mutating func makeWritable(_ index: Int) throws(PageError) -> (
-        source: Int32, destination: Int32
-    )? {
-        guard pages.indices.contains(index) else {
-            throw .noSuchPage(index: index, held: pages.count)
-        }
-        let source = pages[index]
-        guard pool.isShared(source) else { return nil }
-        let destination = try pool.take(1)[0]
-        pages[index] = destination
-        pool.giveBack(CollectionOfOne(source))
-        return (source, destination)
+    /// Holds `shared`, which others may hold, too, as the first pages, in place of those that it has
+    /// there.
+    public mutating func share(_ shared: [Int32]) {
+        pool.share(shared)
+        let replaced = pages.prefix(shared.count)
+        pool.giveBack(replaced.reversed())
+        pages.replaceSubrange(replaced.indices, with: shared)
     }
 }
 
 /// Why pages cannot be had.
 public enum PageError: Error, Hashable, CustomStringConvertible {
     case exhausted(wanted: Int, free: Int, total: Int)
-    case noSuchPage(index: Int, held: Int)
 
     /// What was asked and what there is.
     public var description: String {
         switch self {
         case .exhausted(let wanted, let free, let total):
             "\(wanted) pages of keys and values were asked for; \(free) of \(total) are free"
-        case .noSuchPage(let index, let held):
-            "page \(index) of a sequence that holds \(held) was asked for"
         }
     }
 }

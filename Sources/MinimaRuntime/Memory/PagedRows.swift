@@ -10,8 +10,6 @@ struct PagedRows {
     var positions: [Int]
     /// New tokens of each.
     var count: Int
-    /// Tokens of each sequence before the first that its pages hold.
-    var starts: [Int]?
     /// Length that dynamic rotary scaling goes by; `nil`: at each token as if it were the last.
     var rotaryLength: Int?
     /// Of each new token the one before it among its row's, the first of which is 0 and has none: what
@@ -49,11 +47,9 @@ extension PagedStorage {
         let (batch, count) = (rows.pages.count, rows.count)
         let pass = try pass(pages: rows.pages, lengths: rows.lengths, tokens: count)
         let branches = rows.branches
-        let starts = rows.starts ?? Array(repeating: 0, count: batch)
         let absolute = rows.positions.indices.map { row in
             (0..<count).map { token in
-                rows.positions[row] + starts[row]
-                    + (branches.map { $0[row][token].count - 1 } ?? token)
+                rows.positions[row] + (branches.map { $0[row][token].count - 1 } ?? token)
             }
         }
         let (cosines, sines) = try angles(absolute, rows.rotaryLength, rotary, dtype)

@@ -47,14 +47,6 @@ final class PagedStorage {
         shapes.reduce(0) { $0 + $1.heads * ($1.keyDim + $1.valueDim) * $1.dtype.byteCount }
     }
 
-    /// Copies whole pages, `sources[i]` to `destinations[i]`.
-    func copy(from sources: [Int32], to destinations: [Int32]) throws(TensorError) {
-        func rows(_ pages: [Int32]) -> [Int] {
-            pages.flatMap { page in (0..<pageTokens).map { Int(page) * pageTokens + $0 } }
-        }
-        try copy(rows: rows(sources), to: rows(destinations))
-    }
-
     /// Copies single tokens, rows of the storage; all are read before one is written.
     func copy(rows sources: [Int], to destinations: [Int]) throws(TensorError) {
         guard !sources.isEmpty else { return }

@@ -41,8 +41,14 @@ protocol Drafter: AnyObject {
     /// Bytes of one token's keys and values.
     var bytesPerToken: Int { get }
 
+    /// Tokens behind a place that what it keeps there depends on.
+    var lookahead: Int { get }
+
     /// Begins a sequence, which comes with its prompt.
-    func open(_ slot: Int)
+    ///
+    /// - Parameter cached: Tokens at its beginning that do not come: another sequence has filled their
+    ///   pages, the drafter's, too.
+    func open(_ slot: Int, cached: ArraySlice<Int32>)
 
     /// Ends a sequence.
     func close(_ slot: Int)
@@ -53,22 +59,20 @@ protocol Drafter: AnyObject {
     func prefill(_ chunk: PrefillChunk, features: Tensor?) throws
 
     /// Takes tokens that have turned out right and were computed by the target: the sequence's from
-    /// `position`; what it proposed beyond them was wrong.
+    /// the row's position; what it proposed beyond them was wrong. Of pages that are full, also where
+    /// nothing is proposed, it computes what it keeps there: other sequences may begin with them.
     ///
     /// - Parameter features: As in ``prefill(_:features:)``, of these tokens.
-    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) throws
+    func observe(_ row: DecodeBatch.Row, _ tokens: [Int32], features: Tensor?) throws
 
     /// Up to `count` tokens that may follow each row's last one and each other.
     func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree]
-
-    /// Copies whole pages.
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws
 }
 
 extension Drafter {
     var featureLayers: [Int] { [] }
     var bytesPerToken: Int { 0 }
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws {}
+    var lookahead: Int { 0 }
 }
 
 /// A sequence that tokens are proposed for.

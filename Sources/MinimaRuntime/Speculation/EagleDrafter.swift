@@ -9,6 +9,7 @@ import MinimaTensor
 final class EagleDrafter: Drafter {
     let featureLayers: [Int]
     let bytesPerToken: Int
+    let lookahead = 1
 
     private let draft: EagleDraft
     private let storage: PagedStorage
@@ -55,8 +56,8 @@ final class EagleDrafter: Drafter {
             valueDim: draft.config.headDim, dtype: draft.dtype)
     }
 
-    func open(_ slot: Int) {
-        slots[slot] = Slot()
+    func open(_ slot: Int, cached: ArraySlice<Int32>) {
+        slots[slot] = Slot(track: DraftTrack(cached: cached))
     }
 
     func close(_ slot: Int) {
@@ -65,17 +66,21 @@ final class EagleDrafter: Drafter {
 
     func prefill(_ chunk: PrefillChunk, features: Tensor?) throws {
         take(chunk.slot, at: chunk.position, Array(chunk.tokens), features)
-        // The last place waits for the token after it.
-        guard let slot = slots[chunk.slot], slot.track.computed < slot.track.tokens.count - 1
+        try compute(chunk.slot, chunk.pages)
+    }
+
+    /// Computes all places but the last, which waits for the token after it.
+    private func compute(_ slot: Int, _ pages: [Int32]) throws {
+        guard let state = slots[slot], state.track.computed < state.track.tokens.count - 1
         else { return }
-        let places = slot.track.computed..<slot.track.tokens.count - 1
+        let places = state.track.computed..<state.track.tokens.count - 1
         _ = try withoutGradients {
             try run(
-                hidden: fused([slot], [places]),
-                tokens: [Array(slot.track.tokens[(places.lowerBound + 1)...])],
-                positions: [places.lowerBound], [slot.track], [chunk.pages])
+                hidden: fused([state], [places]),
+                tokens: [Array(state.track.tokens[(places.lowerBound + 1)...])],
+                positions: [places.lowerBound], [pages])
         }
-        try compute(chunk.slot, to: places.upperBound)
+        try compute(slot, to: places.upperBound)
     }
 
     private func take(_ slot: Int, at position: Int, _ tokens: [Int32], _ features: Tensor?) {
@@ -101,19 +106,13 @@ final class EagleDrafter: Drafter {
         slots[slot] = state
     }
 
-    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
-        take(slot, at: position, tokens, features)
-        guard var state = slots[slot] else { return }
-        // While nothing is proposed nothing is computed; what is too old then is dropped.
-        let most = DraftTrack.window + storage.pageTokens
-        while let width = state.features.first?.shape[1], state.featureCount - width >= most {
-            state.features.removeFirst()
-            state.featureCount -= width
+    func observe(_ row: DecodeBatch.Row, _ tokens: [Int32], features: Tensor?) throws {
+        take(row.slot, at: row.position, tokens, features)
+        guard let track = slots[row.slot]?.track else { return }
+        let pageTokens = storage.pageTokens
+        if track.computed < (track.tokens.count - 1) / pageTokens * pageTokens {
+            try compute(row.slot, row.pages)
         }
-        if state.firstFeature > state.track.computed {
-            state.track.skip(to: state.firstFeature, pageTokens: storage.pageTokens)
-        }
-        slots[slot] = state
     }
 
     func propose(_ rows: [DraftRow], count: Int) throws -> [DraftTree] {
@@ -126,17 +125,15 @@ final class EagleDrafter: Drafter {
         let active = places.map { rows[$0] }
         let trees = try withoutGradients {
             var hidden = try catchUp(active)
-            let trunk = DraftTrack.rows(
-                active.map { slots[$0.slot]?.track ?? DraftTrack() }, pages: active.map(\.pages),
-                positions: active.map(\.position), count: 1, pageTokens: storage.pageTokens)
-            let store = try storage.branches(pages: trunk.pages, lengths: trunk.positions)
+            let positions = active.map(\.position)
+            let store = try storage.branches(pages: active.map(\.pages), lengths: positions)
             var growing = DraftBranches(active.map(\.sampling), count: count, width: width)
             try growing.add(scores(draft.logits(hidden), growing.sequences))
             while let level = growing.next() {
                 let parents = try Tensor(level.parents).to(draft.device)
                 hidden = try run(
                     hidden: hidden.selecting(0, parents), level,
-                    active.map { $0.position + level.depth }, trunk.positions, store)
+                    positions.map { $0 + level.depth }, positions, store)
                 try growing.add(scores(draft.logits(hidden), growing.sequences))
             }
             return growing.trees
@@ -191,8 +188,7 @@ final class EagleDrafter: Drafter {
                     states[$0].track.tokens[(states[$0].track.computed + 1)...]
                         + [rows[$0].last]
                 },
-                positions: group.map(\.track.computed), group.map(\.track),
-                indices.map { rows[$0].pages })
+                positions: group.map(\.track.computed), indices.map { rows[$0].pages })
             for (place, index) in indices.enumerated() {
                 hidden[index] = try found.narrow(0, place..<place + 1)
             }
@@ -221,12 +217,9 @@ final class EagleDrafter: Drafter {
     ///   - tokens: The tokens after the places.
     /// - Returns: The output at each row's last place, `[row, hidden]`.
     private func run(
-        hidden: Tensor, tokens: [[Int32]], positions: [Int], _ tracks: [DraftTrack],
-        _ pages: [[Int32]]
+        hidden: Tensor, tokens: [[Int32]], positions: [Int], _ pages: [[Int32]]
     ) throws -> Tensor {
-        let rows = DraftTrack.rows(
-            tracks, pages: pages, positions: positions, count: tokens[0].count,
-            pageTokens: storage.pageTokens)
+        let rows = PagedRows(pages: pages, positions: positions, count: tokens[0].count)
         let context = try storage.context(rows, rotary: draft.rotary, dtype: draft.dtype)
         let ids = try Tensor(
             tokens.flatMap { $0.map(Int64.init) }, shape: [tokens.count, rows.count]
@@ -246,9 +239,5 @@ final class EagleDrafter: Drafter {
             1, draft.targetIds.unsqueeze(0).expand([rows, draft.config.draftVocabulary]),
             logits.to(dtype: .float32))
         return try Sampler.scores(all, sequences)
-    }
-
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        try storage.copy(from: sources, to: destinations)
     }
 }

@@ -31,8 +31,8 @@ final class ModelDrafter: Drafter {
             shapes, pages: capacity.pages, pageTokens: capacity.pageTokens, device: model.device)
     }
 
-    func open(_ slot: Int) {
-        slots[slot] = Slot()
+    func open(_ slot: Int, cached: ArraySlice<Int32>) {
+        slots[slot] = Slot(track: DraftTrack(cached: cached))
     }
 
     func close(_ slot: Int) {
@@ -40,17 +40,30 @@ final class ModelDrafter: Drafter {
     }
 
     func prefill(_ chunk: PrefillChunk, features: Tensor?) throws {
-        observe(chunk.slot, at: chunk.position, Array(chunk.tokens), features: nil)
-        guard var slot = slots[chunk.slot], slot.track.tokens.count <= model.dimensions.context
-        else { return }
-        let new = slot.track.tokens[slot.track.computed...]
-        guard !new.isEmpty else { return }
-        _ = try run([Array(new)], [slot.track.computed], [slot.track], [chunk.pages])
-        slot.track.compute(to: slot.track.tokens.count)
-        slots[chunk.slot] = slot
+        take(chunk.slot, at: chunk.position, Array(chunk.tokens))
+        try compute(chunk.slot, chunk.pages)
     }
 
-    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
+    func observe(_ row: DecodeBatch.Row, _ tokens: [Int32], features: Tensor?) throws {
+        take(row.slot, at: row.position, tokens)
+        guard let track = slots[row.slot]?.track else { return }
+        let pageTokens = storage.pageTokens
+        if track.computed < track.tokens.count / pageTokens * pageTokens {
+            try compute(row.slot, row.pages)
+        }
+    }
+
+    /// Computes all tokens, as far as its context goes.
+    private func compute(_ slot: Int, _ pages: [Int32]) throws {
+        guard var track = slots[slot]?.track else { return }
+        let end = min(track.tokens.count, model.dimensions.context)
+        guard track.computed < end else { return }
+        _ = try run([Array(track.tokens[track.computed..<end])], [track.computed], [pages])
+        track.compute(to: end)
+        slots[slot]?.track = track
+    }
+
+    private func take(_ slot: Int, at position: Int, _ tokens: [Int32]) {
         guard var state = slots[slot] else { return }
         // The last token and the proposals behind it, as far as they were right, are computed.
         let known = state.track.computed - position
@@ -84,7 +97,7 @@ final class ModelDrafter: Drafter {
             guard step + 1 < count else { break }
             logits = try run(
                 tokens.map { [$0] }, active.map { $0.position + 1 + step },
-                active.map { slots[$0.slot]?.track ?? DraftTrack() }, active.map(\.pages))
+                active.map(\.pages))
             for (row, token) in zip(active, tokens) { slots[row.slot]?.guessed.append(token) }
         }
         return proposals.map { DraftTree(chain: $0) }
@@ -94,13 +107,7 @@ final class ModelDrafter: Drafter {
     ///
     /// - Returns: Logits after it, `[row, vocabulary]`.
     private func catchUp(_ rows: [DraftRow]) throws -> Tensor {
-        var tracks = rows.map { slots[$0.slot]?.track ?? DraftTrack() }
-        for (index, row) in rows.enumerated()
-        where row.position - tracks[index].computed > DraftTrack.window + storage.pageTokens {
-            tracks[index].skip(
-                to: row.position - DraftTrack.window - storage.pageTokens,
-                pageTokens: storage.pageTokens)
-        }
+        let tracks = rows.map { slots[$0.slot]?.track ?? DraftTrack() }
         var logits: [Tensor?] = Array(repeating: nil, count: rows.count)
         let pending = zip(rows, tracks).map { row, track in
             Array(track.tokens[track.computed...]) + [row.last]
@@ -108,7 +115,7 @@ final class ModelDrafter: Drafter {
         for (_, indices) in pending.groups(by: \.count) {
             let found = try run(
                 indices.map { pending[$0] }, indices.map { tracks[$0].computed },
-                indices.map { tracks[$0] }, indices.map { rows[$0].pages })
+                indices.map { rows[$0].pages })
             for (place, index) in indices.enumerated() {
                 logits[index] = try found.narrow(0, place..<place + 1)
             }
@@ -124,11 +131,9 @@ final class ModelDrafter: Drafter {
 
     /// Logits `[row, vocabulary]` after new tokens of rows, as many of each, from `positions`.
     private func run(
-        _ tokens: [[Int32]], _ positions: [Int], _ tracks: [DraftTrack], _ pages: [[Int32]]
+        _ tokens: [[Int32]], _ positions: [Int], _ pages: [[Int32]]
     ) throws -> Tensor {
-        let rows = DraftTrack.rows(
-            tracks, pages: pages, positions: positions, count: tokens[0].count,
-            pageTokens: storage.pageTokens)
+        let rows = PagedRows(pages: pages, positions: positions, count: tokens[0].count)
         return try withoutGradients {
             let context = try storage.context(rows, rotary: model.rotary, dtype: model.dtype)
             let ids = tokens.flatMap { $0.map(Int64.init) }
@@ -137,9 +142,5 @@ final class ModelDrafter: Drafter {
             for index in 0..<model.dimensions.layers { x = try model.layer(index, x, context) }
             return try model.logits(model.normed(x.select(1, rows.count - 1)))
         }
-    }
-
-    func copyPages(from sources: [Int32], to destinations: [Int32]) throws {
-        try storage.copy(from: sources, to: destinations)
     }
 }

@@ -12,8 +12,8 @@ final class NGramDrafter: Drafter {
         self.suffix = max(suffix, 1)
     }
 
-    func open(_ slot: Int) {
-        sequences[slot] = []
+    func open(_ slot: Int, cached: ArraySlice<Int32>) {
+        sequences[slot] = Array(cached)
     }
 
     func close(_ slot: Int) {
@@ -21,10 +21,14 @@ final class NGramDrafter: Drafter {
     }
 
     func prefill(_ chunk: PrefillChunk, features: Tensor?) {
-        observe(chunk.slot, at: chunk.position, Array(chunk.tokens), features: nil)
+        take(chunk.slot, at: chunk.position, Array(chunk.tokens))
     }
 
-    func observe(_ slot: Int, at position: Int, _ tokens: [Int32], features: Tensor?) {
+    func observe(_ row: DecodeBatch.Row, _ tokens: [Int32], features: Tensor?) {
+        take(row.slot, at: row.position, tokens)
+    }
+
+    private func take(_ slot: Int, at position: Int, _ tokens: [Int32]) {
         let known = sequences[slot]?.prefix(position) ?? []
         sequences[slot] = known + tokens
     }
