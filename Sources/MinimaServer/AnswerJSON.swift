@@ -63,11 +63,14 @@ struct AnswerJSON: Sendable {
     }
 
     /// Numbers of tokens.
-    static func usage(prompt: Int, generated: Int) -> JSON {
+    ///
+    /// - Parameter cached: Tokens of the prompt whose keys and values were there.
+    static func usage(prompt: Int, cached: Int, generated: Int) -> JSON {
         [
             "prompt_tokens": .integer(Int64(prompt)),
             "completion_tokens": .integer(Int64(generated)),
             "total_tokens": .integer(Int64(prompt + generated)),
+            "prompt_tokens_details": ["cached_tokens": .integer(Int64(cached))],
         ]
     }
 

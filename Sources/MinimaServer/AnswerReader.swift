@@ -37,12 +37,12 @@ struct AnswerReader: Sendable {
                 return .piece(piece)
             }
         } catch {
-            return .end(end(parsed(text.finish(), isLast: true), error))
+            return .end(await end(parsed(text.finish(), isLast: true), error))
         }
         let wasStopped = hasStopped
         let piece = parsed(text.finish(), isLast: true)
         let isStopped = wasStopped || hasStopped
-        return .end(end(piece, isStopped ? .stop : await handle.outcome.reason))
+        return .end(await end(piece, isStopped ? .stop : nil))
     }
 
     /// Whether the answer is over by what its text is.
@@ -55,9 +55,12 @@ struct AnswerReader: Sendable {
         return AnswerPiece(tokens: piece.tokens, deltas: deltas)
     }
 
-    private func end(_ piece: AnswerPiece, _ reason: FinishReason) -> AnswerEnd {
-        AnswerEnd(
-            piece: piece, reason: reason, timing: timing, hasCalls: message?.hasCalls ?? false)
+    /// - Parameter reason: `nil`: the engine's.
+    private func end(_ piece: AnswerPiece, _ reason: FinishReason?) async -> AnswerEnd {
+        let outcome = await handle.outcome
+        return AnswerEnd(
+            piece: piece, reason: reason ?? outcome.reason, timing: timing,
+            cachedTokens: outcome.timings.cachedTokens, hasCalls: message?.hasCalls ?? false)
     }
 
     /// Reads several answers at one time.
@@ -103,6 +106,8 @@ struct AnswerEnd: Sendable {
     var piece: AnswerPiece
     var reason: FinishReason
     var timing: AnswerTiming
+    /// Tokens of its prompt that were not computed for it.
+    var cachedTokens: Int
     /// Whether the answer calls functions.
     var hasCalls: Bool
 

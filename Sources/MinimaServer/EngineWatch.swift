@@ -24,7 +24,6 @@ final class EngineWatch: Sendable {
         var steps = -1
         var progress: ContinuousClock.Instant
         var isDraining = false
-        var isDead = false
     }
 
     /// Failures in a row that are more than bad luck.
@@ -42,19 +41,20 @@ final class EngineWatch: Sendable {
 
     func drain() { state.withLock { $0.isDraining = true } }
 
-    /// The engine has refused a request because it has ended.
-    func noteDeath() { state.withLock { $0.isDead = true } }
-
     /// The engine's state; to be asked for now and then, as it is the steps between two calls that
     /// tell an engine that works from one that hangs.
-    func health(_ metrics: EngineMetrics, now: ContinuousClock.Instant = .now) -> Health {
+    ///
+    /// - Parameter isAlive: Whether its thread runs.
+    func health(
+        _ metrics: EngineMetrics, isAlive: Bool, now: ContinuousClock.Instant = .now
+    ) -> Health {
         state.withLock { state in
             let isIdle = metrics.running == 0 && metrics.waiting == 0
             if metrics.steps != state.steps || isIdle {
                 state.steps = metrics.steps
                 state.progress = now
             }
-            if state.isDead { return .dead }
+            guard isAlive else { return .dead }
             if now - state.progress >= stallTime { return .stalled }
             if state.isDraining { return .draining }
             return metrics.consecutiveFailures >= Self.failures ? .failing : .ready

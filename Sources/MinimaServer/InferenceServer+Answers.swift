@@ -183,22 +183,24 @@ extension InferenceServer {
             return .events { [self] writer in
                 try await stream(
                     &writer, chunks, form, readers, answers: answers,
-                    usage: parameters.streamsUsage, promptTokens: promptTokens, lifetime)
+                    parameters, promptTokens: promptTokens, lifetime)
             }
         }
-        let all = try await collect(readers, answers: answers, lifetime)
+        var cached = CachedTokens(choices: parameters.count)
+        let all = try await collect(readers, answers: answers, &cached, lifetime)
         return .json([
             "id": .string(id), "object": .string(form.object),
             "created": .integer(Int64(created)), "model": .string(model.name),
             "system_fingerprint": .string(model.fingerprint),
             "choices": .array(all.enumerated().map { form.complete($0, $1) }),
             "usage": AnswerJSON.usage(
-                prompt: promptTokens, generated: all.reduce(0) { $0 + $1.count }),
+                prompt: promptTokens, cached: cached.sum, generated: all.reduce(0) { $0 + $1.count }),
         ])
     }
 
     private func collect(
-        _ readers: [AnswerReader], answers: Int, _ lifetime: RequestLifetime
+        _ readers: [AnswerReader], answers: Int, _ cached: inout CachedTokens,
+        _ lifetime: RequestLifetime
     ) async throws(APIError) -> [Answer] {
         var all = Array(repeating: Answer(), count: answers)
         do {
@@ -208,6 +210,7 @@ extension InferenceServer {
                 case .end(let end):
                     if let error = failure(end.reason, lifetime) { throw error }
                     metrics.add(end.timing)
+                    cached.add(end.cachedTokens, of: index)
                     all[index].add(end.piece)
                     all[index].reason = end.reasonName
                     all[index].count = end.timing.tokens
@@ -223,13 +226,13 @@ extension InferenceServer {
 
     private func stream(
         _ writer: inout EventWriter, _ chunks: ChunkWriter, _ form: ChoiceForm,
-        _ readers: [AnswerReader], answers: Int, usage: Bool, promptTokens: Int,
-        _ lifetime: RequestLifetime
+        _ readers: [AnswerReader], answers: Int, _ parameters: AnswerParameters,
+        promptTokens: Int, _ lifetime: RequestLifetime
     ) async throws -> Bool {
         for index in 0..<answers {
             if let choice = form.opening(index) { try await writer.write(chunks.event(choice)) }
         }
-        var generated = 0
+        var (generated, cached) = (0, CachedTokens(choices: parameters.count))
         do {
             try await AnswerReader.read(readers) { index, event in
                 switch event {
@@ -242,6 +245,7 @@ extension InferenceServer {
                     if let error = failure(end.reason, lifetime) { throw error }
                     metrics.add(end.timing)
                     generated += end.timing.tokens
+                    cached.add(end.cachedTokens, of: index)
                     for choice in form.piece(index, end.piece, end.reasonName) {
                         try await writer.write(chunks.event(choice))
                     }
@@ -253,8 +257,9 @@ extension InferenceServer {
                     try await writer.write(chunks.event(choice))
                 }
             }
-            if usage {
-                let usage = AnswerJSON.usage(prompt: promptTokens, generated: generated)
+            if parameters.streamsUsage {
+                let usage = AnswerJSON.usage(
+                    prompt: promptTokens, cached: cached.sum, generated: generated)
                 try await writer.write(chunks.event(usage: usage))
             }
         } catch let error as APIError {
@@ -263,5 +268,21 @@ extension InferenceServer {
         }
         try await writer.write(ChunkWriter.end)
         return true
+    }
+}
+
+/// Tokens of prompts that were not computed; of a prompt with several choices those of the choice that
+/// found fewest, as the others found what that one computed.
+private struct CachedTokens {
+    let choices: Int
+    private var prompts: [Int: Int] = [:]
+
+    init(choices: Int) { self.choices = max(choices, 1) }
+
+    var sum: Int { prompts.values.reduce(0, +) }
+
+    mutating func add(_ count: Int, of answer: Int) {
+        let prompt = answer / choices
+        prompts[prompt] = min(prompts[prompt] ?? count, count)
     }
 }

@@ -133,7 +133,7 @@ public final class InferenceServer: Sendable {
     var context: Int { min(options.context ?? engine.context, engine.context) }
 
     /// How the engine is doing.
-    var health: EngineWatch.Health { watch.health(engine.metrics) }
+    var health: EngineWatch.Health { watch.health(engine.metrics, isAlive: engine.isAlive) }
 
     // MARK: Requests
 
@@ -168,8 +168,7 @@ public final class InferenceServer: Sendable {
 
     /// What a client is told of the engine's refusal.
     func refusal(_ error: EngineError) -> APIError {
-        if error == .shutDown, !watch.isDraining { watch.noteDeath() }
-        return APIError(error, retryAfter: metrics.retryAfter)
+        APIError(error, retryAfter: metrics.retryAfter)
     }
 
     /// What a client is told of an answer's early end; `nil` for a proper one.

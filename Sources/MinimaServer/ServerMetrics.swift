@@ -73,7 +73,12 @@ final class ServerMetrics: Sendable {
         page.single("pages_free", "gauge", "Pages of keys and values.", engine.freePages)
         page.single("pages_total", "gauge", "Pages of keys and values.", engine.totalPages)
         page.single("engine_steps_total", "counter", "Steps.", engine.steps)
+        page.single(
+            "pages_cached", "gauge", "Free pages that hold known tokens.", engine.cachedPages)
         page.single("prompt_tokens_total", "counter", "Tokens prefilled.", engine.promptTokens)
+        page.single(
+            "cached_tokens_total", "counter", "Tokens found instead of prefilled.",
+            engine.cachedTokens)
         page.single(
             "generated_tokens_total", "counter", "Tokens generated.", engine.generatedTokens)
         page.single("preemptions_total", "counter", "Requests that lost pages.", engine.preemptions)

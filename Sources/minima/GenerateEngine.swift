@@ -30,6 +30,9 @@ struct EngineMaker: Sendable {
     /// What proposes tokens; `nil`: nothing.
     let draft: GenerateDraft?
     let speculation: Speculation
+    /// See ``EngineOptions``.
+    var prefixCaching = true
+    var stepSeconds: Double?
 
     /// What the kernels are made for; `nil` where libtorch computes.
     let decoder: Decoder?
@@ -204,8 +207,8 @@ struct EngineMaker: Sendable {
         -> Engine
     {
         let engineOptions = EngineOptions(
-            maxWaiting: max(size.maxWaiting, 1), deterministic: deterministic,
-            speculation: speculation)
+            maxWaiting: max(size.maxWaiting, 1), stepSeconds: stepSeconds,
+            deterministic: deterministic, speculation: speculation, prefixCaching: prefixCaching)
         return try Engine(engineOptions) {
             guard let decoder else { return try libtorch(size, onReady) }
             do {
@@ -224,6 +227,11 @@ struct EngineMaker: Sendable {
         let plan = try plan(decoder, size)
         var layout = layout(slots: plan.slots, longest: plan.context)
         layout.pages = plan.pages
+        if let fewer = layout.reducedDrafts {
+            Terminal.write(
+                "minima: warning: steps of \(fewer.bucket) and more requests propose at most "
+                    + "\(fewer.draftTokens) tokens each")
+        }
         let progress = ProgressLine()
         let backend = try CUDABackend(
             checkpoint, layout: layout, draft: draft?.kernels(), kernels: decoder.kernels,

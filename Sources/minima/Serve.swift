@@ -94,6 +94,18 @@ struct Serve: ParsableCommand {
     @Flag(help: "Give each answer the same tokens whatever is computed beside it; slower.")
     var deterministic = false
 
+    @Flag(help: "Compute every prompt from its first token, also where an earlier one began alike.")
+    var noPrefixCaching = false
+
+    @Option(
+        help: """
+            Milliseconds that a step may take for prompts while requests decode, 0: any time. Long \
+            prompts are read in parts that keep it, of 64 tokens at least, so that answers beside them \
+            keep coming; through libtorch by the times measured. Kernels of a GPU read 2,048 tokens \
+            less what decodes at a time.
+            """)
+    var stepMilliseconds = 200
+
     @Flag(help: "Print no line for each request.")
     var quiet = false
 
@@ -106,6 +118,9 @@ struct Serve: ParsableCommand {
         }
         guard (1...1 << 20).contains(maxWaiting) else {
             throw ValidationError("--max-waiting must be between 1 and \(1 << 20)")
+        }
+        guard (0...60_000).contains(stepMilliseconds) else {
+            throw ValidationError("--step-milliseconds must be 0 to 60000")
         }
         try drafting.check(deterministic: deterministic)
         try Self.check(toolParser, "--tool-parser", ToolParser.all.map(\.name))
@@ -130,10 +145,12 @@ struct Serve: ParsableCommand {
         let keys = try apiKeyFile.map { try APIKey.keys(in: readText($0)) } ?? []
         let checkpoint = try Checkpoint(path: model)
         let served = try servedModel(checkpoint)
-        let maker = try EngineMaker(
+        var maker = try EngineMaker(
             checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
             parallel: maxRequests, deterministic: deterministic,
             draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
+        maker.prefixCaching = !noPrefixCaching
+        maker.stepSeconds = stepMilliseconds == 0 ? nil : Double(stepMilliseconds) / 1000
         let engine = try open(maker)
         defer { engine.shutDown(.cancel) }
         let isQuiet = quiet

@@ -226,9 +226,11 @@ struct Speed: ParsableCommand {
     ) throws -> SpeedResult.Row {
         try EngineBench.beginMemory(on: device)
         let speculation = draft == nil ? .off : speculate?.speculation ?? .automatic
-        let maker = try EngineMaker(
+        var maker = try EngineMaker(
             checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
             parallel: count, deterministic: false, draft: draft, speculation: speculation)
+        // Every prompt is computed.
+        maker.prefixCaching = false
         let places = maker.mostDraftTokens + 1
         let longest = bench.longest(
             requests: count, chunk: max(maker.chunk - count * places, EngineMaker.pageTokens),

@@ -178,9 +178,9 @@ struct RobustnessTests {
     @Test func healthOverTime() {
         let start = ContinuousClock.now
         let watch = EngineWatch(stallTime: .seconds(10), now: start)
-        var metrics = EngineMetrics()
+        var (metrics, isAlive) = (EngineMetrics(), true)
         func health(_ seconds: Int) -> EngineWatch.Health {
-            watch.health(metrics, now: start + .seconds(seconds))
+            watch.health(metrics, isAlive: isAlive, now: start + .seconds(seconds))
         }
         #expect(health(0) == .ready)
         #expect(health(100) == .ready)
@@ -196,7 +196,7 @@ struct RobustnessTests {
         #expect(health(122) == .failing)
         watch.drain()
         #expect(health(123) == .draining)
-        watch.noteDeath()
+        isAlive = false
         #expect(health(124) == .dead)
     }
 

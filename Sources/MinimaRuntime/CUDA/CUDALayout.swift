@@ -72,6 +72,13 @@ public struct CUDALayout: Sendable, Hashable {
         }
     }
 
+    /// The smallest bucket whose steps propose fewer tokens than ``draftTokens`` says, and how many at
+    /// most, as larger steps would multiply too many rows; `nil`: all propose as many.
+    public var reducedDrafts: (bucket: Int, draftTokens: Int)? {
+        buckets.first { mostDraftTokens($0) < mostDraftTokens }
+            .map { ($0, mostDraftTokens($0)) }
+    }
+
     /// Rows that a step multiplies at most.
     var largestRows: Int { steps.map(\.rows).max() ?? 1 }
 

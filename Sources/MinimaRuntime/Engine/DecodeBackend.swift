@@ -94,7 +94,8 @@ public struct DecodeCapacity: Sendable, Hashable {
     /// Steps that may be queued before the first is read: 1 for a synchronous backend, 2 where the
     /// host prepares a step while another runs.
     public var queuedSteps: Int
-    /// Numbers of tokens that a step may propose per row, ascending, 0 first.
+    /// Numbers of tokens that a step may propose per row, ascending, 0 first. Large buckets may have fewer:
+    /// ``DecodeBackend/decodeSeconds(bucket:draftTokens:)`` of a step that does not exist is infinite.
     public var draftTokens: [Int]
     /// How sequences with a common beginning may share its pages; `nil`: not at all, such as where
     /// keys depend on the length of the whole sequence.

@@ -93,6 +93,9 @@ public final class Engine: Sendable {
     /// What the engine did and does, as of its last step.
     public var metrics: EngineMetrics { inbox.metrics }
 
+    /// Whether the engine's thread runs: not after ``shutDown(_:)``.
+    public var isAlive: Bool { !thread.hasEnded }
+
     /// What becomes of requests when an engine shuts down.
     public enum Shutdown: Sendable {
         /// They run to their ends.

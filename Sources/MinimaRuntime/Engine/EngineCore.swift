@@ -388,7 +388,8 @@ final class EngineCore {
     private func learn(_ launch: EngineLaunch, _ rows: [[SampledToken]], _ seconds: Double?) {
         let draftTokens = launch.choice.draftTokens
         var (accepted, constrained) = ([Int](), 0)
-        for (sequence, row) in zip(launch.rows, rows) {
+        // What comes after a sequence's end is nobody's gain.
+        for (sequence, row) in zip(launch.rows, rows) where !sequence.hasEnded {
             if draftTokens > 0, sequence.isConstrained {
                 constrained += 1
             } else if let last = row.last, last.id >= 0 {

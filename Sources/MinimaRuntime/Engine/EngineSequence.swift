@@ -68,7 +68,7 @@ final class EngineSequence {
             + generated[max(range.lowerBound - count, 0)..<max(range.upperBound - count, 0)]
     }
     /// Whether known pages may stand for what it would compute.
-    var readsKnownPages: Bool { true }
+    var readsKnownPages: Bool { request.promptLogprobs == nil }
     /// How many those are.
     var length: Int { request.prompt.count + generated.count }
     /// Whether the prompt is computed and there are tokens left to ask for.

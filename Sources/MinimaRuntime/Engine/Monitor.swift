@@ -76,6 +76,9 @@ final class DedicatedThread: Sendable {
         pthread_detach(thread)
     }
 
+    /// Whether the closure has returned.
+    var hasEnded: Bool { ended.withLock { $0 } }
+
     /// Waits until the closure has returned.
     func join() {
         _ = ended.wait { $0 ? true : nil }

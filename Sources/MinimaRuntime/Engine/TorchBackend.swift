@@ -21,6 +21,8 @@ public final class TorchBackend: DecodeBackend {
     private let storage: PagedStorage
     private let drafter: (any Drafter)?
     private var slots: [Slot?]
+    /// Seconds per token of a prompt, of which older ones count less.
+    private var tokenSeconds: Double?
     private var results: [[[SampledToken]]] = []
     private var scores: [[SampledToken]] = []
 
@@ -120,8 +122,23 @@ public final class TorchBackend: DecodeBackend {
 
     // MARK: Work
 
+    /// Seconds of prefilling at the rate of the last chunks; `nil` before the first one.
+    public func prefillSeconds(tokens: Int, at position: Int) -> Double? {
+        tokenSeconds.map { $0 * Double(tokens) }
+    }
+
     /// Computes a part of a prompt.
     public func prefill(_ chunk: PrefillChunk) throws {
+        let started = ContinuousClock.now
+        try compute(chunk)
+        // Of a few tokens the time says little.
+        guard chunk.tokens.count >= min(capacity.pageTokens, capacity.prefillChunk) else { return }
+        let seconds = (ContinuousClock.now - started).totalSeconds / Double(chunk.tokens.count)
+        // What other programs did to one chunk soon counts no more.
+        tokenSeconds = tokenSeconds.map { $0 + (min(seconds, 4 * $0) - $0) / 4 } ?? seconds
+    }
+
+    private func compute(_ chunk: PrefillChunk) throws {
         let count = chunk.tokens.count
         let (hidden, features) = try run(
             [Array(chunk.tokens)],
