@@ -16,6 +16,8 @@ struct AnswerParameters: Sendable {
     var streams: Bool
     /// Whether a stream ends with the numbers of tokens.
     var streamsUsage: Bool
+    /// See ``GenerationRequest/cacheSalt``.
+    var cacheSalt: String
 
     /// Texts that may end an answer, and the bytes of each, at most.
     static let mostStops = 16
@@ -26,6 +28,7 @@ struct AnswerParameters: Sendable {
         "model", "n", "stop", "stop_token_ids", "ignore_eos", "skip_special_tokens", "stream",
         "stream_options", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "max_tokens", "logprobs",
+        "cache_salt",
     ])
 
     /// Parameters that change nothing about the answer.
@@ -60,6 +63,7 @@ struct AnswerParameters: Sendable {
                 code: "unsupported_parameter")
         }
         count = try fields.int("n", in: 1...maxAnswers) ?? 1
+        cacheSalt = try fields.string("cache_salt") ?? ""
         streams = try fields.bool("stream") ?? false
         streamsUsage = false
         if let options = try fields.object("stream_options") {

@@ -194,7 +194,8 @@ extension InferenceServer {
             "system_fingerprint": .string(model.fingerprint),
             "choices": .array(all.enumerated().map { form.complete($0, $1) }),
             "usage": AnswerJSON.usage(
-                prompt: promptTokens, cached: cached.sum, generated: all.reduce(0) { $0 + $1.count }),
+                prompt: promptTokens, cached: cached.sum, generated: all.reduce(0) { $0 + $1.count }
+            ),
         ])
     }
 

@@ -158,7 +158,8 @@ public final class InferenceServer: Sendable {
                 GenerationRequest(
                     prompt: prompt, maxTokens: limit,
                     sampling: parameters.sampling.forSequence(number),
-                    stop: parameters.stopTokens, promptLogprobs: promptLogprobs))
+                    stop: parameters.stopTokens, promptLogprobs: promptLogprobs,
+                    cacheSalt: parameters.cacheSalt))
         } catch {
             throw refusal(error)
         }
