@@ -65,6 +65,10 @@ Needs libtorch 2.11.0 as the Python wheel lays it out. Any one of these will do:
   export MINIMA_TORCH=/path/to/site-packages/torch
   export LD_LIBRARY_PATH=/path/to/site-packages/torch/lib
 
+Constrained answers of minima serve also need xgrammar in the folder that holds torch:
+
+  pip install --no-deps --target . xgrammar==0.2.8 apache-tvm-ffi==0.1.11
+
 Keep minima and libMinimaTorch.so in one folder. Then:  ./minima --help
 TEXT
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lays down everything `swift build` needs and does nothing when it is there already:
-# the compiler and PCRE2 packages (apt), and libtorch unpacked from its wheel under .deps/.
+# the compiler and PCRE2 packages (apt), and under .deps/ libtorch and xgrammar unpacked from their
+# wheels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +17,7 @@ TEXT
 }
 
 torch_version=2.11.0
+grammar_version=0.2.8
 oldest_swift=6.3
 deps=.deps
 site=$deps/site-packages
@@ -190,22 +192,29 @@ check_space() {
             "or set MINIMA_TORCH to a torch $torch_version package"
 }
 
-download_torch() {
-    local tag arguments=() noise=(-q --progress-bar off) new=$deps/tmp.$$/site-packages
-    find_pip
-    check_space
+# unpack FOLDER FILE...: unpacks the wheels that these files of requirements pin.
+unpack() {
+    local tag file folder=$1 arguments=() noise=(-q --progress-bar off)
+    shift
     for tag in 28 27 26 25 24 23 22 21 20 19 18 17; do
         arguments+=(--platform "manylinux_2_${tag}_$machine")
     done
     arguments+=(--platform "manylinux2014_$machine" --python-version 3.12 --implementation cp)
-    for file in "${requirements[@]}"; do arguments+=(-r "$file"); done
+    for file in "$@"; do arguments+=(-r "$file"); done
     [ ! -t 1 ] || noise=()
-    say "libtorch $torch_version ($variant, $machine): downloading and unpacking $size"
     mkdir -p "$deps/tmp.$$"
     # A site-wide `pip --user` setting would clash with --target. TMPDIR keeps the move a rename.
     PIP_USER=0 PIP_ROOT_USER_ACTION=ignore TMPDIR=$PWD/$deps/tmp.$$ "${pip[@]}" install \
         "${noise[@]}" --disable-pip-version-check --no-deps --no-compile --require-hashes \
-        --only-binary=:all: --target "$new" "${arguments[@]}" ||
+        --only-binary=:all: --target "$folder" "${arguments[@]}"
+}
+
+download_torch() {
+    local new=$deps/tmp.$$/site-packages
+    find_pip
+    check_space
+    say "libtorch $torch_version ($variant, $machine): downloading and unpacking $size"
+    unpack "$new" "${requirements[@]}" ||
         die "pip could not install libtorch $torch_version (its message is above)" \
             "check the network, the proxy and pip's index settings, then run this again;" \
             "or set MINIMA_TORCH to a torch $torch_version package that is on this machine"
@@ -258,6 +267,46 @@ set_up_torch() {
     fi
 }
 
+# -------------------------------------------------------------------------------------- xgrammar
+
+# Prints nothing if the folder holds the pinned version of xgrammar.
+grammar_defect() {
+    grep -qs "^__version__ = .*'$grammar_version'" "$1/xgrammar/_version.py" &&
+        [ -f "$1/xgrammar/libxgrammar_bindings.so" ] && [ -f "$1/tvm_ffi/lib/libtvm_ffi.so" ] ||
+        echo "it has no xgrammar $grammar_version"
+}
+
+set_up_grammar() {
+    local new=$deps/tmp.$$/grammar name
+    if [ -n "${MINIMA_TORCH:-}" ]; then
+        if [ -z "$(grammar_defect "$MINIMA_TORCH/..")" ]; then
+            say "xgrammar $grammar_version: present beside MINIMA_TORCH"
+        else
+            say "xgrammar $grammar_version: not beside MINIMA_TORCH; only constrained answers need" \
+                "it: pip install --no-deps -r Scripts/grammar-requirements.txt"
+        fi
+        return
+    fi
+    if [ -z "$(grammar_defect "$site")" ]; then
+        say "xgrammar $grammar_version: present"
+        return
+    fi
+    find_pip
+    say "xgrammar $grammar_version: downloading and unpacking 4 MB (12 MB on disk)"
+    unpack "$new" Scripts/grammar-requirements.txt ||
+        die "pip could not install xgrammar $grammar_version (its message is above)" \
+            "check the network, the proxy and pip's index settings, then run this again"
+    for name in xgrammar tvm_ffi; do
+        rm -rf "${site:?}/$name"
+        mv "$new/$name" "$site/"
+    done
+    # What pip lists of them, licences among it.
+    rm -rf "$site"/xgrammar-*.dist-info "$site"/apache_tvm_ffi-*.dist-info
+    mv "$new"/*.dist-info "$site/"
+    rm -rf "$deps/tmp.$$"
+    say "xgrammar $grammar_version: installed in $site"
+}
+
 # ------------------------------------------------------------------------------------------ main
 
 [ "$(uname -s)" = Linux ] || die "Minima builds on Linux only, this is $(uname -s)"
@@ -278,3 +327,4 @@ rm -rf "$deps"/tmp.*
 check_swift
 install_packages
 set_up_torch
+set_up_grammar

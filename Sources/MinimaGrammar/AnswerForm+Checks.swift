@@ -53,7 +53,8 @@ extension AnswerForm {
     private func checkSize(_ text: String, _ limits: GrammarLimits) throws(GrammarError) {
         guard text.utf8.count <= limits.bytes else {
             throw .refused(
-                reason: "\(title) has \(text.utf8.count) bytes, at most \(limits.bytes) are possible")
+                reason:
+                    "\(title) has \(text.utf8.count) bytes, at most \(limits.bytes) are possible")
         }
         guard !text.utf8.contains(0) else {
             throw .refused(reason: "\(title) holds a character of code 0")

@@ -6,8 +6,8 @@ public struct CompiledGrammar: Sendable {
     /// Grammars that an answer must follow all.
     let values: [ForeignInterface.Value]
     let stop: Set<Int32>
-    /// Words of a mask.
-    let words: Int
+    /// Tokens of the vocabulary.
+    let tokens: Int
     /// Memory that it takes, about.
     let bytes: Int
 
@@ -20,6 +20,6 @@ public struct CompiledGrammar: Sendable {
                     library.makeMatcher,
                     [.value(value), .none, .bool(false), .integer(-1), .none]))
         }
-        return GrammarConstraint(library: library, matchers: matchers, stop: stop, words: words)
+        return GrammarConstraint(library: library, matchers: matchers, stop: stop, tokens: tokens)
     }
 }

@@ -36,7 +36,7 @@ public final class GrammarCompiler: Sendable {
     private let library: GrammarLibrary
     private let compiler: ForeignInterface.Value
     private let stop: Set<Int32>
-    private let words: Int
+    private let tokens: Int
     private let limits: GrammarLimits
 
     private typealias Outcome = Result<CompiledGrammar, GrammarError>
@@ -71,17 +71,19 @@ public final class GrammarCompiler: Sendable {
         self.library = library
         self.stop = stop
         self.limits = limits
-        words = (count + 31) / 32
+        tokens = count
         let interface = library.interface
-        var tokens: [ForeignInterface.Value] = []
-        tokens.reserveCapacity(count)
-        for bytes in vocabulary.tokens { tokens.append(try interface.bytes(bytes)) }
+        var texts: [ForeignInterface.Value] = []
+        texts.reserveCapacity(count)
+        for bytes in vocabulary.tokens { texts.append(try interface.bytes(bytes)) }
         let (raw, addPrefixSpace) = (0, false)
         let info = try interface.call(
             library.makeVocabulary,
             [
-                .value(try interface.array(tokens.map { .value($0) })), .integer(raw), .integer(count),
-                .value(try interface.array(stop.sorted().map { .integer(Int($0)) })), .bool(addPrefixSpace),
+                .value(try interface.array(texts.map { .value($0) })), .integer(raw),
+                .integer(count),
+                .value(try interface.array(stop.sorted().map { .integer(Int($0)) })),
+                .bool(addPrefixSpace),
             ])
         // An error on a thread of the library's own would end the process, its cache keeps errors for
         // good, and what it hashes for it fails for some patterns.
@@ -207,8 +209,8 @@ public final class GrammarCompiler: Sendable {
                 try library.interface.call(library.memorySize, [.value(value)]).integer ?? 0)
         }
         let grammar = CompiledGrammar(
-            library: library, values: values, stop: stop, words: words, bytes: bytes)
-        var mask = Array(repeating: UInt32(0), count: words)
+            library: library, values: values, stop: stop, tokens: tokens, bytes: bytes)
+        var mask = Array(repeating: UInt32(0), count: (tokens + 31) / 32)
         guard try !grammar.makeConstraint().allowed(&mask) || mask.contains(where: { $0 != 0 })
         else { throw .refused(reason: "\(form.title) describes no text at all") }
         return grammar

@@ -9,6 +9,8 @@ final class GrammarConstraint: TokenConstraint, @unchecked Sendable {
     private let matchers: [ForeignInterface.Value]
     private let stop: Set<Int32>
     private let words: Int
+    /// The bits of the last word that are tokens; the library sets the others.
+    private let lastBits: UInt32
     private var hasEnded = false
     private var other: [UInt32] = []
     private var masks = 0
@@ -20,12 +22,13 @@ final class GrammarConstraint: TokenConstraint, @unchecked Sendable {
     private static let patience = Duration.seconds(4)
 
     init(
-        library: GrammarLibrary, matchers: [ForeignInterface.Value], stop: Set<Int32>, words: Int
+        library: GrammarLibrary, matchers: [ForeignInterface.Value], stop: Set<Int32>, tokens: Int
     ) {
         self.library = library
         self.matchers = matchers
         self.stop = stop
-        self.words = words
+        words = (tokens + 31) / 32
+        lastBits = .max >> UInt32((32 - tokens % 32) % 32)
     }
 
     func allowed(_ mask: inout [UInt32]) -> Bool {
@@ -49,6 +52,7 @@ final class GrammarConstraint: TokenConstraint, @unchecked Sendable {
             for word in 0..<words { mask[word] = applies ? mask[word] & other[word] : other[word] }
             applies = true
         }
+        if applies { mask[words - 1] &= lastBits }
         return applies
     }
 

@@ -61,10 +61,12 @@ struct PatternCheck {
             var part = Part(steps: 1, isLoose: false)
             switch scalar {
             case "|":
-                all = Part(steps: all.steps + current.steps, isLoose: all.isLoose || current.isLoose)
+                all = Part(
+                    steps: all.steps + current.steps, isLoose: all.isLoose || current.isLoose)
                 current = Part()
                 continue
             case "(":
+                skipGroupMark()
                 part = try choices(title)
                 rest = rest.dropFirst()
             case "[": skip(to: "]")
@@ -83,6 +85,13 @@ struct PatternCheck {
             guard current.steps <= Self.mostSteps else { throw Self.tooMany(title) }
         }
         return Part(steps: all.steps + current.steps, isLoose: all.isLoose || current.isLoose)
+    }
+
+    /// Skips what a group may begin with: `?:`, or a name in `?<name>`.
+    private mutating func skipGroupMark() {
+        guard !hasStrings, rest.first == "?" else { return }
+        rest = rest.dropFirst()
+        if rest.popFirst() == "<" { skip(to: ">") }
     }
 
     private mutating func skip(to end: Unicode.Scalar) {

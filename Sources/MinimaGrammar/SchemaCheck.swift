@@ -76,7 +76,8 @@ struct SchemaCheck {
         left -= 1
         guard left >= 0 else {
             throw .refused(
-                reason: "the JSON schema holds more than \(Self.mostSchemas) schemas; make it smaller")
+                reason:
+                    "the JSON schema holds more than \(Self.mostSchemas) schemas; make it smaller")
         }
         guard depth <= Self.mostNested else {
             throw Self.refused("is nested more than \(Self.mostNested) deep", place)
@@ -125,7 +126,8 @@ struct SchemaCheck {
             return ["array"]
         }
         let names = schema.object?.keys.map(\.text) ?? []
-        if let name = names.first(where: { !Self.annotations.contains($0) && !$0.hasPrefix("x-") }) {
+        if let name = names.first(where: { !Self.annotations.contains($0) && !$0.hasPrefix("x-") })
+        {
             throw Self.refused("has \(name) without a type", place)
         }
         return []

@@ -1,4 +1,5 @@
 import MinimaCore
+import MinimaGrammar
 import MinimaRuntime
 
 /// Why a request gets no answer, as OpenAI's interface words it.
@@ -115,6 +116,18 @@ struct APIError: Error, Hashable {
     static let engineGone = APIError(
         503, "server_error", "the engine has stopped; the server must be started again",
         code: "engine_dead")
+
+    static let busyConstraints = APIError(
+        503, "server_error", "too many forms of answers are being compiled; send the request again",
+        code: "constraints_busy", retryAfter: 5)
+
+    static func noConstraints(_ parameter: String) -> APIError {
+        APIError(
+            501, "server_error",
+            "this server has no xgrammar \(GrammarLibrary.neededVersion), without which answers cannot "
+                + "be constrained; leave \(parameter) out, or have it installed beside torch",
+            parameter: parameter, code: "constraints_unavailable")
+    }
 
     static func deadline(_ limit: Duration) -> APIError {
         APIError(

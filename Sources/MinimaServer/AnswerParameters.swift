@@ -12,6 +12,8 @@ struct AnswerParameters: Sendable {
     var stopTexts: [String]
     /// Tokens that end an answer.
     var stopTokens: Set<Int32>
+    /// What answers must look like; `nil`: any text.
+    var form: AskedForm?
     var skipsSpecialTokens: Bool
     var streams: Bool
     /// Whether a stream ends with the numbers of tokens.
@@ -24,7 +26,7 @@ struct AnswerParameters: Sendable {
     static let longestStop = 1024
 
     /// Parameters that every endpoint that generates knows.
-    static let names: Set<String> = Set(neutral.keys).union(ignored).union([
+    static let names: Set<String> = Set(neutral.keys).union(ignored).union(AskedForm.names).union([
         "model", "n", "stop", "stop_token_ids", "ignore_eos", "skip_special_tokens", "stream",
         "stream_options", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "max_tokens", "logprobs",
@@ -40,9 +42,7 @@ struct AnswerParameters: Sendable {
     /// Parameters that this server does not follow, and the values that ask for nothing; to ignore
     /// others would give answers that nobody asked for.
     private static let neutral: [String: [JSON]] = [
-        "response_format": [["type": "text"]],
-        "guided_json": [], "guided_regex": [], "guided_choice": [], "guided_grammar": [],
-        "structured_outputs": [], "min_tokens": [0], "length_penalty": [1, 1.0],
+        "min_tokens": [0], "length_penalty": [1, 1.0],
         "use_beam_search": [false], "prompt_logprobs": [], "truncate_prompt_tokens": [],
         "include_stop_str_in_output": [false], "bad_words": [.array([])], "modalities": [["text"]],
         "audio": [], "prediction": [], "web_search_options": [], "reasoning_effort": [],
@@ -79,7 +79,14 @@ struct AnswerParameters: Sendable {
         let ids = try fields.array("stop_token_ids") ?? []
         stopTokens = Set(
             try RequestFields.tokens(ids, of: "stop_token_ids", vocabulary: vocabulary))
-        if try fields.bool("ignore_eos") != true { stopTokens.formUnion(model.stop) }
+        let ignoresEnd = try fields.bool("ignore_eos") == true
+        if !ignoresEnd { stopTokens.formUnion(model.stop) }
+        form = try AskedForm.read(fields)
+        if let form, ignoresEnd {
+            throw .invalid(
+                "ignore_eos cannot be followed together with \(form.parameter), which says where the "
+                    + "answer ends; leave it out", "ignore_eos")
+        }
 
         let seed = try fields.int("seed", in: Int.min...Int.max)
         let defaults = model.defaults

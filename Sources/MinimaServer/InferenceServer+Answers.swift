@@ -1,5 +1,6 @@
 import Glibc
 import MinimaCore
+import MinimaGrammar
 import MinimaRuntime
 
 /// An answer that is complete.
@@ -47,6 +48,8 @@ extension InferenceServer {
                     standard: CompletionRequest.standardTokens, parameter: "prompt"))
         }
         let parameters = request.parameters
+        let grammar: CompiledGrammar? =
+            if let form = parameters.form { try await constraints.compile(form) } else { nil }
         let scored = try promptLogprobs(request)
         let echoes = request.echo ? request.prompts.map(echo) : []
         var readers: [AnswerReader] = []
@@ -58,7 +61,7 @@ extension InferenceServer {
             for answer in 0..<answers {
                 let handle = try submit(
                     prompt.tokens, limit: limit, parameters, number: answer,
-                    promptLogprobs: answer == 0 ? scored : nil, lifetime)
+                    promptLogprobs: answer == 0 ? scored : nil, grammar: grammar, lifetime)
                 if answer == 0 { scorers.append(handle) }
                 guard limit > 0 else { continue }
                 let before = request.echo ? echoes[number].text.unicodeScalars.count : 0
@@ -115,11 +118,17 @@ extension InferenceServer {
         let limit = try parameters.limit(
             prompt: request.tokens.count, context: context, standard: nil,
             parameter: "messages")
+        var grammar: CompiledGrammar?
+        if var form = parameters.form {
+            form.form = model.behindThoughts(form.form, after: request.prompt)
+            grammar = try await constraints.compile(form)
+        }
         let marks = request.marks(model)
         var readers: [AnswerReader] = []
         for answer in 0..<parameters.count {
             let handle = try submit(
-                request.tokens, limit: limit, parameters, number: answer, lifetime)
+                request.tokens, limit: limit, parameters, number: answer, grammar: grammar,
+                lifetime)
             readers.append(
                 AnswerReader(
                     index: answer, handle: handle,

@@ -2,6 +2,7 @@ import HTTPTypes
 import HummingbirdCore
 import Logging
 import MinimaCore
+import MinimaGrammar
 import MinimaRuntime
 import NIOCore
 import NIOPosix
@@ -26,6 +27,7 @@ public final class InferenceServer: Sendable {
     let page: ChatPage
     let deviceMemory: @Sendable () -> DeviceMemory?
     let json: AnswerJSON
+    let constraints: AnswerConstraints
     let log: @Sendable (String) -> Void
 
     private struct State {
@@ -57,6 +59,8 @@ public final class InferenceServer: Sendable {
         page = ChatPage(chat: model.chat != nil, needsKey: !options.keys.isEmpty)
         watch = EngineWatch(stallTime: options.stallTime)
         json = AnswerJSON(texts: TokenTexts(tokenizer: model.tokenizer))
+        constraints = AnswerConstraints(
+            model, vocabulary: engine.capacity.vocabulary, folders: options.packageFolders)
     }
 
     // MARK: Running
@@ -150,8 +154,14 @@ public final class InferenceServer: Sendable {
     /// - Parameter promptLogprobs: As ``GenerationRequest/promptLogprobs``.
     func submit(
         _ prompt: [Int32], limit: Int, _ parameters: AnswerParameters, number: Int,
-        promptLogprobs: Int? = nil, _ request: RequestLifetime
+        promptLogprobs: Int? = nil, grammar: CompiledGrammar? = nil, _ request: RequestLifetime
     ) throws(APIError) -> GenerationHandle {
+        let constraint: (any TokenConstraint)?
+        do throws(GrammarError) {
+            constraint = try grammar?.makeConstraint()
+        } catch {
+            throw .failed("the answer could not be constrained")
+        }
         let handle: GenerationHandle
         do throws(EngineError) {
             handle = try engine.submit(
@@ -159,7 +169,7 @@ public final class InferenceServer: Sendable {
                     prompt: prompt, maxTokens: limit,
                     sampling: parameters.sampling.forSequence(number),
                     stop: parameters.stopTokens, promptLogprobs: promptLogprobs,
-                    cacheSalt: parameters.cacheSalt))
+                    constraint: constraint, cacheSalt: parameters.cacheSalt))
         } catch {
             throw refusal(error)
         }

@@ -29,6 +29,8 @@ public struct ServerOptions: Sendable {
     public var drainTime: Duration
     /// Time without a step, while requests are there, after which the engine counts as stalled.
     public var stallTime: Duration
+    /// Where Python packages may lie, among them xgrammar, which constrained answers need.
+    public var packageFolders: [String]
 
     /// Options; the defaults suit one machine's users.
     public init(
@@ -38,7 +40,7 @@ public struct ServerOptions: Sendable {
         maxPromptLogprobs: Int = 1 << 18,
         deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
         idleTimeout: Duration = .seconds(60), drainTime: Duration = .seconds(30),
-        stallTime: Duration = .seconds(120)
+        stallTime: Duration = .seconds(120), packageFolders: [String] = []
     ) {
         self.host = host
         self.port = port
@@ -54,6 +56,7 @@ public struct ServerOptions: Sendable {
         self.idleTimeout = idleTimeout
         self.drainTime = drainTime
         self.stallTime = stallTime
+        self.packageFolders = packageFolders
     }
 }
 

@@ -49,6 +49,11 @@ public enum Torch {
         return folder.map { String(cString: $0) } ?? ""
     }
 
+    /// The folder that holds the torch package, where others are looked for too.
+    package static func packageFolder() throws(TensorError) -> String {
+        try libraryFolder() + "/../.."
+    }
+
     typealias Table = UnsafePointer<minima_torch_table>
 
     /// Makes the CPU allocator keep freed memory and use huge pages, for the whole process.

@@ -177,6 +177,11 @@ extension Tokenizer {
         return decoder?.bytes(of: spelling) ?? JoinStage.bytes(of: spelling)
     }
 
+    /// Whether a token is marked as special: it has a meaning of its own and is no part of a text.
+    public func isSpecial(_ id: Int32) -> Bool {
+        addedTokens.entries[id].map(\.isSpecial) ?? false
+    }
+
     /// The id of a token as the vocabulary spells it.
     public func id(for token: String) -> Int32? {
         let bytes = Array(token.utf8)

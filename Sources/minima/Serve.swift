@@ -160,7 +160,7 @@ struct Serve: ParsableCommand {
                 host: host, port: port, keys: keys, allowedOrigins: origins, hasPage: !noPage,
                 context: context,
                 deadline: requestSeconds == 0 ? nil : .seconds(requestSeconds),
-                drainTime: .seconds(drainSeconds)),
+                drainTime: .seconds(drainSeconds), packageFolders: [try Torch.packageFolder()]),
             deviceMemory: {
                 guard let memory = try? device.memory() else { return nil }
                 return DeviceMemory(used: memory.total - memory.free, total: memory.total)

@@ -1,0 +1,140 @@
+import MinimaCore
+import MinimaRuntime
+
+@testable import MinimaGrammar
+
+/// Numbers that are the same in every run (SplitMix64).
+struct TestNumbers: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var value = state
+        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
+        return value ^ (value >> 31)
+    }
+}
+
+/// A vocabulary of all bytes, some longer tokens with borders in odd places, a special token and a
+/// stop token.
+enum TestVocabulary {
+    static let stop: Int32 = 256
+    static let special: Int32 = 257
+    static let texts = [
+        "{\"", "\": ", "\", \"", "\"}", "},", "[]", "tr", "ue", "null", "12", ".5", "e+", "\\u00",
+        "\\\"", "ab", "name", "\n  ", "ä", "日本", "</think>", "<think>", "yes", "no", "maybe",
+    ]
+    static let tokens: [[UInt8]] =
+        (0...255).map { [UInt8($0)] } + [[], []] + texts.map { Array($0.utf8) }
+
+    static func compiler(_ limits: GrammarLimits = GrammarLimits()) throws -> GrammarCompiler {
+        try GrammarCompiler(
+            Grammars.library.get(), GrammarVocabulary(tokens: tokens, stop: [stop]),
+            limits: limits)
+    }
+
+    /// Writes an answer of tokens chosen by chance among those allowed.
+    ///
+    /// - Returns: `nil` when it did not end within `most` tokens.
+    static func answer(
+        _ constraint: any TokenConstraint, _ numbers: inout TestNumbers, most: Int = 400
+    ) throws -> [UInt8]? {
+        let closing = Set(Array("\"]}0".utf8).map { Int($0) } + [Int(stop)])
+        var bytes: [UInt8] = []
+        var mask = Array(repeating: UInt32(0), count: (tokens.count + 31) / 32)
+        for _ in 0..<most {
+            let excludes = constraint.allowed(&mask)
+            let allowed = tokens.indices.filter {
+                !excludes || mask[$0 / 32] >> UInt32($0 % 32) & 1 == 1
+            }
+            guard !allowed.isEmpty else { throw DeadEnd(after: bytes) }
+            let ends = allowed.filter(closing.contains)
+            let pool = ends.isEmpty || Int.random(in: 0..<3, using: &numbers) > 0 ? allowed : ends
+            let token = pool.randomElement(using: &numbers) ?? Int(stop)
+            guard constraint.accept(Int32(token)) else { throw DeadEnd(after: bytes) }
+            if token == Int(stop) { return bytes }
+            bytes += tokens[token]
+        }
+        return nil
+    }
+
+    /// An answer as a client reads it: what is no UTF-8 becomes U+FFFD, as in every answer; `nil` for
+    /// numbers that JSON has and `Double` has not.
+    static func json(_ bytes: [UInt8]) throws(JSONError) -> JSON? {
+        do throws(JSONError) {
+            return try JSON(parsing: String(decoding: bytes, as: UTF8.self))
+        } catch {
+            guard error.reason.contains("out of range") else { throw error }
+            return nil
+        }
+    }
+
+    struct DeadEnd: Error, CustomStringConvertible {
+        var after: [UInt8]
+        var description: String { "no token after: \(String(decoding: after, as: UTF8.self))" }
+    }
+}
+
+/// Checks a value against the keywords that the tests use; its own reading of JSON Schema.
+struct SchemaReader {
+    let root: JSON
+
+    func holds(_ value: JSON, _ schema: JSON) -> Bool {
+        if let flag = schema.bool { return flag }
+        if let path = schema["$ref"]?.string {
+            var target = root
+            for part in path.dropFirst(2).split(separator: "/") {
+                target = target[String(part)] ?? false
+            }
+            return holds(value, target)
+        }
+        if let constant = schema["const"] { return value == constant }
+        if let values = schema["enum"]?.array { return values.contains(value) }
+        if let branches = (schema["anyOf"] ?? schema["oneOf"])?.array {
+            return branches.contains { holds(value, $0) }
+        }
+        if let branch = schema["allOf"]?.array?.first { return holds(value, branch) }
+        let types = schema["type"].map { ($0.array ?? [$0]).compactMap(\.string) }
+        return types?.contains { has(value, type: $0) && keeps(value, schema) } ?? true
+    }
+
+    private func has(_ value: JSON, type: String) -> Bool {
+        switch type {
+        case "null": value.isNull
+        case "boolean": value.bool != nil
+        case "integer": value.int != nil
+        case "number": value.double != nil
+        case "string": value.string != nil
+        case "array": value.array != nil
+        default: value.object != nil
+        }
+    }
+
+    private func keeps(_ value: JSON, _ schema: JSON) -> Bool {
+        if let number = value.double {
+            if let low = schema["minimum"]?.double, number < low { return false }
+            if let high = schema["maximum"]?.double, number > high { return false }
+            if let step = schema["multipleOf"]?.int { return Int(number) % step == 0 }
+        }
+        if let text = value.string {
+            let count = text.unicodeScalars.count
+            if let low = schema["minLength"]?.int, count < low { return false }
+            if let high = schema["maxLength"]?.int, count > high { return false }
+        }
+        if let items = value.array {
+            if let low = schema["minItems"]?.int, items.count < low { return false }
+            if let high = schema["maxItems"]?.int, items.count > high { return false }
+            return items.allSatisfy { holds($0, schema["items"] ?? true) }
+        }
+        if let members = value.object {
+            let known = schema["properties"]?.object ?? [:]
+            let required = (schema["required"]?.array ?? []).compactMap(\.string)
+            guard required.allSatisfy({ value[$0] != nil }) else { return false }
+            return members.allSatisfy { name, member in
+                holds(member, known[name] ?? schema["additionalProperties"] ?? false)
+            }
+        }
+        return true
+    }
+}
