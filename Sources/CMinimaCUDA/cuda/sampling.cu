@@ -114,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     // The largest logit, and what log-probabilities need.
     u32 meetings = 0, areas = 0;
     u64 best = 0;
-    float maximum = -__int_as_float(0x7f800000), sum = 0.0f;
+    LogSum log_sum;
     row.each([&](i32 group, float (&x)[4]) {
         bool is_finite = true;
 #pragma unroll
@@ -122,12 +122,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
             is_finite &= (__float_as_uint(x[i]) & 0x7f800000u) != 0x7f800000u;
         if (flags & WANTS_LOGPROBS) {
 #pragma unroll
-            for (i32 i = 0; i < 4; i++) {
-                if (!exists(group, i)) continue;
-                float larger = fmaxf(maximum, x[i]);
-                sum = sum * exp_fast(maximum - larger) + exp_fast(x[i] - larger);
-                maximum = larger;
-            }
+            for (i32 i = 0; i < 4; i++)
+                if (exists(group, i)) log_sum.add(x[i], 1.0f);
         }
         row.adjust(shared, group, x);
 #pragma unroll
@@ -139,23 +135,20 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     });
     best = block_best(shared, best);
     if (flags & WANTS_LOGPROBS) {
-        float largest = warp_max(maximum);
-        sum = warp_sum(maximum == largest ? sum : sum * exp_fast(maximum - largest));
+        log_sum.add_lanes();
         if (threadIdx.x % 32 == 0) {
-            shared.maxima[threadIdx.x / 32] = largest;
-            shared.sums[threadIdx.x / 32] = sum;
+            shared.maxima[threadIdx.x / 32] = log_sum.largest;
+            shared.sums[threadIdx.x / 32] = log_sum.sum;
         }
         __syncthreads();
-        maximum = threadIdx.x % 32 < WARPS ? shared.maxima[threadIdx.x % 32] : maximum;
-        sum = threadIdx.x % 32 < WARPS ? shared.sums[threadIdx.x % 32] : 0.0f;
-        largest = warp_max(maximum);
-        sum = warp_sum(maximum == largest ? sum : sum * exp_fast(maximum - largest));
-        maximum = largest;
+        if (threadIdx.x % 32 < WARPS) log_sum.largest = shared.maxima[threadIdx.x % 32];
+        log_sum.sum = threadIdx.x % 32 < WARPS ? shared.sums[threadIdx.x % 32] : 0.0f;
+        log_sum.add_lanes();
     }
     if (threadIdx.x == 0) {
         workspace.partials[blockIdx.x].best = best;
-        workspace.partials[blockIdx.x].maximum = maximum;
-        workspace.partials[blockIdx.x].sum = sum;
+        workspace.partials[blockIdx.x].maximum = log_sum.largest;
+        workspace.partials[blockIdx.x].sum = log_sum.sum;
     }
 
     if (inverse > 0.0f) {

@@ -3,6 +3,24 @@
 #include "sampling_arithmetic.cuh"
 #include "sampling_workspace.cuh"
 
+/// A sum of e^(x - largest) beside its largest x.
+struct LogSum {
+    float largest = -__int_as_float(0x7f800000), sum = 0.0f;
+
+    DEVICE void add(float other, float part) {
+        float larger = fmaxf(largest, other);
+        sum = sum * exp_fast(largest - larger) + part * exp_fast(other - larger);
+        largest = larger;
+    }
+
+    /// The sums of a warp's lanes, in each of them.
+    DEVICE void add_lanes() {
+        float larger = warp_max(largest);
+        sum = warp_sum(largest == larger ? sum : sum * exp_fast(largest - larger));
+        largest = larger;
+    }
+};
+
 /// The best of the block's threads, in all of its first warp.
 DEVICE u64 block_best(Shared& shared, u64 best) {
     best = warp_best(best);
@@ -30,18 +48,13 @@ DEVICE i32 finish(Workspace& workspace, const float* logits, u32 flags, i32 slot
                   u32 areas, u16* history, float* log_sum, float* chosen) {
     i32 token = best == NOT_FINITE ? -1 : (i32) ~(u32)best;
     if (threadIdx.x < 32 && (flags & WANTS_LOGPROBS)) {
-        float maximum = -__int_as_float(0x7f800000), sum = 0.0f;
-        for (u32 split = threadIdx.x; split < gridDim.x; split += 32) {
-            float other = __uint_as_float(load_fresh((u32*)&workspace.partials[split].maximum));
-            float part = __uint_as_float(load_fresh((u32*)&workspace.partials[split].sum));
-            float larger = fmaxf(maximum, other);
-            sum = sum * exp_fast(maximum - larger) + part * exp_fast(other - larger);
-            maximum = larger;
-        }
-        float largest = warp_max(maximum);
-        sum = warp_sum(maximum == largest ? sum : sum * exp_fast(maximum - largest));
+        LogSum all;
+        for (u32 split = threadIdx.x; split < gridDim.x; split += 32)
+            all.add(__uint_as_float(load_fresh((u32*)&workspace.partials[split].maximum)),
+                    __uint_as_float(load_fresh((u32*)&workspace.partials[split].sum)));
+        all.add_lanes();
         if (threadIdx.x == 0) {
-            *log_sum = largest + __logf(sum);
+            *log_sum = all.largest + __logf(all.sum);
             *chosen = token < 0 ? 0.0f : logits[token];
         }
     }
