@@ -5,6 +5,7 @@ private enum Ops {
     static let maximum = Operator("aten::maximum")
     static let select = Operator("aten::where", "self")
     static let minimum = Operator("aten::minimum")
+    static let shift = Operator("aten::bitwise_right_shift", "Tensor")
 }
 
 /// The reference of sampling, on libtorch's operators: a batch of rows of logits, each with its own
@@ -43,16 +44,14 @@ struct SamplingDraw {
     /// Logits `[rows, vocabulary]`, float32, with −∞ for tokens that a mask excludes.
     private func masked(_ logits: Tensor) throws(TensorError) -> Tensor {
         guard sequences.contains(where: { $0.mask != nil }) else { return logits }
-        let vocabulary = logits.shape[1]
-        var excluded = [UInt8](repeating: 0, count: logits.count)
-        for (row, sequence) in sequences.enumerated() {
-            guard let mask = sequence.mask else { continue }
-            for token in 0..<vocabulary where mask[token / 32] >> UInt32(token % 32) & 1 == 0 {
-                excluded[row * vocabulary + token] = 1
-            }
-        }
-        let isExcluded = try Tensor(excluded, shape: logits.shape).to(device).equals(1)
-        return try logits.maskedFill(isExcluded, -.infinity)
+        let (rows, vocabulary) = (logits.shape[0], logits.shape[1])
+        let count = (vocabulary + 31) / 32
+        let all = sequences.flatMap { $0.mask ?? Array(repeating: .max, count: count) }
+        let words = try Tensor(all.map { Int32(bitPattern: $0) }, shape: [rows, count, 1])
+        let places = try Tensor((0..<32).map { Int32($0) }).to(device)
+        let bits = try Ops.shift(.tensor(words.to(device)), .tensor(places)).and(1)
+            .reshape([rows, count * 32]).narrow(1, 0..<vocabulary)
+        return try logits.maskedFill(bits.equals(0), -.infinity)
     }
 
     /// Logits `[rows, vocabulary]`, float32, after mask, bias and penalties.
