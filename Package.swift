@@ -130,7 +130,8 @@ let package = Package(
         .testTarget(
             name: "MinimaGrammarTests",
             dependencies: [
-                "MinimaGrammar", "MinimaRuntime", "MinimaTokenizer", "MinimaTensor", "MinimaCore",
+                "MinimaGrammar", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
+                "MinimaTokenizer", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaServerTests",
