@@ -29,6 +29,7 @@ struct EventWriter {
 enum Endpoint: String, Sendable {
     case completions, chat, models, model, tokenize, detokenize, embeddings, health, metrics
     case page, stats, other
+    case tokenizerInfo = "tokenizer_info"
 
     /// - Returns: The endpoint and the methods that it answers.
     static func find(_ path: String) -> (endpoint: Endpoint, method: HTTPRequest.Method?) {
@@ -39,6 +40,7 @@ enum Endpoint: String, Sendable {
         case "/v1/models": (.models, .get)
         case "/tokenize": (.tokenize, .post)
         case "/detokenize": (.detokenize, .post)
+        case "/tokenizer_info": (.tokenizerInfo, .get)
         case "/health", "/health/live", "/health/ready": (.health, .get)
         case "/metrics": (.metrics, .get)
         case "/stats": (.stats, .get)
@@ -207,6 +209,7 @@ extension InferenceServer {
         case .chat: try await chat(Self.parsed(body), lifetime)
         case .tokenize: .json(try tokenize(Self.parsed(body)))
         case .detokenize: .json(try detokenize(Self.parsed(body)))
+        case .tokenizerInfo: .json(tokenizerInfo())
         case .models: .json(["object": "list", "data": .array([modelEntry(model.name)])])
         case .model: .json(try modelEntry(path: path))
         case .health: healthReply(path)

@@ -1,5 +1,6 @@
 import MinimaCore
 import MinimaRuntime
+import MinimaTokenizer
 
 extension InferenceServer {
     // MARK: Tokens
@@ -45,6 +46,19 @@ extension InferenceServer {
         let ids = try RequestFields.tokens(
             items, of: "tokens", vocabulary: engine.capacity.vocabulary)
         return ["prompt": .string(model.tokenizer.decode(ids, skipSpecialTokens: false))]
+    }
+
+    /// `/tokenizer_info`: tokens with a role and the chat template, in vLLM's form; with it and
+    /// `/tokenize`, clients such as lm-evaluation-harness need no tokenizer of their own.
+    func tokenizerInfo() -> JSON {
+        let special = model.tokenizer.specialTokens
+        func text(_ token: SpecialTokens.Token?) -> JSON { token.map { .string($0.text) } ?? .null }
+        return [
+            "bos_token": text(special.beginning), "eos_token": text(special.end),
+            "pad_token": text(special.padding), "unk_token": text(special.unknown),
+            "model_max_length": .integer(Int64(context)),
+            "chat_template": model.chat.map { .string($0.template.source) } ?? .null,
+        ]
     }
 
     // MARK: Models

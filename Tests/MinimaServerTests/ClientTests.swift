@@ -5,13 +5,10 @@ import Testing
 
 @testable import MinimaServer
 
-/// OpenAI's own client for Python, unchanged, against a server.
-@Suite("Server: OpenAI's client")
+/// Clients for Python, unchanged, against a server.
+@Suite("Server: clients")
 struct ClientTests {
-    /// Where `make setup` lays the packages of `Clients/requirements.txt`.
-    private let packages = "\(packageFolder())/.deps/clients"
-
-    @Test func python() async throws {
+    @Test func openAI() async throws {
         let options = ServerOptions(keys: [APIKey("a-key")])
         try await TestServer.with(exampleEngine(), options) { server in
             try await run("openai_client.py", "http://127.0.0.1:\(server.port)/v1", "a-key")
@@ -39,12 +36,32 @@ struct ClientTests {
         }
     }
 
+    /// lm-evaluation-harness: its log-likelihoods, texts and metrics are those of transformers, which
+    /// stand in a golden file.
+    @Test func evaluationHarness() async throws {
+        let options = ServerOptions(keys: [APIKey("a-key")])
+        try await TestServer.with(exampleEngine(), options) { server in
+            try await run(
+                "lm_eval_client.py", "http://127.0.0.1:\(server.port)", "a-key",
+                "\(packageFolder())/Tests/Goldens/server/lm-eval.json", packages: "lm-eval",
+                holding: "lm_eval")
+            #expect(await server.becomesIdle())
+        }
+    }
+
     /// Runs a script of `Clients`, which must pass.
-    private func run(_ script: String, _ arguments: String...) async throws {
+    ///
+    /// - Parameters:
+    ///   - packages: The folder of .deps with what it imports, `package` among it.
+    private func run(
+        _ script: String, _ arguments: String..., packages: String = "clients",
+        holding package: String = "openai"
+    ) async throws {
+        let folder = packageFolder()
+        let packages = "\(folder)/.deps/\(packages)"
         try #require(
-            FileManager.default.fileExists(atPath: "\(packages)/openai"),
-            "OpenAI's client is not in \(packages); run `make setup`")
-        let (packages, folder) = (packages, packageFolder())
+            FileManager.default.fileExists(atPath: "\(packages)/\(package)"),
+            "\(package) is not in \(packages); run Scripts/setup-clients.sh")
         let (status, output) = try await blocking {
             let process = Process()
             process.executableURL = URL(fileURLWithPath: "/usr/bin/env")

@@ -35,6 +35,10 @@ struct EndpointTests {
             #expect(
                 spelt["prompt"] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
+            let info = try await server.get("/tokenizer_info").json()
+            #expect(info["eos_token"] == "<|endoftext|>" && info["bos_token"] == .null)
+            #expect(info["chat_template"]?.string?.contains("<|im_start|>") == true)
+
             let embeddings = try await server.post("/v1/embeddings", ["input": "x"])
             #expect(embeddings.status == 404)
             #expect(
