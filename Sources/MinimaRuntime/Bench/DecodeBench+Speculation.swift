@@ -84,6 +84,7 @@ extension DecodeBench {
         let requests = plain.requests
         let layout = layout(requests: requests, draftTokens: [count])
         let rate = length.flatMap { SimulatedAcceptance.rate(length: $0, count: count) }
+        try checkMemory(weights, draft.head, layout)
         let backend = try CUDABackend(
             weights, layout: layout, draft: draft, kernels: kernels,
             simulating: rate.map { Array(repeating: $0, count: count) }, onProgress: progress)

@@ -94,6 +94,7 @@ public struct DecodeBench {
     {
         let sizes = weights.architecture.dimensions
         let layout = layout(requests: count, draftTokens: [])
+        try checkMemory(weights, nil, layout)
         let backend = try CUDABackend(
             weights, layout: layout, kernels: kernels, onProgress: progress)
         let prompt = tokens(context, vocabulary: sizes.vocabularySize)
@@ -133,6 +134,13 @@ public struct DecodeBench {
             peakBytes: peak, predictedMemory: backend.memory, traffic: traffic,
             kernels: try profile(kernelsOfStep, traffic: traffic),
             settings: ["bucket": "\(bucket)"])
+    }
+
+    /// Throws ``DeviceMemoryError`` where a layout does not fit beside what is loaded.
+    func checkMemory(_ weights: DecoderWeights, _ draft: DraftHead?, _ layout: CUDALayout) throws {
+        guard let memory = try kernels.device.memory() else { return }
+        _ = try CUDAMemory(weights, draft: draft, limits: kernels.limits).fitted(
+            layout, available: memory.available, leastPages: layout.pageCount)
     }
 
     static func spread(_ values: [Double]) -> BenchResult.Spread {
