@@ -40,9 +40,9 @@ struct AnswerReader: Sendable {
             return .end(await end(parsed(text.finish(), isLast: true), error))
         }
         let wasStopped = hasStopped
-        let piece = parsed(text.finish(), isLast: true)
-        let isStopped = wasStopped || hasStopped
-        return .end(await end(piece, isStopped ? .stop : nil))
+        let ending = wasStopped ? nil : await handle.outcome.ending
+        let piece = parsed(text.finish(ending), isLast: true)
+        return .end(await end(piece, hasStopped ? .stop : nil))
     }
 
     /// Whether the answer is over by what its text is.

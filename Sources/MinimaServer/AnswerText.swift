@@ -28,6 +28,8 @@ struct AnswerText {
     private var stream: TokenStream
     private var stop: StopMatcher
     private let keepsTokens: Bool
+    /// Whether an end token is among the tokens told of, behind the text.
+    private let tellsEnd: Bool
     /// Tokens that wait for their text, with the bytes of text up to their beginnings and ends.
     private var waiting: [(token: ScoredToken, start: Int, end: Int)] = []
     /// Bytes and scalars of text that tokens gave, and bytes of it that were passed on.
@@ -39,10 +41,12 @@ struct AnswerText {
     ///   - prompt: What is before the answer: a decoder's state goes on from there.
     ///   - offset: Scalars of text before the answer's.
     ///   - kept: Special tokens that are part of the text all the same.
+    ///   - tellsEnd: Whether log-probabilities are told of an end token, too.
     init(
         _ tokenizer: Tokenizer, after prompt: [Int32], _ parameters: AnswerParameters,
-        offset: Int = 0, keeping kept: Set<Int32> = []
+        offset: Int = 0, keeping kept: Set<Int32> = [], tellsEnd: Bool = false
     ) {
+        self.tellsEnd = tellsEnd
         stream = tokenizer.makeStream(
             skipSpecialTokens: parameters.skipsSpecialTokens, keeping: kept)
         // No decoder looks further back than a scalar's bytes and the first token.
@@ -69,12 +73,20 @@ struct AnswerText {
     }
 
     /// What was held back.
-    mutating func finish() -> AnswerPiece {
+    ///
+    /// - Parameter ending: The end token that ended the answer, if one did.
+    mutating func finish(_ ending: SampledToken? = nil) -> AnswerPiece {
         guard !hasStopped else { return AnswerPiece() }
         var piece = pass(stream.finish())
         if !hasStopped {
             piece.text += stop.finish()
             piece.tokens += waiting.map(\.token)
+            if keepsTokens, tellsEnd, let ending {
+                piece.tokens.append(
+                    ScoredToken(
+                        id: ending.id, logprob: ending.logprob, alternatives: ending.alternatives,
+                        offset: scalars))
+            }
         }
         waiting = []
         return piece

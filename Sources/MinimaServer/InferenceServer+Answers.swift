@@ -69,7 +69,8 @@ extension InferenceServer {
                     AnswerReader(
                         index: number * parameters.count + answer, handle: handle,
                         text: AnswerText(
-                            model.tokenizer, after: prompt.tokens, parameters, offset: before)))
+                            model.tokenizer, after: prompt.tokens, parameters, offset: before,
+                            tellsEnd: true)))
             }
         }
         var opening = echoes.map { AnswerPiece(text: $0.text) }

@@ -95,6 +95,36 @@ struct ScoringTests {
         }
     }
 
+    /// Clients count tokens from the end: an end token has its entry, though not its text.
+    @Test func endTokensHaveLogProbabilities() async throws {
+        let model = try exampleServed()
+        let prompt = try model.tokenizer.encode("The cat")
+        let end = try #require(model.tokenizer.specialTokens.end)
+        let id = try #require(end.id)
+        let expected = try reference(prompt + [id]).own[prompt.count - 1]
+        try await TestServer.with(exampleEngine()) { server in
+            for (echo, stream) in [(true, false), (false, false), (false, true)] {
+                let body: JSON = [
+                    "prompt": "The cat", "echo": .bool(echo), "stream": .bool(stream),
+                    "logprobs": 1, "max_tokens": 4, "logit_bias": ["\(id)": 100],
+                ]
+                let answer = try await server.post("/v1/completions", body)
+                let objects = stream ? try answer.events() : [try answer.json()]
+                let choices = objects.compactMap { $0["choices"]?.array?.first }
+                #expect(choices.last?["finish_reason"] == "stop")
+                let text = choices.compactMap { $0["text"]?.string }.joined()
+                #expect(text == (echo ? "The cat" : ""))
+                let tokens = choices.flatMap { $0["logprobs"]?["tokens"]?.array ?? [] }
+                #expect(tokens == (echo ? ["The", " cat"] : []) + [.string(end.text)])
+                let last = choices.flatMap { $0["logprobs"]?["token_logprobs"]?.array ?? [] }.last
+                let value = try #require(last?.double)
+                // As in the test above.
+                let tolerance = Double(192 * DType.float32.epsilon * 10)
+                #expect(abs(value - Double(expected)) <= tolerance)
+            }
+        }
+    }
+
     /// Tokens that are no UTF-8 by themselves have bytes all the same.
     @Test func bytesOfTokens() throws {
         let tokenizer = try exampleServed().tokenizer

@@ -8,6 +8,8 @@ final class EngineSequence {
     let limit: Int
     /// Tokens chosen so far, as far as the host knows.
     private(set) var generated: [Int32] = []
+    /// The end token, once it has come.
+    private var ending: SampledToken?
     /// The prompt's tokens with log-probabilities as far as they are known, if they are wanted.
     private(set) var scores: [SampledToken] = []
     /// Tokens of the prompt whose log-probabilities are known or queued.
@@ -186,7 +188,10 @@ final class EngineSequence {
         if token.id < 0 {
             return .failed(.notFinite(position: length))
         }
-        if request.stop.contains(token.id) { return .stop }
+        if request.stop.contains(token.id) {
+            ending = token
+            return .stop
+        }
         do throws(EngineError) {
             try constraint?.accept(token.id, after: length)
         } catch {
@@ -213,6 +218,7 @@ final class EngineSequence {
         if generated.count > 1 {
             timings.perToken = (lastToken - firstToken) / Double(generated.count - 1)
         }
-        channel.finish(reason, promptTokens: request.prompt.count, timings: timings)
+        channel.finish(
+            reason, ending: ending, promptTokens: request.prompt.count, timings: timings)
     }
 }

@@ -151,10 +151,13 @@ final class GenerationChannel: Sendable {
         for watcher in watchers { watcher.resume(returning: prompt) }
     }
 
-    func finish(_ reason: FinishReason, promptTokens: Int, timings: GenerationTimings) {
+    func finish(
+        _ reason: FinishReason, ending: SampledToken?, promptTokens: Int,
+        timings: GenerationTimings
+    ) {
         let waking = state.withLock { state in
             let outcome = GenerationOutcome(
-                tokens: state.tokens, prompt: state.prompt ?? [], reason: reason,
+                tokens: state.tokens, prompt: state.prompt ?? [], ending: ending, reason: reason,
                 promptTokens: promptTokens, timings: timings)
             state.outcome = outcome
             let readers = state.readers.map { reader in

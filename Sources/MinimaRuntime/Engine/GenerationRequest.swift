@@ -78,6 +78,8 @@ public struct GenerationOutcome: Sendable {
     /// The prompt's tokens with their log-probabilities, of which the first has none; empty unless the
     /// request asks for them and the prompt was computed.
     public var prompt: [SampledToken]
+    /// The end token that ended it, which is not among ``tokens``; `nil` when none did.
+    public var ending: SampledToken?
     /// Why it ended.
     public var reason: FinishReason
     /// Tokens of the prompt.
