@@ -2,7 +2,7 @@ import MinimaCore
 
 extension AnswerForm {
     /// White space in a row between the parts of JSON, at most: some models write it without end.
-    static let mostWhitespace = 32
+    static let mostWhitespace = 16
 
     /// What this is called in messages.
     var title: String {

@@ -8,8 +8,9 @@ public struct GrammarLimits: Sendable {
     public var bytes: Int
     /// Seconds that a request waits for its form.
     public var seconds: Int
-    /// Forms that are compiled at one time, and that may wait for it.
+    /// Forms that are compiled at one time.
     public var running: Int
+    /// Forms that may wait for it.
     public var waiting: Int
     /// Memory of compiled forms that are kept, in bytes.
     public var cacheBytes: Int

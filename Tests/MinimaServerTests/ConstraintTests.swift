@@ -44,7 +44,7 @@ struct ConstraintTests {
     private func chat(_ more: JSON) -> JSON {
         var members = more.object ?? [:]
         members["messages"] = [["role": "user", "content": "Who?"]]
-        members["max_tokens"] = members["max_tokens"] ?? 200
+        members["max_tokens"] = members["max_tokens"] ?? 320
         return .object(members)
     }
 
@@ -54,16 +54,17 @@ struct ConstraintTests {
 
     @Test func followTheirSchema() async throws {
         try await with { server in
-            for (temperature, seed) in [(0.0, 0), (1.0, 1), (1.5, 2)] {
+            for (temperature, count) in [(0.0, 1), (1.0, 3)] {
                 let answer = try await server.post(
                     "/v1/chat/completions",
                     chat([
                         "response_format": format, "temperature": .number(temperature),
-                        "seed": .integer(Int64(seed)), "n": 3, "logprobs": true, "top_logprobs": 2,
+                        "seed": 1, "n": .integer(Int64(count)), "logprobs": true,
+                        "top_logprobs": 2,
                     ])
                 ).json()
                 let choices = try #require(answer["choices"]?.array)
-                #expect(choices.count == 3)
+                #expect(choices.count == count)
                 for choice in choices {
                     let text = try #require(choice["message"]?["content"]?.string)
                     #expect(try isPerson(text), "\(text)")
@@ -88,7 +89,7 @@ struct ConstraintTests {
             func text(_ more: JSON) async throws -> String {
                 var members = more.object ?? [:]
                 members["prompt"] = "Once"
-                members["max_tokens"] = 100
+                members["max_tokens"] = 320
                 members["temperature"] = 0
                 let reply = try await server.post("/v1/completions", .object(members))
                 #expect(reply.status == 200, "\(reply.body)")

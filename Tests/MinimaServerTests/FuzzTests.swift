@@ -50,7 +50,7 @@ struct FuzzTests {
         ("{\"prompt\":\"x\",\"echo\":1}", "echo"), ("{\"prompt\":\"x\",\"best_of\":4}", "best_of"),
         ("{\"prompt\":\"x\",\"suffix\":\"y\"}", "suffix"),
         ("{\"prompt\":\"x\",\"temprature\":1}", "temprature"),
-        ("{\"prompt\":\"x\",\"guided_json\":{}}", "guided_json"),
+        ("{\"prompt\":\"x\",\"guided_json\":5}", "guided_json"),
         ("{\"prompt\":\"x\",\"min_tokens\":4}", "min_tokens"),
     ]
 
@@ -77,7 +77,7 @@ struct FuzzTests {
         ("\"logprobs\":true,\"top_logprobs\":21", "top_logprobs"),
         ("\"tools\":[{\"type\":\"function\"}]", "tools"),
         ("\"tool_choice\":\"required\"", "tool_choice"),
-        ("\"response_format\":{\"type\":\"json_object\"}", "response_format"),
+        ("\"response_format\":{\"type\":\"xml\"}", "response_format"),
         ("\"chat_template_kwargs\":{\"messages\":[]}", "chat_template_kwargs"),
         ("\"chat_template_kwargs\":5", "chat_template_kwargs"), ("\"prompt\":\"x\"", "prompt"),
         ("\"max_tokens\":5000", "5000"),
@@ -255,7 +255,9 @@ struct FuzzTests {
                 let path = isChat ? "/v1/chat/completions" : "/v1/completions"
                 let response = try await server.post(path, body)
                 let shown = body.text(indent: nil).prefix(200)
-                #expect([200, 400, 404].contains(response.status), "\(response.status) \(shown)")
+                // Constrained answers need xgrammar, which this server has not.
+                #expect(
+                    [200, 400, 404, 501].contains(response.status), "\(response.status) \(shown)")
                 if response.status == 200 { good += 1 }
             }
             #expect(good > 50)

@@ -92,7 +92,7 @@ refused(
     openai.BadRequestError,
     "unsupported_parameter",
     lambda: client.chat.completions.create(
-        **arguments, response_format={"type": "json_object"}
+        **arguments, response_format={"type": "xml"}
     ),
 )
 refused(
