@@ -24,6 +24,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-nio", exact: "2.101.2"),
         .package(url: "https://github.com/apple/swift-http-types", exact: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", exact: "0.2.0"),
     ],
     targets: [
         .target(name: "CMinimaTorchAPI"),
@@ -94,12 +95,21 @@ let package = Package(
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        .target(
+            name: "MinimaLoad",
+            dependencies: [
+                "MinimaCore",
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+            ]),
         .executableTarget(
             name: "minima",
             dependencies: [
                 "MinimaCore", "MinimaTensor", "MinimaKernels", "MinimaCheckpoint", "MinimaFormats",
                 "MinimaModels", "MinimaRuntime", "MinimaStages", "MinimaReport", "MinimaTemplate",
-                "MinimaTokenizer", "MinimaServer",
+                "MinimaTokenizer", "MinimaServer", "MinimaLoad",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "MinimaCoreTests", dependencies: ["MinimaCore"]),
@@ -139,6 +149,15 @@ let package = Package(
                 "MinimaServer", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
                 "MinimaTokenizer", "MinimaTemplate", "MinimaTensor", "MinimaCore",
             ], exclude: ["Clients"]),
+        .testTarget(
+            name: "MinimaLoadTests",
+            dependencies: [
+                "MinimaLoad", "MinimaServer", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
+                "MinimaTokenizer", "MinimaTemplate", "MinimaTensor", "MinimaCore",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+            ]),
         .testTarget(
             name: "MinimaStagesTests",
             dependencies: [

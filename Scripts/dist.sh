@@ -48,7 +48,9 @@ done
 [ ! -f LICENSE ] || cp LICENSE "$new/$name/"
 for package in "$scratch"/checkouts/*/; do
     package=${package%/}
-    cp "$package/LICENSE.txt" "$new/$name/licenses/${package##*/}.txt"
+    license=$package/LICENSE.txt
+    [ -f "$license" ] || license=$package/LICENSE
+    cp "$license" "$new/$name/licenses/${package##*/}.txt"
     [ ! -f "$package/NOTICE.txt" ] ||
         cp "$package/NOTICE.txt" "$new/$name/licenses/${package##*/}-notice.txt"
 done

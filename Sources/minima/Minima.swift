@@ -16,7 +16,7 @@ struct Minima: ParsableCommand {
         subcommands: [
             Inspect.self, Analyze.self, Plan.self, Compress.self, Heal.self, Draft.self,
             Ablate.self, Eval.self, Generate.self, Serve.self, Tokenize.self,
-            Bench.self, Speed.self, ReportCommand.self,
+            Bench.self, Speed.self, Load.self, Overhead.self, ReportCommand.self,
         ])
 
     /// Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted, 141 nobody reads the output.
