@@ -16,6 +16,15 @@ protocol CallParser: Sendable, SendableMetatype {
     static func isTaught(by template: String) -> Bool
     /// A new call's identifier.
     static func identifier() -> String
+    /// What calls of some functions look like: xgrammar's structural tag (the part `format`), whose
+    /// schemas are those of the functions' arguments.
+    ///
+    /// - Parameters:
+    ///   - isForced: Whether the answer is calls and nothing else; otherwise it is free text in which
+    ///     calls are as they should be.
+    ///   - isParallel: Whether there may be more than one.
+    /// - Returns: `nil` where calls in a free text cannot be told in time.
+    static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON?
 
     /// - Parameter schemas: The schema of each function's arguments, by its name.
     init(_ schemas: [String: JSON])
@@ -27,6 +36,27 @@ protocol CallParser: Sendable, SendableMetatype {
 
 extension CallParser {
     static func identifier() -> String { "call_" + letters(24) }
+
+    /// Some calls, one after the other.
+    static func calls(_ tags: [JSON], separator: String, isParallel: Bool) -> JSON {
+        [
+            "type": "tags_with_separator", "tags": .array(tags), "separator": .string(separator),
+            "at_least_one": true, "stop_after_first": .bool(!isParallel),
+        ]
+    }
+
+    /// Free text in which calls follow a mark.
+    static func text(_ tags: [JSON], after mark: String, isParallel: Bool) -> JSON {
+        [
+            "type": "triggered_tags", "triggers": [.string(mark)], "tags": .array(tags),
+            "at_least_one": false, "stop_after_first": .bool(!isParallel),
+        ]
+    }
+
+    /// A call between two texts.
+    static func tag(_ begin: String, _ content: JSON, _ end: String) -> JSON {
+        ["type": "tag", "begin": .string(begin), "content": content, "end": .string(end)]
+    }
 
     /// Random letters and digits.
     static func letters(_ count: Int) -> String {

@@ -11,6 +11,17 @@ struct HermesCalls: CallParser {
             && !template.contains("<arg_key>")
     }
 
+    static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON? {
+        let tags = tools.map { tool in
+            tag(
+                "\(marks[0])\n{\"name\": \"\(tool.name)\", \"arguments\": ",
+                tool.arguments(isForced: isForced), "}\n\(marks[1])")
+        }
+        return isForced
+            ? calls(tags, separator: "\n", isParallel: isParallel)
+            : text(tags, after: marks[0], isParallel: isParallel)
+    }
+
     private enum State: Sendable {
         case content, object
     }

@@ -11,6 +11,17 @@ struct LlamaCalls: CallParser {
             || template.contains("{\"name\": function name, \"parameters\":")
     }
 
+    static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON? {
+        // Without a mark a call is not told from a text before it is written.
+        guard isForced else { return nil }
+        let tags = tools.map { tool in
+            tag(
+                "{\"name\": \"\(tool.name)\", \"parameters\": ",
+                tool.arguments(isForced: true), "}")
+        }
+        return calls(tags, separator: "; ", isParallel: isParallel)
+    }
+
     private enum State: Sendable {
         /// Where a call may begin without a mark.
         case open

@@ -11,6 +11,25 @@ struct MistralCalls: CallParser {
     /// Mistral's templates refuse other identifiers.
     static func identifier() -> String { letters(9) }
 
+    static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON? {
+        // The mark is a special token, which no constrained text holds, so that free text would have
+        // no calls; where calls are all there is, its letters do as well.
+        guard isForced else { return nil }
+        let tags = tools.map { tool in
+            tag(
+                "{\"name\": \"\(tool.name)\", \"arguments\": ",
+                tool.arguments(isForced: true), "}")
+        }
+        return [
+            "type": "sequence",
+            "elements": [
+                ["type": "const_string", "value": .string(marks[0] + " [")],
+                calls(tags, separator: ", ", isParallel: isParallel),
+                ["type": "const_string", "value": "]"],
+            ],
+        ]
+    }
+
     private enum State: Sendable {
         case content
         /// Behind the mark.

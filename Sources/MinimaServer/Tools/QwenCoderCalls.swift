@@ -12,6 +12,18 @@ struct QwenCoderCalls: CallParser {
 
     static func isTaught(by template: String) -> Bool { template.contains("<function=") }
 
+    static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON? {
+        let tags = tools.map { tool in
+            tag(
+                "\(marks[0])\n\(marks[2])\(tool.name)>\n",
+                tool.arguments(isForced: isForced, as: "qwen_xml_parameter"),
+                "\n\(marks[3])\n\(marks[1])")
+        }
+        return isForced
+            ? calls(tags, separator: "\n", isParallel: isParallel)
+            : text(tags, after: marks[0], isParallel: isParallel)
+    }
+
     private enum State: Sendable {
         case content
         /// Between `<tool_call>` and `<function=`.

@@ -10,6 +10,20 @@ struct Tool: Sendable, Hashable {
     var schema: JSON
     /// Whether calls must follow the schema even where the model is free to call.
     var isStrict: Bool
+
+    /// The arguments' part of a structural tag.
+    ///
+    /// - Parameter isForced: Whether the schema holds even if the function is not strict.
+    func arguments(isForced: Bool, as type: String = "json_schema") -> JSON {
+        var members = schema.object ?? [:]
+        if members["type"] == nil { members["type"] = "object" }
+        let isFree = !isForced && !isStrict
+        return [
+            "type": .string(type),
+            "json_schema": isFree
+                ? ["type": "object", "additionalProperties": true] : .object(members),
+        ]
+    }
 }
 
 /// Which calls a request wants.
