@@ -156,6 +156,38 @@ struct ToolTests {
         }
     }
 
+    /// Thoughts, with tools or without, and a template that is told to leave them out.
+    @Test func thoughtsAreApart() async throws {
+        let model = try ToolScript.model(ToolScript.chat("chatml-tools"))
+        let engine = try ToolScript.engine { prompt in
+            prompt.hasSuffix("<think>\n\n</think>\n\n")
+                ? "Yes.\n" : "<think>\nHm?\n</think>\n\nYes.\n"
+        }
+        try await TestServer.with(engine, model: model) { server in
+            for thinks in [true, false] {
+                for streams in [true, false] {
+                    let response = try await server.post(
+                        "/v1/chat/completions",
+                        [
+                            "messages": [ToolScript.question], "stream": .bool(streams),
+                            "chat_template_kwargs": ["enable_thinking": .bool(thinks)],
+                        ])
+                    var message = AnswerMessage()
+                    if streams {
+                        message = try sum(try response.events()).message
+                    } else {
+                        let found = try choice(try response.json())["message"]
+                        message.content = found?["content"]?.string ?? ""
+                        message.reasoning = found?["reasoning_content"]?.string ?? ""
+                        #expect(found?.object?.keys.contains("reasoning_content") == true)
+                    }
+                    #expect(message.content == "Yes.\n")
+                    #expect(message.reasoning == (thinks ? "Hm?" : ""))
+                }
+            }
+        }
+    }
+
     /// A length limit in the middle of a call: what there is of it, and the reason is the length.
     @Test(arguments: [false, true]) func cutShort(streams: Bool) async throws {
         let model = try ToolScript.model(ToolScript.chat("chatml-tools"))

@@ -28,6 +28,8 @@ struct MessageParser: Sendable {
 
     /// Takes a piece of the answer.
     mutating func append(_ text: String) -> [MessageDelta] {
+        // Most of most answers is nothing but content.
+        if calls == nil, reasoning?.isOver ?? true { return text.isEmpty ? [] : [.content(text)] }
         for byte in text.utf8 {
             guard !isComplete else { break }
             pass(reasoning?.take(byte) ?? (.content, [byte]))

@@ -44,6 +44,8 @@ struct ReasoningSplitter: Sendable {
     typealias Part = (kind: Kind, bytes: [UInt8])
 
     private var state: State
+    /// Whether all that follows is content.
+    var isOver: Bool { state == .content }
     private var opening: MarkerMatcher
     private var closing: MarkerMatcher
     /// White space that waits for what follows.
