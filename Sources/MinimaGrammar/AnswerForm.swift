@@ -27,8 +27,8 @@ extension AnswerForm {
     /// This as a part of a structural tag.
     public var format: JSON {
         switch self {
-        case .jsonObject: ["type": "json_schema", "json_schema": Self.anyObject]
-        case .jsonSchema(let schema): ["type": "json_schema", "json_schema": schema]
+        case .jsonObject: Self.format(schema: Self.anyObject)
+        case .jsonSchema(let schema): Self.format(schema: schema)
         case .regex(let pattern): ["type": "regex", "pattern": .string(pattern)]
         case .choice(let texts):
             [
@@ -41,6 +41,13 @@ extension AnswerForm {
         case .after(let begin, let end, let form):
             Self.format(from: begin, to: end, then: form.format)
         }
+    }
+
+    private static func format(schema: JSON) -> JSON {
+        [
+            "type": "json_schema", "json_schema": schema,
+            "max_whitespace_cnt": .integer(Int64(mostWhitespace)),
+        ]
     }
 
     static let anyObject: JSON = ["type": "object", "additionalProperties": true]

@@ -1,5 +1,6 @@
 import Glibc
 import MinimaCore
+import MinimaGrammar
 import MinimaRuntime
 import MinimaTemplate
 import OrderedCollections
@@ -42,13 +43,41 @@ struct ChatRequest: Sendable {
                 "continue_final_message", code: "unsupported_parameter")
         }
         tools = try ToolParameters(fields)
-        guard tools.choice == .auto || tools.choice == .none else {
-            throw .invalid(
-                "this server does not force calls yet; give the tool_choice \"auto\"",
-                "tool_choice",
-                code: "unsupported_parameter")
-        }
         (prompt, tokens) = try Self.prompt(fields, tools, model)
+        parameters.form = try Self.form(parameters.form, tools, model)
+    }
+
+    /// What the answer must look like, once calls that it may or must make are looked at.
+    ///
+    /// - Parameter asked: What the content must look like.
+    private static func form(
+        _ asked: AskedForm?, _ tools: ToolParameters, _ model: ServedModel
+    ) throws(APIError) -> AskedForm? {
+        guard !tools.offered.isEmpty, let parser = model.chat?.toolParser?.parser else {
+            return asked
+        }
+        let isForced = tools.choice != .auto
+        guard let asked else {
+            guard isForced || tools.offered.contains(where: \.isStrict) else { return nil }
+            let form = parser.form(
+                of: tools.callable, isForced: isForced, isParallel: tools.mayRepeat)
+            return form.map {
+                AskedForm(
+                    form: .structure($0), parameter: isForced ? "tool_choice" : "tools")
+            }
+        }
+        guard !isForced else {
+            throw .invalid(
+                "tool_choice asks for a call and \(asked.parameter) for content of some form; give "
+                    + "one", asked.parameter)
+        }
+        guard
+            let calls = parser.form(
+                of: tools.offered, isForced: true, isParallel: tools.mayRepeat)
+        else { return asked }
+        // The answer is content or calls.
+        let either: JSON = ["type": "or", "elements": [asked.form.format, calls]]
+        return AskedForm(form: .structure(either), parameter: asked.parameter)
     }
 
     /// The prompt that a conversation makes.

@@ -14,7 +14,8 @@ struct CallParserTests {
             "properties": [
                 "place": ["type": "string"], "days": ["type": "integer"],
                 "any": ["anyOf": [["type": "string"], ["type": "null"]]],
-                "flag": ["type": "boolean"], "list": ["type": "array"],
+                "unit": ["enum": ["C", "F", 1]], "flag": ["type": "boolean"],
+                "list": ["type": "array"],
             ],
         ], "now": ["type": "object", "properties": [:]],
     ]
@@ -199,6 +200,13 @@ struct CallParserTests {
             "<function=get_weather><parameter=days>three</parameter>"
                 + "<parameter=any>null</parameter></tool_call>",
             "", [("get_weather", #"{"days": "three", "any": null}"#)]),
+        Case(
+            "qwen3_coder",
+            "<function=get_weather><parameter=unit> C\n\n</parameter></function>", "",
+            [("get_weather", #"{"unit": "C"}"#)]),
+        Case(
+            "qwen3_coder", "<function=get_weather><parameter=unit>1</parameter></function>", "",
+            [("get_weather", #"{"unit": 1}"#)]),
         Case("qwen3_coder", "<tool_call><function=other>", "<tool_call><function=other>"),
         Case("qwen3_coder", "<tool_call>{}", "<tool_call>{}"),
         Case(

@@ -12,14 +12,13 @@ struct MistralCalls: CallParser {
     static func identifier() -> String { letters(9) }
 
     static func form(of tools: [Tool], isForced: Bool, isParallel: Bool) -> JSON? {
-        // The mark is a special token, which no constrained text holds, so that free text would have
-        // no calls; where calls are all there is, its letters do as well.
-        guard isForced else { return nil }
+        let (before, after) = isForced ? ("", "}") : (marks[0] + " [", "}]")
         let tags = tools.map { tool in
             tag(
-                "{\"name\": \"\(tool.name)\", \"arguments\": ",
-                tool.arguments(isForced: true), "}")
+                "\(before){\"name\": \"\(tool.name)\", \"arguments\": ",
+                tool.arguments(isForced: isForced), after)
         }
+        guard isForced else { return text(tags, after: marks[0], isParallel: isParallel) }
         return [
             "type": "sequence",
             "elements": [

@@ -16,7 +16,7 @@ struct QwenCoderCalls: CallParser {
         let tags = tools.map { tool in
             tag(
                 "\(marks[0])\n\(marks[2])\(tool.name)>\n",
-                tool.arguments(isForced: isForced, as: "qwen_xml_parameter"),
+                tool.arguments(isForced: isForced, style: "qwen_xml"),
                 "\n\(marks[3])\n\(marks[1])")
         }
         return isForced
@@ -143,110 +143,6 @@ struct QwenCoderCalls: CallParser {
         case .content, .body, .key: break
         case .opened, .name: writer.content(raw)
         case .value: value.breakOff(&writer)
-        }
-    }
-}
-
-/// The text of a parameter on its way to JSON.
-private struct ParameterText: Sendable {
-    private let types: Set<String>
-    /// What is held until it is complete.
-    private var held: [UInt8] = []
-    private var isOpen = false
-    private var hasBegun = false
-
-    init(_ schema: JSON? = nil) {
-        types = schema.map { Self.types($0) } ?? []
-    }
-
-    /// Whether the text can be nothing else, so that it need not be complete to be passed on.
-    private var isText: Bool { types.isEmpty || types == ["string"] }
-
-    private static func types(_ schema: JSON) -> Set<String> {
-        var types = Set((schema["type"]?.array ?? []).compactMap(\.string))
-        if let type = schema["type"]?.string { types.insert(type) }
-        for name in ["anyOf", "oneOf"] {
-            for branch in schema[name]?.array ?? [] { types.formUnion(Self.types(branch)) }
-        }
-        return types
-    }
-
-    /// Takes a byte. A line's end at the beginning, and one at the end, are not part of the value.
-    mutating func take(_ byte: UInt8, _ writer: inout MessageWriter) {
-        let isFirst = !hasBegun
-        hasBegun = true
-        if isFirst, byte == UInt8(ascii: "\n") { return }
-        guard isText else { return held.append(byte) }
-        open(&writer)
-        Self.write(held, &writer)
-        held = []
-        if byte == UInt8(ascii: "\n") {
-            held = [byte]
-        } else {
-            Self.write([byte], &writer)
-        }
-    }
-
-    /// The value is complete.
-    mutating func finish(_ writer: inout MessageWriter) {
-        if isText {
-            open(&writer)
-            return writer.arguments("\"".utf8)
-        }
-        if held.last == UInt8(ascii: "\n") { held.removeLast() }
-        let text = String(decoding: held, as: UTF8.self)
-        // As Python spells them.
-        let words = ["True": "true", "False": "false", "None": "null"]
-        let word = types.contains("string") ? text : words[text] ?? text
-        if let value = try? JSON(parsing: word), fits(value) {
-            writer.arguments(word.utf8)
-        } else {
-            writer.arguments("\"".utf8)
-            Self.write(held, &writer)
-            writer.arguments("\"".utf8)
-        }
-    }
-
-    /// The answer ends in the middle of the value.
-    mutating func breakOff(_ writer: inout MessageWriter) {
-        if isText {
-            Self.write(held, &writer)
-        } else {
-            writer.arguments(held)
-        }
-    }
-
-    /// Whether JSON is meant, where a text is possible too.
-    private func fits(_ value: JSON) -> Bool {
-        guard types.contains("string") else { return true }
-        return switch value {
-        case .null: types.contains("null")
-        case .bool: types.contains("boolean")
-        case .integer: types.contains("integer") || types.contains("number")
-        case .number: types.contains("number")
-        case .array: types.contains("array")
-        case .object: types.contains("object")
-        case .string: false
-        }
-    }
-
-    private mutating func open(_ writer: inout MessageWriter) {
-        if !isOpen { writer.arguments("\"".utf8) }
-        isOpen = true
-    }
-
-    /// Writes bytes as they stand in a JSON string.
-    private static func write(_ bytes: [UInt8], _ writer: inout MessageWriter) {
-        for byte in bytes {
-            switch byte {
-            case UInt8(ascii: "\""), UInt8(ascii: "\\"):
-                writer.arguments([UInt8(ascii: "\\"), byte])
-            case ..<0x20:
-                writer.arguments(
-                    JSON.string(String(Unicode.Scalar(byte))).text(indent: nil).utf8.dropFirst()
-                        .dropLast())
-            default: writer.arguments([byte])
-            }
         }
     }
 }

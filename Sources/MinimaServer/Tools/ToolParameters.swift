@@ -11,15 +11,21 @@ struct Tool: Sendable, Hashable {
     /// Whether calls must follow the schema even where the model is free to call.
     var isStrict: Bool
 
+    /// White space in a row between the parts of arguments, at most: some models write it without end.
+    private static let mostWhitespace: Int64 = 32
+
     /// The arguments' part of a structural tag.
     ///
-    /// - Parameter isForced: Whether the schema holds even if the function is not strict.
-    func arguments(isForced: Bool, as type: String = "json_schema") -> JSON {
+    /// - Parameters:
+    ///   - isForced: Whether the schema holds even if the function is not strict.
+    ///   - style: How arguments are written, by xgrammar's name.
+    func arguments(isForced: Bool, style: String = "json") -> JSON {
         var members = schema.object ?? [:]
         if members["type"] == nil { members["type"] = "object" }
         let isFree = !isForced && !isStrict
         return [
-            "type": .string(type),
+            "type": "json_schema", "style": .string(style),
+            "max_whitespace_cnt": .integer(Self.mostWhitespace),
             "json_schema": isFree
                 ? ["type": "object", "additionalProperties": true] : .object(members),
         ]
@@ -56,6 +62,17 @@ struct ToolParameters: Sendable {
 
     /// Tools that the model is told of.
     var offered: [Tool] { choice == .none ? [] : tools }
+
+    /// Tools that the model may call.
+    var callable: [Tool] {
+        guard case .named(let name) = choice else { return offered }
+        return offered.filter { $0.name == name }
+    }
+
+    /// Whether there may be several calls; who names a function wants one call of it.
+    var mayRepeat: Bool {
+        if case .named = choice { false } else { isParallel }
+    }
 
     init(_ fields: RequestFields) throws(APIError) {
         for (old, new) in [("functions", "tools"), ("function_call", "tool_choice")]
