@@ -5,6 +5,8 @@ import MinimaGrammar
 struct AskedForm: Sendable {
     var form: AnswerForm
     var parameter: String
+    /// Whether answers may do without it where there is no xgrammar.
+    var isOptional = false
 
     /// Members that name a form: OpenAI's, vLLM's, and vLLM's older ones.
     static let names: Set<String> = [

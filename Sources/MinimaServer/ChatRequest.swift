@@ -44,7 +44,16 @@ struct ChatRequest: Sendable {
         }
         tools = try ToolParameters(fields)
         (prompt, tokens) = try Self.prompt(fields, tools, model)
-        parameters.form = try Self.form(parameters.form, tools, model)
+        let asked = parameters.form
+        parameters.form = try Self.form(asked, tools, model)
+        if asked == nil, let form = parameters.form, try fields.bool("ignore_eos") == true {
+            guard form.isOptional else {
+                throw .invalid(
+                    "ignore_eos cannot be followed together with a tool_choice that says where the "
+                        + "answer ends; leave it out", "ignore_eos")
+            }
+            parameters.form = nil
+        }
     }
 
     /// What the answer must look like, once calls that it may or must make are looked at.
@@ -63,7 +72,8 @@ struct ChatRequest: Sendable {
                 of: tools.callable, isForced: isForced, isParallel: tools.mayRepeat)
             return form.map {
                 AskedForm(
-                    form: .structure($0), parameter: isForced ? "tool_choice" : "tools")
+                    form: .structure($0), parameter: isForced ? "tool_choice" : "tools",
+                    isOptional: !isForced)
             }
         }
         guard !isForced else {

@@ -122,7 +122,11 @@ extension InferenceServer {
         var grammar: CompiledGrammar?
         if var form = parameters.form {
             form.form = model.behindThoughts(form.form, after: request.prompt)
-            grammar = try await constraints.compile(form)
+            do throws(APIError) {
+                grammar = try await constraints.compile(form)
+            } catch {
+                guard form.isOptional, error == .noConstraints(form.parameter) else { throw error }
+            }
         }
         let marks = request.marks(model)
         var readers: [AnswerReader] = []
