@@ -175,6 +175,20 @@ struct ConstraintEngineTests {
         #expect(metrics.failures == 0 && backend.violations == [])
     }
 
+    /// A constraint without a next token costs nobody the pages that are known.
+    @Test func aFailedConstraintLeavesKnownPages() throws {
+        let backend = HashBackend(pages: 60)
+        let engine = SteppedEngine(backend)
+        engine.submit(try request([1, 2], 20, nil))
+        #expect(engine.finish())
+        let known = engine.core.metrics.cachedPages
+        let dead = ScriptedConstraint { answer in { _ in answer.isEmpty } }
+        engine.submit(try request([4, 4], 20, dead))
+        #expect(engine.finish())
+        #expect(engine.outcome(1)?.reason == .failed(.nothingAllowed(position: 3)))
+        #expect(known > 0 && engine.core.metrics.cachedPages >= known)
+    }
+
     /// Contradicts its own mask, or makes one of another size.
     private final class Broken: TokenConstraint {
         let words: Int?

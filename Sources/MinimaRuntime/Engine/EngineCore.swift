@@ -72,7 +72,7 @@ final class EngineCore {
     private func end(_ sequence: EngineSequence, _ reason: FinishReason) {
         guard !sequence.hasEnded else { return }
         // What may be wrong is used by nobody else.
-        if case .failed = reason { pool.forgetAll() }
+        if case .failed(let error) = reason, error.doubtsPages { pool.forgetAll() }
         release(sequence)
         waiting.removeAll { $0 === sequence }
         sequence.end(reason)

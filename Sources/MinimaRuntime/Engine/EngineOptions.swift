@@ -71,6 +71,14 @@ public enum EngineError: Error, Hashable, CustomStringConvertible {
     case tokenNotAllowed(id: Int32, position: Int)
     case stepFailed(String)
 
+    /// Whether keys and values may be wrong: not where a constraint ends a request.
+    var doubtsPages: Bool {
+        switch self {
+        case .nothingAllowed, .tokenNotAllowed: false
+        default: true
+        }
+    }
+
     /// What was asked, what was found, what to do.
     public var description: String {
         switch self {
