@@ -43,10 +43,12 @@ extension InferenceServer {
             "tokens": [
                 "generated": Self.number(engine.generatedTokens),
                 "prompt": Self.number(engine.promptTokens),
+                "cached": Self.number(engine.cachedTokens),
             ],
             "pages": [
                 "used": Self.number(engine.totalPages - engine.freePages),
                 "total": Self.number(self.engine.capacity.pages),
+                "cached": Self.number(engine.cachedPages),
                 "tokens_each": Self.number(self.engine.capacity.pageTokens),
             ],
             "draft": self.engine.capacity.draftTokens.count > 1

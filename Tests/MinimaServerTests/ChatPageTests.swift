@@ -155,6 +155,7 @@ struct ChatPageTests {
             #expect(await server.becomesIdle())
             let after = try await server.get("/stats").json()
             #expect(after["tokens"]?["generated"] == 2 && after["tokens"]?["prompt"] == 1)
+            #expect(after["tokens"]?["cached"] == 0 && after["pages"]?["cached"] == 0)
             #expect(after["requests"]?["running"] == 0 && after["requests"]?["slots"] == 4)
             let metrics = try await server.get("/metrics").body
             #expect(metrics.contains("\nminima_resident_memory_bytes "))

@@ -76,10 +76,10 @@ function showStats(stats, now) {
     show("slots", ` of ${grouped(stats.requests.slots)}`);
     show("waiting", grouped(stats.requests.waiting));
     const { cached, prompt } = stats.tokens;
-    document.querySelector(".cached").hidden = cached === undefined;
-    if (cached !== undefined) show("cached", percent(cached, cached + prompt));
+    show("cached", percent(cached, cached + prompt));
 
     show("pages", `${grouped(stats.pages.used)} of ${grouped(stats.pages.total)}`);
+    show("pages-cached", grouped(stats.pages.cached));
     document.getElementById("pages").value = stats.pages.used / Math.max(stats.pages.total, 1);
     const { resident, device } = stats.memory;
     show("resident", resident === null ? "–" : bytesText(resident));

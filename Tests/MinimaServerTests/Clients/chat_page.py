@@ -133,6 +133,7 @@ def answers():
         assert float(figure(page, "accepted-length").inner_text()) >= 1
         expect(figure(page, "resident")).to_contain_text("iB")
         expect(figure(page, "pages")).to_have_text("0 of 256")
+        expect(figure(page, "cached")).to_contain_text("%")
         assert page.locator("#spark .line").get_attribute("d").startswith("M")
         # The same seed again, then another.
         page.get_by_role("button", name="Retry answer").click()
