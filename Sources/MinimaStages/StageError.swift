@@ -7,6 +7,7 @@ public enum StageError: Error, CustomStringConvertible {
     case badRatio(Double)
     case moduleTooSmall(name: String, reason: String)
     case noAlignedRank(name: String, ranks: [Int], alignment: Int)
+    case badPart(String, ratio: Double, known: [String])
     case notFinite(what: String)
     case unknownFormats(String, known: [String])
     case infeasible(target: String, smallest: String)
@@ -40,6 +41,11 @@ public enum StageError: Error, CustomStringConvertible {
             """
             \(name) would take ranks \(ranks); no multiple of \(alignment) there makes it smaller than \
             dense; take a smaller alignment, another format or a larger model
+            """
+        case .badPart(let part, let ratio, let known):
+            """
+            layers with "\(part)" in their names do not hold a share of \(ratio) of all; take a smaller \
+            share, or one of \(known.joined(separator: ", "))
             """
         case .notFinite(let what):
             "\(what) is not finite; check the model's weights (`minima inspect --check-finite`)"

@@ -7,11 +7,13 @@ import MinimaModels
 import MinimaRuntime
 import MinimaStages
 
-/// How random weights are stored: `FORMAT[:SHARE][:intBITS]`.
+/// How random weights are stored: `FORMAT[:SHARE[@PART]][:intBITS]`.
 struct WeightChoice: Hashable, ExpressibleByArgument {
     var format: String
     /// Share of the linear layers' parameters that is removed.
     var ratio = 0.0
+    /// A component of the names of the layers that it is removed from; `nil`: all.
+    var part: String?
     /// Bits of codes; `nil` for bfloat16.
     var bits: Int?
 
@@ -24,14 +26,19 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         self.format = format
     }
 
-    /// Reads `dense`, `dense:int4`, `interpolative:0.383`, `tt:0.383:int8`.
+    /// Reads `dense`, `dense:int4`, `interpolative:0.383`, `tt:0.383@mlp:int8`.
     init?(argument: String) {
         var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
         guard let name = parts.popFirst(), !name.isEmpty else { return nil }
         format = String(name)
-        if let share = parts.first.flatMap({ Double($0) }) {
-            ratio = share
-            parts = parts.dropFirst()
+        if let first = parts.first {
+            let words = first.split(
+                separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+            if let share = Double(words[0]), words.last?.isEmpty == false {
+                ratio = share
+                part = words.count > 1 ? String(words[1]) : nil
+                parts = parts.dropFirst()
+            }
         }
         if let text = parts.popFirst() {
             guard text.hasPrefix("int"), let bits = Int(text.dropFirst(3)) else { return nil }
@@ -70,14 +77,15 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
 
     /// What tables call it.
     var label: String {
-        let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%" : ""
+        let place = part.map { " (\($0))" } ?? ""
+        let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%\(place)" : ""
         return "\(format)\(size) \(bits.map { "int\($0)" } ?? "bf16")"
     }
 
     /// The plan for all linear layers of `model`.
     func plan(_ model: any WeightSource) throws -> CompressionPlan {
         try .sharing(
-            model, ratio: ratio, format: format, alignment: Self.alignment,
+            model, ratio: ratio, from: part, format: format, alignment: Self.alignment,
             quantization: bits.map { ($0, Self.groupSize) }, version: Minima.versionNumber)
     }
 }

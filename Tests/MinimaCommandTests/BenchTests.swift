@@ -50,12 +50,13 @@ struct BenchTests {
         "ways of storing weights that do not exist",
         arguments: [
             ("", ["--weights"]),
-            ("dense:", ["'dense:'", "FORMAT[:SHARE][:intBITS]"]),
-            ("dense:four", ["'dense:four'", "FORMAT[:SHARE][:intBITS]"]),
+            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS]"]),
+            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
             ("dense:int4:0.3", ["'dense:int4:0.3'"]),
             ("dense:int", ["'dense:int'"]),
+            ("interpolative:0.3@", ["'interpolative:0.3@'"]),
             ("dense:int7", ["dense", "2, 3, 4, 5, 6, 8 bits", "7 were asked for"]),
             ("tt:0.3:int4:int4", ["'tt:0.3:int4:int4'"]),
             ("interpolative", ["interpolative", "found none", "interpolative:0.35"]),
@@ -94,7 +95,7 @@ struct BenchTests {
         "what is stored in a way that exists is taken, as far as there is a GPU",
         arguments: [
             "dense", "dense:int2", "dense:int8", "interpolative:0.383", "tt:0.383:int8",
-            "lowrank:.5:int3", "blockterm:0.4",
+            "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4",
         ])
     func withoutAGPU(choice: String) throws {
         let scratch = try Scratch()
@@ -131,7 +132,7 @@ struct BenchTests {
         #expect(outcome.code == 0 && outcome.errors.isEmpty)
         for text in [
             "USAGE: minima bench", "--shape", "qwen3-14b, qwen3-32b, qwen3-8b", "--sizes",
-            "--weights", "FORMAT[:SHARE][:intBITS]", "Default: dense.", "--plan", "--context",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS]", "Default: dense.", "--plan", "--context",
             "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk", "--kv-dtype",
             "--kernel-cache", "--peer", "--out", "--seed", "--device", "(default: cuda:0)",
             "--json", "random",

@@ -43,7 +43,7 @@ struct CompressorTests {
             #expect(module.outputError >= 0 && module.outputError < 1)
             #expect(module.damage == nil && module.compensation == nil)
         }
-        let text = try [someTokens(16, vocabulary: model.dimensions.vocabulary)]
+        let text = [someTokens(16, vocabulary: model.dimensions.vocabulary)]
         #expect(try Evaluator(model).measure(text).perplexity.isFinite)
     }
 
@@ -82,7 +82,7 @@ struct CompressorTests {
         #expect(inspected.parameters == result.totals.parametersAfter)
         #expect(inspected.parts.reduce(0) { $0 + $1.bytes } == small.byteCount)
         let model = try small.loadModel()
-        let text = try [someTokens(16, vocabulary: model.dimensions.vocabulary)]
+        let text = [someTokens(16, vocabulary: model.dimensions.vocabulary)]
         #expect(
             try Evaluator(model, against: parent.loadModel()).measure(text).kl?.isFinite == true)
     }

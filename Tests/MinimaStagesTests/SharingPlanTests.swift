@@ -64,6 +64,32 @@ struct SharingPlanTests {
         }
     }
 
+    @Test("what is removed may come from a part of the layers")
+    func parts() throws {
+        let source = try Self.large()
+        let whole = try sharing(source, 0.383, Interpolative.name, alignment: 128)
+        let plan = try CompressionPlan.sharing(
+            source, ratio: 0.383, from: "mlp", format: Interpolative.name, alignment: 128,
+            quantization: (4, 64), version: "test")
+        for module in plan.modules {
+            let isTaken = module.name.contains(".mlp.")
+            #expect(module.spec.format == Quantized.name)
+            #expect(module.spec.parts[0].format == (isTaken ? Interpolative.name : Dense.name))
+        }
+        // Both keep their share within half a step of the ranks.
+        let difference = Double(plan.linearParametersAfter - whole.linearParametersAfter)
+        #expect(abs(difference) < 0.01 * Double(whole.linearParametersAfter))
+        for (part, ratio) in [("mlp", 0.9), ("nothing", 0.1)] {
+            #expect {
+                try CompressionPlan.sharing(
+                    source, ratio: ratio, from: part, format: Interpolative.name, alignment: 128,
+                    quantization: nil, version: "test")
+            } throws: { error in
+                "\(error)".contains("\"\(part)\"") && "\(error)".contains("self_attn")
+            }
+        }
+    }
+
     @Test("the whole of Qwen3-32B at 38.3%")
     func qwen() throws {
         let source = try Self.large()

@@ -50,20 +50,23 @@ extension CompressionPlan {
 }
 
 extension CompressionPlan {
-    /// Every site of `source` at one ratio and in one format, its members sharing what is kept of
-    /// their input: the shapes that decoding is measured with.
+    /// Sites of `source` at one ratio and in one format, their members sharing what is kept of their
+    /// input: the shapes that decoding is measured with.
     ///
     /// - Parameters:
-    ///   - ratio: Share of each site's parameters to remove; 0 keeps the sites dense.
+    ///   - ratio: Share of all sites' parameters to remove; 0 keeps the sites dense.
+    ///   - part: A component of the names of those sites that parameters are removed from, such as
+    ///     `mlp`; the others stay dense. `nil`: all sites.
     ///   - format: A registered format that has a specification for every budget.
     ///   - alignment: The rank of the bond next to the input is a multiple of this: the nearest, or
     ///     the next below where that is too large for the site or removes nothing.
     ///   - quantization: Bits, and neighbours that share a scale, of what is stored; `nil` keeps the
     ///     model's type.
     /// - Throws: As ``uniform(_:ratio:format:version:)``; `StageError.noAlignedRank` for a site that
-    ///   has no such rank.
+    ///   has no such rank, `StageError.badPart` for a `part` that has not as much to remove.
     public static func sharing(
-        _ source: any WeightSource, ratio: Double, format name: String, alignment: Int,
+        _ source: any WeightSource, ratio: Double, from part: String? = nil, format name: String,
+        alignment: Int,
         quantization: (bits: Int, groupSize: Int)?, version: String
     ) throws -> CompressionPlan {
         guard ratio >= 0, ratio < 1 else { throw StageError.badRatio(ratio) }
@@ -73,8 +76,17 @@ extension CompressionPlan {
                 known: FormatRegistry.all.filter { $0 is any BudgetedFormat.Type }.map { $0.name })
         }
         let stored = try StoredModel(source)
+        func isTaken(_ site: Site) -> Bool {
+            part.map { site.name.split(separator: ".").contains(Substring($0)) } ?? true
+        }
+        let taken = stored.sites.filter(isTaken).reduce(0) { $0 + $1.parameters }
+        let share = ratio * Double(stored.sites.reduce(0) { $0 + $1.parameters }) / Double(taken)
+        guard share < 1 else {
+            throw StageError.badPart(part ?? "", ratio: ratio, known: Self.parts(of: stored.sites))
+        }
         var plan = CompressionPlan(
-            version: version, model: source.path, fingerprints: [:], target: "ratio \(ratio)",
+            version: version, model: source.path, fingerprints: [:],
+            target: "ratio \(ratio)\(part.map { " from \($0)" } ?? "")",
             formats: [ratio > 0 ? name : Dense.name], linearParametersBefore: 0,
             linearParametersAfter: 0, linearBytesBefore: 0, linearBytesAfter: 0, damage: nil,
             modules: [])
@@ -83,9 +95,9 @@ extension CompressionPlan {
             let dtype = site.members.first.map { stored.dtype(of: $0) } ?? .bfloat16
             var spec = FormatSpec(format: Dense.name)
             do throws(FormatError) {
-                if ratio > 0 {
+                if share > 0, isTaken(site) {
                     spec = try format.spec(
-                        fitting: Int((1 - ratio) * Double(outputs * inputs)), outputs: outputs,
+                        fitting: Int((1 - share) * Double(outputs * inputs)), outputs: outputs,
                         inputs: inputs)
                 }
             } catch {
@@ -116,6 +128,13 @@ extension CompressionPlan {
                 dtype: dtype)
         }
         return plan
+    }
+
+    /// Components of sites' names, without numbers and what all have.
+    private static func parts(of sites: [Site]) -> [String] {
+        let names = sites.map { Set($0.name.split(separator: ".").map(String.init)) }
+        let shared = names.dropFirst().reduce(names.first ?? []) { $0.intersection($1) }
+        return Set(names.joined()).subtracting(shared).filter { Int($0) == nil }.sorted()
     }
 
     /// `spec` with a bond next to the input that is a multiple of `alignment`; `nil` where none is
