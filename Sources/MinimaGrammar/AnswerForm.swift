@@ -43,6 +43,40 @@ extension AnswerForm {
         }
     }
 
+    /// The same with any JSON in place of each schema that limits strings by patterns, formats or
+    /// lengths; `nil` without one. Such limits let the library forget that JSON wants some characters
+    /// escaped, so what has them is followed together with this.
+    func withoutStringLimits() throws(GrammarError) -> Self? {
+        switch self {
+        case .jsonObject, .regex, .choice, .grammar: return nil
+        case .jsonSchema(let schema):
+            return try SchemaCheck.check(schema).limitsStrings ? .jsonSchema(true) : nil
+        case .structure(let format):
+            let free = try Self.withoutStringLimits(format)
+            return free == format ? nil : .structure(free)
+        case .after(let begin, let end, let form):
+            return try form.withoutStringLimits().map { .after(begin: begin, end: end, $0) }
+        }
+    }
+
+    private static func withoutStringLimits(_ format: JSON) throws(GrammarError) -> JSON {
+        if let items = format.array {
+            var free: [JSON] = []
+            for item in items { free.append(try withoutStringLimits(item)) }
+            return .array(free)
+        }
+        guard var members = format.object else { return format }
+        // Other styles write strings as they are.
+        if format["type"] == "json_schema", format["style"] ?? "json" == "json",
+            let schema = format["json_schema"]
+        {
+            if try SchemaCheck.check(schema).limitsStrings { members["json_schema"] = true }
+            return .object(members)
+        }
+        for (name, value) in members { members[name] = try withoutStringLimits(value) }
+        return .object(members)
+    }
+
     private static func format(schema: JSON) -> JSON {
         [
             "type": "json_schema", "json_schema": schema,

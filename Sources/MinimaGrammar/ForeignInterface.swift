@@ -148,7 +148,9 @@ final class ForeignInterface: Sendable {
         let methods = UnsafeBufferPointer(
             start: info.pointee.methods, count: Int(info.pointee.method_count))
         for method in methods where Self.text(method.name) == name {
-            guard let object = method.function.object else { break }
+            guard method.function.kind >= MINIMA_FFI_OBJECT.rawValue,
+                let object = method.function.object
+            else { break }
             return Function(name: name, object: object)
         }
         throw .failed(call: "\(type).\(name)", reason: "there is no such method")
@@ -159,9 +161,11 @@ final class ForeignInterface: Sendable {
     /// - Throws: `GrammarError.failed` with the function's message.
     func call(_ function: Function, _ arguments: [Argument]) throws(GrammarError) -> Value {
         var result = minima_ffi_value()
-        let code = arguments.map(\.raw).withUnsafeBufferPointer { arguments in
-            table.pointee.call(
-                function.object, arguments.baseAddress, Int32(arguments.count), &result)
+        // The views hold no references.
+        let code = withExtendedLifetime(arguments) {
+            arguments.map(\.raw).withUnsafeBufferPointer { views in
+                table.pointee.call(function.object, views.baseAddress, Int32(views.count), &result)
+            }
         }
         guard code == 0 else { throw .failed(call: function.name, reason: raised()) }
         return Value(result, self)

@@ -103,16 +103,20 @@ public final class GrammarCompiler: Sendable {
             return state.nextWaiter
         }
         let seconds = limits.seconds
-        let timer = Task { [weak self] in
-            try? await Task.sleep(for: .seconds(seconds))
-            if !Task.isCancelled { self?.expire(form, id) }
-        }
-        defer { timer.cancel() }
-        let outcome = await withCheckedContinuation { continuation in
+        var timer: Task<Void, Never>?
+        let outcome = await withCheckedContinuation {
+            (continuation: CheckedContinuation<Outcome, Never>) in
             if let outcome = enroll(form, id, continuation) {
                 continuation.resume(returning: outcome)
+                return
+            }
+            // Started once the waiter is there, whom it may have to find.
+            timer = Task { [weak self] in
+                try? await Task.sleep(for: .seconds(seconds))
+                if !Task.isCancelled { self?.expire(form, id) }
             }
         }
+        timer?.cancel()
         return try outcome.get()
     }
 
@@ -201,8 +205,10 @@ public final class GrammarCompiler: Sendable {
                 reason: "\(form.title) cannot be followed: \(LibraryMessage.cleaned(reason))")
         }
         var values = [value]
-        if case .jsonSchema(let schema) = form, try SchemaCheck.check(schema).limitsStrings {
-            values.append(try anyJSON())
+        switch try form.withoutStringLimits() {
+        case nil: break
+        case .jsonSchema: values.append(try anyJSON())
+        case .some(let free): values.append(try compiledValue(free))
         }
         var bytes = 0
         for value in values {
@@ -217,8 +223,7 @@ public final class GrammarCompiler: Sendable {
         return grammar
     }
 
-    /// Any JSON. What limits strings in a schema (patterns, lengths) lets the library forget that
-    /// JSON wants some characters escaped, so such schemas are followed together with this.
+    /// Any JSON, which many forms are followed together with.
     private func anyJSON() throws(GrammarError) -> ForeignInterface.Value {
         if let value = json.withLock(\.self) { return value }
         let value = try compiledSchema(true, mostWhitespace: nil)

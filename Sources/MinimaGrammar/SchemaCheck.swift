@@ -290,7 +290,9 @@ struct SchemaCheck {
         guard hasLow else { return }
         let low = schema["minimum"]?.int ?? schema["exclusiveMinimum"]?.int
         let high = schema["maximum"]?.int ?? schema["exclusiveMaximum"]?.int
-        guard let low, let high, abs(low) < 1 << 40, abs(high) < 1 << 40, high - low <= 9000 else {
+        guard let low, let high, low.magnitude < 1 << 40, high.magnitude < 1 << 40,
+            high - low <= 9000
+        else {
             throw Self.refused(
                 "has a multipleOf between bounds that are more than 9000 apart", place)
         }

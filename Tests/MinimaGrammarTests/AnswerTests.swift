@@ -72,21 +72,38 @@ struct AnswerTests {
     /// Patterns and lengths let the library forget what JSON wants escaped.
     @Test(arguments: ["[^a]{0,20}", ".*", "[\\s\\S]+", "^[^x]+$", "\\w+@\\w+", "[ä-ü]{1,3}"])
     func withPatternsAreJSON(_ pattern: String) throws {
-        let compiled = try TestVocabulary.compiler().compiled(
-            .jsonSchema([
-                "type": "object", "required": ["a", "b"],
-                "properties": [
-                    "a": ["type": "string", "pattern": .string(pattern)],
-                    "b": ["type": "string", "minLength": 1],
-                ],
-            ]))
+        let schema: JSON = [
+            "type": "object", "required": ["a", "b"],
+            "properties": [
+                "a": ["type": "string", "pattern": .string(pattern)],
+                "b": ["type": "string", "minLength": 1],
+            ],
+        ]
+        try isJSON(.jsonSchema(schema))
+        // Behind thoughts, and between marks.
+        try isJSON(.after(begin: "", end: "</think>", .jsonSchema(schema)), "</think>")
+        try isJSON(
+            .structure([
+                "type": "tag", "begin": "yes", "content": AnswerForm.jsonSchema(schema).format,
+                "end": "no",
+            ]), "yes", "no")
+    }
+
+    private func isJSON(
+        _ form: AnswerForm, _ begin: String = "", _ end: String = ""
+    ) throws {
+        let compiled = try TestVocabulary.compiler().compiled(form)
         var numbers = TestNumbers(state: 5)
         var complete = 0
         for _ in 0..<60 {
             guard
                 let bytes = try TestVocabulary.answer(compiled.makeConstraint(), &numbers)
             else { continue }
-            guard let value = try TestVocabulary.json(bytes) else { continue }
+            let start = Array(begin.utf8)
+            let places = bytes.indices.filter { bytes[$0...].starts(with: start) }
+            let json = bytes[((places.first ?? -start.count) + start.count)...]
+                .dropLast(end.utf8.count)
+            guard let value = try TestVocabulary.json(Array(json)) else { continue }
             complete += 1
             #expect(value["a"]?.string != nil && value["b"]?.string?.isEmpty == false)
         }

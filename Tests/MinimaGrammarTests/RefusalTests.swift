@@ -26,6 +26,10 @@ struct RefusalTests {
         (["type": "object", "properties": ["a": ["if": true]]], "#/properties/a"),
         (["anyOf": [["type": "string"]], "minLength": 3], "minLength beside anyOf"),
         (["type": "number", "multipleOf": 0.5], "multipleOf"),
+        (
+            ["type": "integer", "multipleOf": 3, "minimum": .integer(.min), "maximum": 0],
+            "more than 9000 apart"
+        ),
         (["type": "string", "format": "phone"], "format"),
         (["type": "string", "pattern": "a(?=b)"], "looks ahead"),
         (["type": "object", "required": ["x"]], "requires"),
