@@ -9,7 +9,8 @@ final class EngineWatch: Sendable {
         case ready
         /// No new ones are taken; the server stops.
         case draining
-        /// The last calls to the device failed, one after the other.
+        /// The last calls to the device failed, one after the other, and not long ago: what sends
+        /// requests to ready servers only has to send one again for it to show that it works.
         case failing
         /// There are requests, and no step for too long.
         case stalled
@@ -23,18 +24,22 @@ final class EngineWatch: Sendable {
     private struct State {
         var steps = -1
         var progress: ContinuousClock.Instant
+        var failures = 0
+        var lastFailure: ContinuousClock.Instant
         var isDraining = false
     }
 
     /// Failures in a row that are more than bad luck.
     private static let failures = 3
+    /// How long those count.
+    private static let failureTime = Duration.seconds(30)
 
     private let state: Mutex<State>
     private let stallTime: Duration
 
     init(stallTime: Duration, now: ContinuousClock.Instant = .now) {
         self.stallTime = stallTime
-        state = Mutex(State(progress: now))
+        state = Mutex(State(progress: now, lastFailure: now))
     }
 
     var isDraining: Bool { state.withLock(\.isDraining) }
@@ -54,10 +59,17 @@ final class EngineWatch: Sendable {
                 state.steps = metrics.steps
                 state.progress = now
             }
+            if metrics.failures != state.failures {
+                state.failures = metrics.failures
+                state.lastFailure = now
+            }
             guard isAlive else { return .dead }
             if now - state.progress >= stallTime { return .stalled }
             if state.isDraining { return .draining }
-            return metrics.consecutiveFailures >= Self.failures ? .failing : .ready
+            let isFailing =
+                metrics.consecutiveFailures >= Self.failures
+                && now - state.lastFailure < Self.failureTime
+            return isFailing ? .failing : .ready
         }
     }
 }

@@ -82,7 +82,7 @@ extension InferenceServer {
             let seconds = (ContinuousClock.now - started).totalSeconds
             metrics.end(
                 endpoint: endpoint.rawValue, status: status, seconds: seconds,
-                generates: endpoint.generates)
+                generates: endpoint.generates && request.method == .post)
             if !endpoint.isOpen {
                 let milliseconds = Int((seconds * 1000).rounded())
                 log("\(endpoint.rawValue) \(status) \(milliseconds) ms")

@@ -89,6 +89,8 @@ public final class InferenceServer: Sendable {
         state.withLock { state in
             state.stop = { try? await server.shutdownGracefully() }
         }
+        // Asked to stop before there was anything to stop.
+        if watch.isDraining { return }
         let pulse = Task { [self] in
             // Health tells an engine that works from one that hangs by what changes between looks.
             while !Task.isCancelled {
@@ -105,6 +107,9 @@ public final class InferenceServer: Sendable {
         } catch let error as SocketAddressError {
             throw ServerError.cannotListen(
                 host: options.host, port: options.port, reason: "\(error)")
+        } catch {
+            // Asked to stop before it listened.
+            guard watch.isDraining else { throw error }
         }
         await state.withLock(\.drain)?.value
     }

@@ -221,7 +221,6 @@ private final class WaitingBackend: DecodeBackend {
 
     func open(_ slot: Int, _ sequence: SequenceStart) { counts[slot] = 0 }
     func close(_ slot: Int) { counts[slot] = nil }
-    func copyPages(from sources: [Int32], to destinations: [Int32]) {}
 
     func prefill(_ chunk: PrefillChunk) {
         if chunk.samples { results.append([[token(chunk.slot)]]) }

@@ -199,7 +199,8 @@ struct Serve: ParsableCommand {
         Task {
             do {
                 try await server.run { port in
-                    Terminal.write("minima: listening on http://\(host):\(port)")
+                    let name = host.contains(":") ? "[\(host)]" : host
+                    Terminal.write("minima: listening on http://\(name):\(port)")
                 }
                 outcome.result.withLock { $0 = .success(()) }
             } catch {

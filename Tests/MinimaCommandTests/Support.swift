@@ -75,9 +75,9 @@ final class Run: @unchecked Sendable {
         wait { self.text(2).contains(text) }
     }
 
-    /// Waits until `isReached`, a minute at most and while the process runs.
+    /// Waits until `isReached`, three minutes at most and while the process runs.
     func wait(until isReached: () -> Bool) -> Bool {
-        for _ in 0..<6000 {
+        for _ in 0..<18_000 {
             if isReached() { return true }
             guard process.isRunning else { return isReached() }
             usleep(10_000)
@@ -89,9 +89,9 @@ final class Run: @unchecked Sendable {
         kill(process.processIdentifier, signal)
     }
 
-    /// Waits for the end; a process that is still running after two minutes is killed.
+    /// Waits for the end; a process that is still running after ten minutes is killed.
     func wait() -> Outcome {
-        for _ in 0..<12_000 where process.isRunning { usleep(10_000) }
+        for _ in 0..<60_000 where process.isRunning { usleep(10_000) }
         if process.isRunning { send(SIGKILL) }
         process.waitUntilExit()
         group.wait()

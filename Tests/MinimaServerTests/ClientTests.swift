@@ -62,23 +62,35 @@ struct ClientTests {
         try #require(
             FileManager.default.fileExists(atPath: "\(packages)/\(package)"),
             "\(package) is not in \(packages); run Scripts/setup-clients.sh")
-        let (status, output) = try await blocking {
-            let process = Process()
-            process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-            process.arguments =
-                ["python3", "\(folder)/Tests/MinimaServerTests/Clients/\(script)"] + arguments
-            process.environment = ProcessInfo.processInfo.environment.merging(
-                ["PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"]
-            ) { $1 }
-            let pipe = Pipe()
-            process.standardOutput = pipe
-            process.standardError = pipe
-            try process.run()
-            let output = String(
-                decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-            process.waitUntilExit()
-            return (process.terminationStatus, output)
-        }
-        #expect(status == 0 && output.hasSuffix("passed\n"), "\(output)")
+        try await expectPassed(script, arguments, packages: packages)
     }
+}
+
+/// Runs a script of `Clients` with Python; it must pass.
+///
+/// - Parameter packages: The folder of what it imports.
+func expectPassed(_ script: String, _ arguments: [String], packages: String) async throws {
+    let path = "\(packageFolder())/Tests/MinimaServerTests/Clients/\(script)"
+    // One that hangs must not hold up the tests for ever.
+    let seconds = 900
+    let (status, output) = try await blocking {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments =
+            ["timeout", "--kill-after=30", "\(seconds)", "python3", path] + arguments
+        process.environment = ProcessInfo.processInfo.environment.merging(
+            ["PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"]
+        ) { $1 }
+        let pipe = Pipe()
+        process.standardOutput = pipe
+        process.standardError = pipe
+        try process.run()
+        let output = String(
+            decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        process.waitUntilExit()
+        return (process.terminationStatus, output)
+    }
+    // As `timeout` tells it.
+    let end = status == 124 ? "not over after \(seconds) s" : "status \(status)"
+    #expect(status == 0 && output.hasSuffix("passed\n"), "\(script), \(end): \(output)")
 }

@@ -6,14 +6,14 @@ import Testing
 
 @testable import MinimaServer
 
-/// Whether xgrammar lies beside torch, where `make setup` puts it.
-private let packages: [String]? = {
+/// Where torch is, if xgrammar lies beside it, where `make setup` puts it.
+let grammarPackages: [String]? = {
     guard let folder = try? Torch.packageFolder() else { return nil }
     return (try? GrammarLibrary(folders: [folder])).map { _ in [folder] }
 }()
 
 /// Answers of the example model, a teller of stories, that must be something else.
-@Suite("Server: constrained answers", .serialized, .enabled(if: packages != nil))
+@Suite("Server: constrained answers", .serialized, .enabled(if: grammarPackages != nil))
 struct ConstraintTests {
     private static let schema: JSON = [
         "type": "object", "required": ["name", "age", "likes"], "additionalProperties": false,
@@ -38,7 +38,7 @@ struct ConstraintTests {
 
     private func with(_ body: (TestServer) async throws -> Void) async throws {
         try await TestServer.with(
-            exampleEngine(), ServerOptions(packageFolders: packages ?? []), body)
+            exampleEngine(), ServerOptions(packageFolders: grammarPackages ?? []), body)
     }
 
     private func chat(_ more: JSON) -> JSON {

@@ -1,19 +1,11 @@
 import MinimaCore
-import MinimaGrammar
-import MinimaTensor
 import Testing
 
 @testable import MinimaServer
 
-/// Where torch is, if xgrammar lies beside it, where `make setup` puts it.
-private let packages: [String]? = {
-    guard let folder = try? Torch.packageFolder() else { return nil }
-    return (try? GrammarLibrary(folders: [folder])).map { _ in [folder] }
-}()
-
 /// Calls that a request forces, or whose arguments must follow a schema, of a model that would never
 /// make them.
-@Suite("Server: forced calls", .serialized, .enabled(if: packages != nil))
+@Suite("Server: forced calls", .serialized, .enabled(if: grammarPackages != nil))
 struct ForcedCallTests {
     private static let tools: JSON = [
         [
@@ -49,7 +41,7 @@ struct ForcedCallTests {
         var chat = try ToolScript.chat("chatml-tools", parser: name)
         chat.reasoningParser = nil
         let model = try ToolScript.model(chat)
-        let options = ServerOptions(packageFolders: packages ?? [])
+        let options = ServerOptions(packageFolders: grammarPackages ?? [])
         let engine = try exampleEngine()
         try await TestServer.with(engine, options, model: model) { server in
             let choices: [JSON] = [
@@ -81,7 +73,7 @@ struct ForcedCallTests {
     /// Thoughts come before a forced call; content of a form goes with no forced call.
     @Test func withThoughtsAndForms() async throws {
         let model = try ToolScript.model(ToolScript.chat("chatml-tools"))
-        let options = ServerOptions(packageFolders: packages ?? [])
+        let options = ServerOptions(packageFolders: grammarPackages ?? [])
         let engine = try exampleEngine()
         try await TestServer.with(engine, options, model: model) { server in
             var body: JSON = [

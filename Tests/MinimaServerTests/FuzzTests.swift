@@ -192,7 +192,7 @@ struct FuzzTests {
     /// Bytes that are no HTTP, or little of it, and requests cut short, end the connection only.
     @Test func bytes() async throws {
         let engine = try ScriptedBackend.engine("never")
-        let options = ServerOptions(idleTimeout: .seconds(1))
+        let options = ServerOptions(idleTimeout: .seconds(3))
         try await TestServer.with(engine, options) { server in
             let port = server.port
             let good = Array(wireRequest("POST", "/v1/completions", "{\"prompt\":\"x\"}").utf8)

@@ -35,9 +35,9 @@ struct ServeCommandTests {
             }
         }
 
-        /// The port, once there is one; `nil` when the process ends or a minute passes.
+        /// The port, once there is one; `nil` when the process ends or three minutes pass.
         func port() -> Int? {
-            for _ in 0..<6000 {
+            for _ in 0..<18_000 {
                 if let line = errors.split(separator: "\n").first(where: { $0.contains("http://") })
                 {
                     return line.split(separator: ":").last.flatMap { Int($0) }
@@ -48,9 +48,9 @@ struct ServeCommandTests {
             return nil
         }
 
-        /// The exit code, of a process that ends within a minute.
+        /// The exit code, of a process that ends within three minutes.
         func end() -> Int32 {
-            for _ in 0..<6000 where process.isRunning { usleep(10_000) }
+            for _ in 0..<18_000 where process.isRunning { usleep(10_000) }
             if process.isRunning { kill(process.processIdentifier, SIGKILL) }
             process.waitUntilExit()
             return process.terminationStatus
@@ -63,7 +63,9 @@ struct ServeCommandTests {
         try Data("secret-key\n".utf8).write(to: URL(fileURLWithPath: keys))
         defer { try? FileManager.default.removeItem(atPath: keys) }
         let (code, text, errors) = try await blocking {
-            let served = try Served(["--api-key-file", keys, "--name", "tiny"])
+            let served = try Served([
+                "--api-key-file", keys, "--name", "tiny", "--drain-seconds", "300",
+            ])
             let port = try #require(served.port(), "\(served.errors)")
             let stranger = try Wire(port: port)
             stranger.send(wireRequest("GET", "/v1/models"))

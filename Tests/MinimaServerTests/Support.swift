@@ -107,9 +107,9 @@ final class TestServer: Sendable {
     }
 }
 
-/// Waits until `holds`; false after half a minute, which a busy machine may need.
+/// Waits until `holds`; false after two minutes, which a busy machine may need.
 func eventually(_ holds: () -> Bool) async -> Bool {
-    for _ in 0..<6000 {
+    for _ in 0..<24_000 {
         if holds() { return true }
         try? await Task.sleep(for: .milliseconds(5))
     }

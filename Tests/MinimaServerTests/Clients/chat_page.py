@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Error, expect, sync_playwright
 
 browser_path, folder, servers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 failed = []
 
 
@@ -29,7 +29,7 @@ def page_of(server, name, allowed=(), **options):
     """A fresh browser's page; only `allowed` may appear among errors of the console."""
     print(name, flush=True)
     context = browser.new_context(**options)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     wrong = []
     page.on("pageerror", lambda error: wrong.append(f"error in the script: {error}"))
@@ -78,14 +78,14 @@ def is_positive(locator):
 
 def becomes(holds):
     """Waits for what the server does."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.02)
 
 
 def metric(server, name):
-    with urllib.request.urlopen(servers[server] + "metrics") as response:
+    with urllib.request.urlopen(servers[server] + "metrics", timeout=60) as response:
         lines = response.read().decode().splitlines()
     values = [line.split()[-1] for line in lines if line.startswith(f"minima_{name} ")]
     return float(values[0]) if values else 0
@@ -278,7 +278,7 @@ def stops():
             expect(page.locator(".assistant .body").last).not_to_be_empty()
             expect(figure(page, "running")).to_have_text("1")
             becomes(lambda: is_positive(figure(page, "server-rate")))
-            assert not figure(page, "pages").inner_text().startswith("0 of")
+            becomes(lambda: not figure(page, "pages").inner_text().startswith("0 of"))
             assert page.get_by_role("button", name="Send").is_hidden()
             end()
             expect(page.locator(".facts").last).to_contain_text("stopped")
@@ -343,7 +343,7 @@ def other_sites():
 
 
 with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=browser_path)
+    browser = playwright.chromium.launch(executable_path=browser_path, timeout=180_000)
     for step in (answers, markup, keys, failures, stops, narrow, other_sites):
         step()
     browser.close()

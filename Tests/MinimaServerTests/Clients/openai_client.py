@@ -11,7 +11,7 @@ import sys
 import openai
 
 url, key = sys.argv[1:]
-client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
+client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=300)
 messages = [{"role": "user", "content": "Tell me a story"}]
 
 
@@ -107,7 +107,7 @@ step("many at a time")
 
 
 async def many():
-    async with openai.AsyncOpenAI(base_url=url, api_key=key, timeout=120) as client:
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, timeout=300) as client:
         return await asyncio.gather(
             *(
                 client.chat.completions.create(

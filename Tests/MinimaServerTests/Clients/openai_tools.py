@@ -11,7 +11,7 @@ import sys
 import openai
 import pydantic
 
-client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=60)
+client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=300)
 
 
 class GetWeather(pydantic.BaseModel):
