@@ -9,7 +9,7 @@ RATIO ?= 0.35
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what the build needs: apt packages, libtorch under .deps/
+setup: ## install what the build needs: apt packages, libtorch and xgrammar under .deps/
 	@Scripts/setup.sh
 
 build: setup ## release build: .build/release/minima and libMinimaTorch.so
@@ -45,5 +45,5 @@ dist: setup ## portable binary and its archive under dist/
 check-dist: dist ## run that binary with libtorch absent, of another version, and found each way
 	@Scripts/check-dist.sh
 
-clean: ## remove what was built; libtorch in .deps/ stays
+clean: ## remove what was built; .deps/ stays
 	@rm -rf .build dist demo

@@ -36,29 +36,29 @@ find_browser() {
 }
 
 install_browser() {
-    local sudo=()
+    local sudo=() with_libraries=()
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || return 1
         sudo=(sudo)
         [ -t 0 ] || sudo=(sudo -n)
     fi
-    if command -v apt-get >/dev/null; then
+    if command -v apt-get >/dev/null && "${sudo[@]}" true; then
         # A broken third-party source fails the update, yet not necessarily the installation.
         "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 -qq update || true
         if apt-cache policy chromium-headless-shell | grep -q 'Candidate: [0-9]'; then
             say "browser for tests: installing chromium-headless-shell"
             "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-                -qq -y --no-install-recommends install chromium-headless-shell
-            return
+                -qq -y --no-install-recommends install chromium-headless-shell && return
         fi
+        with_libraries=(--with-deps)
     fi
     say "browser for tests: downloading Playwright's Chromium"
     PYTHONPATH=$folder PLAYWRIGHT_BROWSERS_PATH=$folder \
-        python3 -m playwright install --only-shell --with-deps chromium
+        python3 -m playwright install --only-shell "${with_libraries[@]}" chromium
 }
 
 stamp="$(python3 -V) $(sha256sum <"$requirements")" || die "python3 is not installed"
-if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && runs "$(cat "$folder/.path")"; then
+if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] &&
+    runs "$(cat "$folder/.path" 2>/dev/null)"; then
     say "browser for tests: present"
     exit
 fi

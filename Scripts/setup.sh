@@ -282,8 +282,10 @@ set_up_grammar() {
         if [ -z "$(grammar_defect "$MINIMA_TORCH/..")" ]; then
             say "xgrammar $grammar_version: present beside MINIMA_TORCH"
         else
+            # Not by the file itself: its hashes are those of wheels for one version of Python.
             say "xgrammar $grammar_version: not beside MINIMA_TORCH; only constrained answers need" \
-                "it: pip install --no-deps -r Scripts/grammar-requirements.txt"
+                "it: pip install --no-deps" \
+                "$(sed -n 's/^\([a-z-]*==[0-9.]*\).*/\1/p' Scripts/grammar-requirements.txt | paste -sd ' ')"
         fi
         return
     fi

@@ -46,7 +46,7 @@ public struct SoakResult: StageResult, Hashable {
     public var examples: [String]
     /// Times that the server's queue was full and a request was made again.
     public var retries: Int
-    /// Times that the server was told to stop (SIGTERM), and was killed (SIGKILL).
+    /// Times that the server was told to stop (SIGTERM).
     public var terminations: Int
     /// Times that the server was killed (SIGKILL).
     public var kills: Int

@@ -58,7 +58,9 @@ struct AnswerReader {
             self.status = status
             let type = headers.first(name: "content-type")?.lowercased() ?? ""
             isStream = status == 200 && type.hasPrefix("text/event-stream")
+            // A day at most: what clocks add up is finite.
             retryAfter = headers.first(name: "retry-after").flatMap { Int($0) }
+                .map { min(max($0, 0), 86_400) }
         case .body(let buffer) where isStream:
             for data in try parser.add(buffer.readableBytesView) {
                 try take(AnswerEvent(data), at: timed.time)

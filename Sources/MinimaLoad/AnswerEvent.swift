@@ -5,10 +5,15 @@ struct TokenUsage: Sendable, Hashable {
     var prompt: Int
     var answer: Int
 
+    /// More than any answer has, and few enough for sums.
+    private static let possible = 0...1 << 40
+
     init?(_ json: JSON?) {
-        guard let prompt = json?["prompt_tokens"]?.int, prompt >= 0 else { return nil }
+        guard let prompt = json?["prompt_tokens"]?.int, Self.possible.contains(prompt) else {
+            return nil
+        }
         let answer = json?["completion_tokens"]?.int ?? 0
-        guard answer >= 0 else { return nil }
+        guard Self.possible.contains(answer) else { return nil }
         (self.prompt, self.answer) = (prompt, answer)
     }
 }

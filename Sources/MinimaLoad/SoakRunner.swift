@@ -153,6 +153,8 @@ public final class SoakRunner: Sendable {
         guard let server = options.server else { return }
         _ = await life.wait()
         life.end(interruption)
+        // Also when it does not come back: nobody must go on waiting for it.
+        defer { life.begin() }
         let signal = interruption == .termination ? SIGTERM : SIGKILL
         let code = try await server.end(signal, limit: .seconds(60))
         record.ended(by: interruption)
@@ -161,7 +163,6 @@ public final class SoakRunner: Sendable {
                 "SIGTERM: the server ended with \(code.map { "\($0)" } ?? "a kill, 60 s later")")
         }
         try await server.start(client)
-        life.begin()
     }
 
     private func lookAtMemory() async {

@@ -116,7 +116,7 @@ struct RunnerTests {
             // Even gaps: what comes first is asked first or not; each comes once.
             var options = options(
                 server, .open(rate: 200, isPoisson: false), requests: kinds.count)
-            options.limit = .seconds(2)
+            options.limit = .seconds(8)
             return try await LoadRunner(options).run()
         }
         let wanted = Dictionary(grouping: kinds, by: \.name).mapValues(\.count)
@@ -237,11 +237,11 @@ struct RunnerTests {
     }
 
     @Test func durationAndWarmUp() async throws {
-        let (result, asked) = try await ScriptedServer.with(afterPrologue { _ in answer(1) }) {
-            server in
+        let script = afterPrologue { _ in [.wait(.milliseconds(50))] + answer(1) }
+        let (result, asked) = try await ScriptedServer.with(script) { server in
             var options = options(server, .closed(users: 2))
             options.requests = nil
-            options.duration = .milliseconds(300)
+            options.duration = .seconds(3)
             options.warmUp = 3
             options.objectives = try Objectives("ttft:60000,e2el:60000")
             return (try await LoadRunner(options).run(), server.asked)

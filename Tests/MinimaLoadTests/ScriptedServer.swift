@@ -41,8 +41,9 @@ final class ScriptedServer: Sendable {
     private init(_ script: @escaping Script) { self.script = script }
 
     /// Runs `body` against a server that answers as `script` says.
-    static func with<Result>(
-        _ script: @escaping Script, _ body: (ScriptedServer) async throws -> Result
+    @discardableResult static func with<Result>(
+        _ script: @escaping Script, port: Int = 0,
+        _ body: (ScriptedServer) async throws -> Result
     ) async throws -> Result {
         let server = ScriptedServer(script)
         let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
@@ -53,7 +54,7 @@ final class ScriptedServer: Sendable {
                     try channel.pipeline.syncOperations.addHandler(ScriptHandler(server))
                 }
             }
-            .bind(host: "127.0.0.1", port: 0).get()
+            .bind(host: "127.0.0.1", port: port).get()
         server.channel.withLock { $0 = channel }
         do {
             let result = try await body(server)
@@ -67,9 +68,6 @@ final class ScriptedServer: Sendable {
 
     var port: Int { channel.withLock { $0?.localAddress?.port ?? 0 } }
     var asked: [Asked] { state.withLock(\.asked) }
-
-    /// Takes no more connections.
-    func stopListening() async throws { try await channel.withLock { $0 }?.close() }
 
     /// Lets all go on that wait.
     func release() {

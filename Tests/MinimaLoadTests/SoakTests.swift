@@ -11,9 +11,14 @@ import Testing
 struct SoakTests {
     private let folder = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
 
-    /// A port that was free a moment ago.
+    /// A port that was free a moment ago, below those that the system gives to connections by itself.
     private func freePort() async throws -> Int {
-        try await ScriptedServer.with({ _ in [] }) { $0.port }
+        for _ in 0..<50 {
+            let port = Int.random(in: 20_000..<32_000)
+            let found = try? await ScriptedServer.with({ _ in [] }, port: port) { $0.port }
+            if let found { return found }
+        }
+        return try await ScriptedServer.with({ _ in [] }) { $0.port }
     }
 
     private func serve(_ port: Int, _ options: String = "") -> ServerProcess {
@@ -99,7 +104,7 @@ struct SoakTests {
             try await SoakRunner(
                 SoakOptions(
                     address: ServerAddress(host: "127.0.0.1", port: server.port), requests: 80,
-                    users: 4, seed: 1, questions: 6, limit: .seconds(2), settleTime: .zero)
+                    users: 4, seed: 1, questions: 6, limit: .seconds(5), settleTime: .zero)
             ).run()
         }
         #expect(result.compared > 0 && result.wrong == result.compared)
@@ -122,7 +127,7 @@ struct SoakTests {
         }
         try await ScriptedServer.with({ _ in [response(200, "{}")] }) { server in
             let address = ServerAddress(host: "127.0.0.1", port: server.port)
-            let client = try ServerClient(address, key: nil, limit: .seconds(5))
+            let client = try ServerClient(address, key: nil, limit: .seconds(60))
             await #expect(throws: ProcessError.occupied(address: address.description)) {
                 try await ServerProcess(command: "sleep 100").start(client)
             }

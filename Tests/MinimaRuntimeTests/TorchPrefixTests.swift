@@ -133,7 +133,7 @@ struct TorchPrefixTests {
         #expect(engine.outcome(1)?.timings.cachedTokens == 36)
         let steps = engine.core.metrics.speculation.steps
         // Both took as many steps.
-        #expect((steps[5]?.count ?? 0) % 2 == 0)
+        #expect(try #require(steps[5]).count % 2 == 0)
     }
 
     /// A head's proposals are those that it makes without known pages, also where the tokens behind a
@@ -156,7 +156,12 @@ struct TorchPrefixTests {
         #expect(found == expected && core.metrics.cachedTokens > 200)
         // A proposal that is as good as another may change with rounding; few do.
         let (left, right) = (core.metrics.speculation, plain.metrics.speculation)
-        #expect(left.accepted == right.accepted && left.reached == right.reached)
+        #expect(left.reached.count == right.reached.count)
+        for (own, others) in zip(
+            left.accepted + left.reached, right.accepted + right.reached)
+        {
+            #expect(abs(own - others) <= 2 + others / 50, "\(left) \(right)")
+        }
     }
 }
 

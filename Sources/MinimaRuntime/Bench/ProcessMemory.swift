@@ -1,8 +1,8 @@
 import FoundationEssentials
 import Glibc
+import MinimaCore
 
-/// Memory of this process as Linux counts it.
-enum ProcessMemory {
+extension ProcessMemory {
     /// Most bytes that were resident since the process began or ``resetPeak()``; `nil` where the
     /// kernel does not say.
     static func peak() -> Int? {

@@ -7,7 +7,7 @@ import MinimaTensor
 /// kernels of a decode step, recorded into one graph.
 ///
 /// What depends on a step's rows is allocated as the step is made, everything else by the initialiser;
-/// nothing as steps run. One thread uses it.
+/// nothing as steps run. Several threads may make its steps; otherwise one thread uses it.
 final class CUDADecoder {
     let weights: DecoderWeights
     let layout: CUDALayout

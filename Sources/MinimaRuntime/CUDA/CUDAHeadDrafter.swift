@@ -275,6 +275,7 @@ extension CUDAHeadDrafter {
         let last, next: Tensor
         /// float32 `[bucket, draft vocabulary]`.
         let logits: Tensor
+
         init(_ shapes: Shapes, device: Device) throws(TensorError) {
             func buffer(_ shape: [Int]) throws(TensorError) -> Tensor {
                 try .zeros(shape, dtype: .bfloat16, device: device)

@@ -44,7 +44,8 @@ public struct CUDALayout: Sendable, Hashable {
         self.isDeterministic = isDeterministic
         self.tunesKernels = tunesKernels
         self.slots = slots
-        self.context = context
+        // Positions are int32 on the device, and configurations can hold any number.
+        self.context = min(context, Int(Int32.max))
         self.pages = pages
         self.format = format
         self.chunk = chunk

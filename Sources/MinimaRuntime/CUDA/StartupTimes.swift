@@ -2,7 +2,7 @@
 public struct StartupTimes: Sendable, Hashable {
     /// A part of the start.
     public struct Part: Sendable, Hashable {
-        /// `weights`, `kernels`, `graphs`.
+        /// Such as `weights`, `kernels`, `graphs`.
         public var name: String
         /// Wall-clock time.
         public var seconds: Double

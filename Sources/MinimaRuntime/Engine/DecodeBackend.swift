@@ -187,8 +187,7 @@ public struct PrefillChunk: Sendable {
     /// A chunk of the sequence in `slot`.
     public init(
         slot: Int, position: Int, tokens: ArraySlice<Int32>, pages: [Int32], samples: Bool,
-        scoring: PromptScoring? = nil,
-        mask: [UInt32]? = nil
+        scoring: PromptScoring? = nil, mask: [UInt32]? = nil
     ) {
         self.slot = slot
         self.position = position

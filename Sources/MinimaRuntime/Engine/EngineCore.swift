@@ -71,7 +71,7 @@ final class EngineCore {
 
     private func end(_ sequence: EngineSequence, _ reason: FinishReason) {
         guard !sequence.hasEnded else { return }
-        // What may be wrong is used by nobody else.
+        // What may be wrong is found by nobody any more.
         if case .failed(let error) = reason, error.doubtsPages { pool.forgetAll() }
         release(sequence)
         waiting.removeAll { $0 === sequence }

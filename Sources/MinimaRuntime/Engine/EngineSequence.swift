@@ -69,7 +69,8 @@ final class EngineSequence {
         return Array(prompt)
             + generated[max(range.lowerBound - count, 0)..<max(range.upperBound - count, 0)]
     }
-    /// Whether known pages may stand for what it would compute.
+    /// Whether known pages may stand for what it would compute: not where the prompt's own
+    /// log-probabilities are told, which need all of its tokens computed.
     var readsKnownPages: Bool { request.promptLogprobs == nil }
     /// How many those are.
     var length: Int { request.prompt.count + generated.count }
@@ -83,8 +84,7 @@ final class EngineSequence {
     var needsResult: Bool { isConstrained && inFlight > 0 }
     /// Most tokens whose keys and values are ever needed: the last new one is never read.
     var longest: Int { request.prompt.count + max(limit, 1) - 1 }
-    /// Whether log-probabilities of the prompt are still to come. They need all of its tokens computed,
-    /// so keys and values that another request left are of no use until then.
+    /// Whether log-probabilities of the prompt are still to come.
     var isScoring: Bool { request.promptLogprobs != nil && scores.count < request.prompt.count }
     /// Whether there is nothing left to compute for a request without new tokens.
     var isComplete: Bool { limit == 0 && cached >= target && !isScoring }
