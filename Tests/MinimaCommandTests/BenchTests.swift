@@ -132,10 +132,10 @@ struct BenchTests {
         #expect(outcome.code == 0 && outcome.errors.isEmpty)
         for text in [
             "USAGE: minima bench", "--shape", "qwen3-14b, qwen3-32b, qwen3-8b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS]", "Default: dense.", "--plan", "--context",
-            "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk", "--kv-dtype",
-            "--kernel-cache", "--peer", "--out", "--seed", "--device", "(default: cuda:0)",
-            "--json", "random",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS]", "Default: dense.", "--plan",
+            "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
+            "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",
+            "(default: cuda:0)", "--json", "random",
         ] {
             #expect(outcome.output.contains(text), "\(text)")
         }
