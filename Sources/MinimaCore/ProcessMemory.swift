@@ -1,10 +1,13 @@
 import Glibc
 
-/// The memory of this process.
+/// The memory of processes of this machine.
 public enum ProcessMemory {
-    /// Bytes in memory now; `nil` when /proc is not there.
-    public static func resident() -> Int? {
-        guard let file = fopen("/proc/self/statm", "r") else { return nil }
+    /// Bytes in memory now; `nil` when /proc or the process is not there.
+    ///
+    /// - Parameter process: Its number; `nil`: this one.
+    public static func resident(of process: Int32? = nil) -> Int? {
+        let name = process.map(String.init) ?? "self"
+        guard let file = fopen("/proc/\(name)/statm", "r") else { return nil }
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 128)
         guard fgets(&line, Int32(line.count), file) != nil else { return nil }

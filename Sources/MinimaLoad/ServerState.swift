@@ -1,4 +1,3 @@
-import Glibc
 import NIOHTTP1
 
 /// What a Minima server says of itself on `/metrics`.
@@ -59,16 +58,4 @@ extension ServerClient {
         }
         return state
     }
-}
-
-/// Resident bytes of a process of this machine.
-func residentBytes(of process: Int32) -> Int? {
-    guard let file = fopen("/proc/\(process)/statm", "r") else { return nil }
-    defer { fclose(file) }
-    var line = [CChar](repeating: 0, count: 128)
-    guard fgets(&line, Int32(line.count), file) != nil else { return nil }
-    let text = String(
-        decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    let pages = text.split(separator: " ").dropFirst().first.flatMap { Int($0) }
-    return pages.map { $0 * sysconf(Int32(_SC_PAGESIZE)) }
 }

@@ -177,7 +177,7 @@ public final class SoakRunner: Sendable {
         // A process that is about to become the server, or has ended, tells nothing.
         guard let restarts = life.countWhileUp else { return }
         let process = options.server?.number ?? options.process
-        guard let bytes = process.flatMap({ residentBytes(of: $0) }) ?? reported,
+        guard let bytes = process.flatMap({ ProcessMemory.resident(of: $0) }) ?? reported,
             life.countWhileUp == restarts
         else { return }
         record.add(

@@ -42,13 +42,7 @@ struct ConstraintEngineTests {
                         stop: Bool.random(using: &random) || rule == .text ? [7, 8] : [],
                         Int.random(in: 0..<3, using: &random) > 0 ? rule?.constraint : nil))
             }
-            if Int.random(in: 0..<5, using: &random) == 0,
-                let id = engine.requests.indices.randomElement(using: &random),
-                engine.outcome(id) == nil
-            {
-                engine.core.cancel(UInt64(id))
-                cancelled.insert(id)
-            }
+            if let id = engine.cancelAny(oncePer: 5, &random) { cancelled.insert(id) }
             engine.core.step()
         }
         #expect(engine.finish())

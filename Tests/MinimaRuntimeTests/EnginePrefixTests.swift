@@ -46,13 +46,7 @@ struct EnginePrefixTests {
                         stop: Bool.random(using: &random) ? [7, 8] : [],
                         cacheSalt: Int.random(in: 0..<5, using: &random) == 0 ? "other" : ""))
             }
-            if Int.random(in: 0..<4, using: &random) == 0,
-                let id = engine.requests.indices.randomElement(using: &random),
-                engine.outcome(id) == nil
-            {
-                engine.core.cancel(UInt64(id))
-                cancelled.insert(id)
-            }
+            if let id = engine.cancelAny(oncePer: 4, &random) { cancelled.insert(id) }
             engine.core.step()
             #expect(engine.core.metrics.cachedPages <= engine.core.metrics.freePages)
         }

@@ -28,11 +28,7 @@ struct EngineSchedulingTests {
                     maxTokens: Int.random(in: 1...40, using: &random),
                     stop: Bool.random(using: &random) ? [7, 8] : [])
             }
-            if Int.random(in: 0..<4, using: &random) == 0,
-                let id = engine.requests.indices.randomElement(using: &random),
-                engine.outcome(id) == nil
-            {
-                engine.core.cancel(UInt64(id))
+            if let id = engine.cancelAny(oncePer: 4, &random) {
                 cancelled.insert(id)
                 #expect(engine.outcome(id)?.reason == .cancelled)
             }

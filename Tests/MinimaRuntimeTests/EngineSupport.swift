@@ -406,6 +406,17 @@ final class SteppedEngine {
         core = EngineCore(backend, options)
     }
 
+    /// Cancels a request that has not ended, by chance, in at most one of `count` calls.
+    ///
+    /// - Returns: Its number; `nil` where none was.
+    func cancelAny(oncePer count: Int, _ random: inout TestRandom) -> Int? {
+        guard Int.random(in: 0..<count, using: &random) == 0,
+            let id = requests.indices.randomElement(using: &random), outcome(id) == nil
+        else { return nil }
+        core.cancel(UInt64(id))
+        return id
+    }
+
     /// Submits a prompt; returns its number.
     @discardableResult
     func submit(_ prompt: [Int32], maxTokens: Int, stop: Set<Int32> = []) throws -> Int {

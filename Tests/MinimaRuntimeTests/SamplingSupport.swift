@@ -1,4 +1,5 @@
 import MinimaCore
+import MinimaKernels
 import MinimaTensor
 
 @testable import MinimaRuntime
@@ -101,5 +102,15 @@ struct SamplingGenerator: RandomNumberGenerator {
     /// A few tokens.
     mutating func tokens(_ count: Int, vocabulary: Int) -> [Int32] {
         (0..<count).map { _ in .random(in: 0..<Int32(vocabulary), using: &self) }
+    }
+}
+
+extension SamplingState {
+    /// Bytes of its tensors.
+    var heldBytes: Int {
+        Mirror(reflecting: self).children.reduce(0) { sum, child in
+            let tensor = (child.value as? Tensor) ?? (child.value as? Tensor?) ?? nil
+            return sum + (tensor.map { $0.count * $0.dtype.byteCount } ?? 0)
+        }
     }
 }

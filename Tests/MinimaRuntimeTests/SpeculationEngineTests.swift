@@ -62,13 +62,7 @@ struct SpeculationEngineTests {
                     maxTokens: Int.random(in: 1...60, using: &random),
                     stop: Bool.random(using: &random) ? [7, 8] : [])
             }
-            if Int.random(in: 0..<5, using: &random) == 0,
-                let id = engine.requests.indices.randomElement(using: &random),
-                engine.outcome(id) == nil
-            {
-                engine.core.cancel(UInt64(id))
-                cancelled.insert(id)
-            }
+            if let id = engine.cancelAny(oncePer: 5, &random) { cancelled.insert(id) }
             engine.core.step()
         }
         #expect(engine.finish())
