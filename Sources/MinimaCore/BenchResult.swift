@@ -195,8 +195,8 @@ extension BenchResult {
             public var draft: String
             /// Tokens that are proposed and verified for each request.
             public var draftTokens: Int
-            /// Tokens that a step makes for each request, on average; with
-            /// ``simulatedLength`` as drawn.
+            /// Tokens that a step makes for each request, on average: ``simulatedLength`` where there
+            /// is one.
             public var acceptanceLength: Double
             /// The average that was prescribed, proposals counting as right by chance; `nil`: they were
             /// compared.

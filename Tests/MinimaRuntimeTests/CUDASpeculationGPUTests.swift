@@ -109,9 +109,8 @@ struct CUDASpeculationGPUTests {
     /// outside of the vocabulary; also as their number changes from step to step.
     ///
     /// A token's place in its step changes the order in which attention's sums are merged, and the
-    /// number of rows that of every product: at a near-tie two runs may part, which of these 240 tokens
-    /// leaves three quarters in the worst case if one request does. What is chosen from given logits is
-    /// the same bit by bit, see the test after this.
+    /// number of rows that of every product, so where two runs part there must be a near-tie. What is
+    /// chosen from given logits is the same bit by bit, see the test after this.
     @Test func proposalsDoNotChangeTokens() throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
         let backend = try CUDABackend(
@@ -119,6 +118,7 @@ struct CUDASpeculationGPUTests {
             layout: CUDALayout(
                 slots: 4, context: 256, chunk: 64, isDeterministic: true, draftTokens: [1, 3]),
             kernels: kernels)
+        let exact = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
         let vocabulary = backend.capacity.vocabulary
         let requests = try requests(vocabulary)
         let count = 60
@@ -137,8 +137,14 @@ struct CUDASpeculationGPUTests {
             let common = zip(found, expected).reduce(0) { sum, pair in
                 sum + zip(pair.0, pair.1).prefix { $0.id == $1.id }.count
             }
-            #expect(common >= requests.count * count * 3 / 4, "\(numbers): \(common) tokens")
-            for (own, other) in zip(found, expected) {
+            #expect(common >= requests.count * count / 4, "\(numbers): \(common) tokens")
+            for ((own, other), request) in zip(zip(found, expected), requests) {
+                let ids = (own.map(\.id), other.map(\.id))
+                if ids.0 != ids.1 {
+                    #expect(
+                        try NearTie.explains(ids, prompt: request.prompt, request.sampling, exact),
+                        "\(numbers)")
+                }
                 for (token, peer) in zip(own, other).prefix(while: { $0.id == $1.id }) {
                     #expect((token.logprob == nil) == (peer.logprob == nil))
                     #expect(token.alternatives.count == peer.alternatives.count)
@@ -166,7 +172,9 @@ struct CUDASpeculationGPUTests {
     /// Every token of a step that verifies is what the host's sampler chooses from the step's logits,
     /// and these are those of libtorch's forward pass over the tokens before.
     ///
-    /// Tolerance of logits: as in the tests of the backend, twice the error of a bfloat16 forward pass.
+    /// Tolerance of logits: twice the error of a bfloat16 forward pass, as the root of the mean square over
+    /// all steps for each place in a step; single rows' errors scatter by a factor of ten in texts that
+    /// repeat themselves, in the forward pass as here.
     @Test func ngramStepsAreTheReference() throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
         let model = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
@@ -202,7 +210,9 @@ struct CUDASpeculationGPUTests {
             sequences.append(prompt + [token])
         }
         var most = 0
-        for step in 0..<20 {
+        var errors = [Double](repeating: 0, count: number + 1)
+        var usual = errors
+        for _ in 0..<20 {
             try backend.decode(
                 DecodeBatch(
                     rows: (0..<bucket).map {
@@ -217,7 +227,9 @@ struct CUDASpeculationGPUTests {
                 for (place, token) in found[slot].enumerated() {
                     let row = slot * (number + 1) + place
                     let own = try logits.narrow(0, row..<row + 1)
-                    if step < 5 { try check(own, model, rounding, sequences[slot]) }
+                    let square = try squares(own, model, rounding, sequences[slot])
+                    errors[place] += square.found
+                    usual[place] += square.usual
                     let chosen = try Sampler.sample(own, [sampling[slot]])[0].id
                     #expect(token.id == chosen)
                     if place > 0 { #expect(found[slot][place - 1].id == proposals[place - 1]) }
@@ -228,13 +240,18 @@ struct CUDASpeculationGPUTests {
                 if place < number { #expect(found[slot][place].id != proposals[place]) }
             }
         }
-        #expect(most > 1, "no proposal was ever right")
+        #expect(most == number + 1, "proposals were never all right")
+        for place in 0...number {
+            #expect(errors[place] <= 4 * usual[place], "place \(place) of a step")
+        }
     }
 
-    private func check(
+    /// Squares of the relative errors of logits `[1, vocabulary]` after `sequence`: of `found`, and of
+    /// the forward pass of `rounding`, against that of `model`.
+    private func squares(
         _ found: Tensor, _ model: any LanguageModel, _ rounding: any LanguageModel,
         _ sequence: [Int32]
-    ) throws {
+    ) throws -> (found: Double, usual: Double) {
         func last(_ model: any LanguageModel) throws -> Tensor {
             let input = try Tensor(sequence.map(Int64.init), shape: [1, sequence.count])
                 .to(model.device)
@@ -248,7 +265,7 @@ struct CUDASpeculationGPUTests {
         let size = try expected.norm().item()
         let error = try (found - expected).norm().item() / size
         let usual = try (last(rounding) - expected).norm().item() / size
-        #expect(error <= 2 * usual, "\(error) of \(2 * usual) after \(sequence.count) tokens")
+        return (error * error, usual * usual)
     }
 
     /// The engine with proposals gives what it gives without, up to near-ties, to the limits of tokens

@@ -187,7 +187,8 @@ public struct EagleDraft: Sendable {
         if source.holds(Self.offsetsName) || config.draftVocabulary < config.vocabulary {
             let offsets = try weights.stored(
                 Self.offsetsName, shape: [config.draftVocabulary], dtype: .int64)
-            targetIds = try offsets + .arange(0..<config.draftVocabulary, device: target.device)
+            let places = try Tensor.arange(0..<config.draftVocabulary, device: target.device)
+            targetIds = try offsets.to(target.device) + places
         } else {
             targetIds = try .arange(0..<config.vocabulary, device: target.device)
         }

@@ -120,7 +120,11 @@ extension DecodeBench {
         var run = plain
         let whole = Self.spread(replays).median
         run.label = "\(plain.label), \(speculation.label) draft"
-        run.step = Self.spread(runs.map { $0.seconds / ($0.tokens / Double(requests)) })
+        // A step takes as long whatever it accepts, and a few steps draw a mean far from what is asked.
+        run.step = Self.spread(
+            runs.map {
+                $0.seconds / (length.map { Double(steps) * $0 } ?? $0.tokens / Double(requests))
+            })
         run.graph = nil
         run.firstToken = nil
         run.prefill = nil
@@ -135,7 +139,7 @@ extension DecodeBench {
         run.traffic.weights += proposed
         let mean = runs.reduce(0) { $0 + $1.tokens } / Double(runs.count * steps * requests)
         run.speculation = BenchResult.Run.Speculation(
-            draft: speculation.label, draftTokens: count, acceptanceLength: mean,
+            draft: speculation.label, draftTokens: count, acceptanceLength: length ?? mean,
             simulatedLength: length,
             addedBytes: backend.memory.total - (plain.predictedMemory?.total ?? 0),
             round: .init(seconds: round.median / 1e6, bytes: proposed),
