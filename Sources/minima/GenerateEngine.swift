@@ -167,7 +167,8 @@ struct EngineMaker: Sendable {
         // The kernels' sums and rotary angles follow these sizes: what is asked must not change them.
         let isFixed = deterministic && decoder != nil
         let slots = isFixed ? parallel : min(parallel, max(size.slots, 1))
-        let longest = isFixed ? context : places(size.longest)
+        // The last token of a sequence has no place in a page, but counts.
+        let longest = isFixed ? context : min(places(size.longest) + 1, context)
         let budget = try budget(decoder, slots: slots, longest: longest)
         let weights = budget.weightBytes + loadingBytes(decoder, slots: slots, longest: longest)
         guard weights < budget.deviceBytes else {
