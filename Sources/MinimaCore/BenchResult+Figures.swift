@@ -44,8 +44,8 @@ extension BenchResult {
 
     /// Figures of a run on this card.
     public func figures(_ run: Run) -> Figures {
-        let step = run.step.median
-        let tokens = Self.quotient(1, step)
+        let tokens = Self.quotient(1, run.step.median)
+        let step = run.stepSeconds
         let length = run.speculation?.acceptanceLength ?? 1
         let roofline = Self.quotient(card.readBandwidth.median * length, run.traffic.total)
         let rate = run.prefill.flatMap { Self.quotient($0.flops, $0.seconds.median) }
@@ -53,9 +53,9 @@ extension BenchResult {
         let kernels = run.kernels.isEmpty ? nil : run.kernels.reduce(0) { $0 + $1.seconds }
         return Figures(
             label: run.label, tokensPerSecond: tokens,
-            totalTokensPerSecond: Self.quotient(Double(run.requests), step),
+            totalTokensPerSecond: Self.quotient(Double(run.requests), run.step.median),
             rooflineTokensPerSecond: roofline, rooflineShare: Self.quotient(tokens, roofline),
-            bytesPerSecond: Self.quotient(run.traffic.total, step * length),
+            bytesPerSecond: Self.quotient(run.traffic.total, step),
             prefillFlopsPerSecond: rate,
             prefillShare: Self.quotient(rate, card.matrixRate.median),
             peakShare: Self.quotient(
@@ -77,7 +77,7 @@ extension BenchResult {
         return KernelFigures(
             bytesPerSecond: rate,
             bandwidthShare: Self.quotient(rate, card.readBandwidth.median),
-            stepShare: Self.quotient(kernel.seconds, run.step.median))
+            stepShare: Self.quotient(kernel.seconds, run.stepSeconds))
     }
 
     private static func quotient(_ part: Double?, _ whole: Double?) -> Double? {
@@ -91,6 +91,11 @@ extension BenchResult {
         let difference = left - right
         return difference.isFinite ? difference : nil
     }
+}
+
+extension BenchResult.Run {
+    /// Seconds of a whole step, however many tokens it makes.
+    public var stepSeconds: Double { step.median * (speculation?.acceptanceLength ?? 1) }
 }
 
 extension BenchResult {

@@ -254,7 +254,7 @@ extension BenchResult {
         /// Seconds of a decode step as a user sees it: time per output token, also where a step makes
         /// several.
         public var step: Spread
-        /// Seconds of a replay of the step's graph alone.
+        /// Seconds of a replay of the step's graph alone, however many tokens it makes.
         public var graph: Spread?
         /// Seconds from a prompt to its first token, all requests at once.
         public var firstToken: Spread?

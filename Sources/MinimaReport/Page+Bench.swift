@@ -212,7 +212,7 @@ extension Page {
             \(entry("Replay of the graph", microseconds(run.graph?.median)))\
             \(entry("Unexplained", microseconds(figures.unexplainedSeconds)))\
             \(entry("Outside the graph", microseconds(figures.hostSeconds)))\
-            \(entry("Step", microseconds(run.step.median)))</dl>
+            \(entry("Step", microseconds(run.stepSeconds)))</dl>
             </details>
 
             """

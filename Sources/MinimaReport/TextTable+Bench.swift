@@ -104,9 +104,9 @@ extension TextTable {
         }
         for (name, seconds) in [
             ("all kernels", figures.kernelSeconds), ("unexplained", figures.unexplainedSeconds),
-            ("outside the graph", figures.hostSeconds), ("step", run.step.median),
+            ("outside the graph", figures.hostSeconds), ("step", run.stepSeconds),
         ] where seconds != nil {
-            let share = seconds.flatMap { quotient($0, run.step.median) }
+            let share = seconds.flatMap { quotient($0, run.stepSeconds) }
             rows.append(
                 (name, ["", "", Figure.microseconds(seconds), "", "", Figure.share(share)]))
         }

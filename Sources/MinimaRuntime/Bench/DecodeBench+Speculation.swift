@@ -125,15 +125,15 @@ extension DecodeBench {
             runs.map {
                 $0.seconds / (length.map { Double(steps) * $0 } ?? $0.tokens / Double(requests))
             })
-        run.graph = nil
+        run.graph = BenchResult.Spread(replays)
         run.firstToken = nil
         run.prefill = nil
         run.peakBytes = peak
         run.predictedMemory = backend.memory
-        run.kernels = []
         run.traffic = DecodeTraffic(
             dimensions, weightBytes: weights.readBytes, cacheType: format.dtype,
             context: context, requests: requests)
+        run.kernels = try profile(backend.step(size).kernels, traffic: run.traffic)
         let verified = Int(run.traffic.total)
         let proposed = (draft.head?.readBytes(count) ?? 0) + (keys ?? 0)
         run.traffic.weights += proposed

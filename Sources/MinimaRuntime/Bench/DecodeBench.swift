@@ -243,7 +243,7 @@ public struct DecodeBench {
     }
 
     /// Times the kernels of a step by name, each behind those of its name in other layers.
-    private func profile(_ step: [StepKernel], traffic: DecodeTraffic) throws
+    func profile(_ step: [StepKernel], traffic: DecodeTraffic) throws
         -> [BenchResult.Run.Kernel]
     {
         var names: [String] = []
