@@ -147,7 +147,7 @@ struct DecodeLinearShapeTests {
     @Test func measuredCutsAreTheUsualOnes() {
         func cut(_ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int) -> LinearTuning {
             problem(bits: bits, slots: slots, columns: columns, tokens: tokens)
-                .tuning(multiprocessors: 132, limit: 115_712)
+                .tuning(multiprocessors: 132, limit: tokens == 1 ? 115_712 : 232_448)
         }
         func expected(_ stage: Int, _ grain: Int, _ chunk: Int, ahead: Bool = false) -> LinearTuning
         {
@@ -157,7 +157,10 @@ struct DecodeLinearShapeTests {
         #expect(cut(16, 51_200, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(16, 5120, 25_600, 1) == expected(1024, 512, 5120, ahead: true))
         #expect(cut(16, 8000, 2240, 1) == expected(768, 768, 2240))
-        #expect(cut(16, 51_200, 5120, 8) == expected(1280, 640, 1280))
+        #expect(cut(16, 51_200, 5120, 4) == expected(1280, 1280, 5120))
+        #expect(cut(16, 5120, 25_600, 4) == expected(1280, 640, 5120))
+        #expect(cut(16, 5120, 8192, 4) == expected(1024, 512, 8192))
+        #expect(cut(16, 51_200, 5120, 8) == expected(1280, 1280, 5120))
         #expect(cut(8, 10_240, 5120, 1) == expected(512, 512, 5120))
         #expect(cut(8, 5120, 25_600, 8) == expected(512, 512, 2560))
         let small = problem(bits: 8, slots: 2944, columns: 25_600, tokens: 1, tilesPerStage: 1)

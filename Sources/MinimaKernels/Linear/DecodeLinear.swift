@@ -81,7 +81,7 @@ public struct DecodeLinear: Sendable {
                     add, a bias beside those and storeFloat, and the slots made for the epilogue
                     """)
         }
-        let limit = Self.sharedLimit(context)
+        let limit = Self.sharedLimit(context, tokens: tokens)
         let tuning =
             tuning ?? problem.tuning(multiprocessors: context.multiprocessors, limit: limit)
         // A cut that was asked for may take a whole multiprocessor.
@@ -124,9 +124,10 @@ public struct DecodeLinear: Sendable {
     }
 
     /// Half of a multiprocessor's shared memory where kernels overlap, so that the next one's ring
-    /// fills meanwhile.
-    static func sharedLimit(_ context: CUDAContext) -> Int {
-        let overlaps = !context.architecture.hasPrefix("sm_8")
+    /// fills meanwhile. With more tokens than one all of it: what they take would be missing in the
+    /// ring, and attention of several queries leaves no registers for a neighbour.
+    static func sharedLimit(_ context: CUDAContext, tokens: Int) -> Int {
+        let overlaps = tokens == 1 && !context.architecture.hasPrefix("sm_8")
         // Each block takes 1 KiB more than it asks for.
         return overlaps
             ? min(context.sharedPerBlock, context.sharedPerMultiprocessor / 2 - 1024)

@@ -70,7 +70,8 @@ public struct LinearTuner: Sendable {
         prepare: (LinearTuning) throws -> (CUDAStream, _ launch: Int) throws -> Void
     ) throws -> (tuning: LinearTuning, time: DeviceTime) {
         let candidates = kind.problem.candidates(
-            multiprocessors: context.multiprocessors, limit: DecodeLinear.sharedLimit(context))
+            multiprocessors: context.multiprocessors,
+            limit: DecodeLinear.sharedLimit(context, tokens: kind.problem.tokens))
         var best: (tuning: LinearTuning, time: DeviceTime)?
         for tuning in candidates {
             let time: DeviceTime

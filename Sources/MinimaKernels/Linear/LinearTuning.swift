@@ -92,15 +92,21 @@ struct LinearProblem: Sendable, Hashable {
             let choice = unchunked(multiprocessors)
             if depth(choice, limit: limit) != nil { return choice }
         }
+        // All columns at once where x leaves the ring enough room.
+        let whole = tokens == 1 ? 8192 : 40_960 / tokens
         let most =
-            tokens == 1
-            ? (columns <= 8192 ? columns : 5120) : (bits == 16 ? 10_240 : 20_480) / tokens
-        let widest = bits == 16 ? (tokens < 3 ? 1024 : 1280) : bits == 8 || tokens > 2 ? 512 : 1024
+            tokens == 1 || bits == 16
+            ? (columns <= whole ? columns : min(whole, 5120)) : 20_480 / tokens
+        let widest =
+            bits == 16
+            ? (tokens > 1 && columns % 1280 == 0 ? 1280 : 1024)
+            : bits == 8 || tokens > 2 ? 512 : 1024
         var choice = cut(most: most, widest: widest, multiprocessors)
         // Small devices, many tokens.
         for divisor in [2, 4, 8, 16] where depth(choice, limit: limit) == nil {
             choice = cut(
-                most: max(most / divisor, 64), widest: max(widest / divisor, 64), multiprocessors)
+                most: max(most / divisor, 64), widest: max(widest / divisor / 64 * 64, 64),
+                multiprocessors)
         }
         return choice
     }
