@@ -18,7 +18,7 @@ struct Bench: ParsableCommand {
             other in one process, beside the card's own ceilings. With --shape the weights are \
             random, made on the device at the exact sizes; nothing is read but their names. The \
             other requests of a batch get random keys and values. With --draft each is measured \
-            again with steps that propose tokens and verify them; a head of random weights guesses \
+            again with steps that propose tokens and verify them; a draft of random weights guesses \
             nothing, so --acceptance prescribes how many tokens a step makes, and results say so.
             """)
 
@@ -62,7 +62,8 @@ struct Bench: ParsableCommand {
     @Option(
         help: """
             Also measure speculative decoding: ngram, random[:intBITS] (an EAGLE-3 head of the model's \
-            sizes with random weights), or a draft's directory.
+            sizes with random weights), random:SHAPE[:intBITS] (a model of a --shape with random weights), \
+            or the directory of a head or of a smaller model with the same vocabulary.
             """)
     var draft: DraftChoice?
 
@@ -187,7 +188,8 @@ struct Bench: ParsableCommand {
             kernels: kernels, context: context, requests: requests.sorted(),
             format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
             tunesKernels: tune,
-            speculation: try draft?.speculation(draftTokens: draftTokens, lengths: acceptance),
+            speculation: try draft?.speculation(
+                draftTokens: draftTokens, lengths: acceptance, seed: seed),
             progress: progress.show)
         let card = try BenchResult.Card(measuring: kernels)
         if let costs { return try measureCosts(bench, card, to: costs) }

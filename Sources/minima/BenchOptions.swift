@@ -90,27 +90,33 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
     }
 }
 
-/// What proposes tokens in a benchmark: `ngram`, `random[:intBITS]`, or a draft's directory.
+/// What proposes tokens in a benchmark: `ngram`, `random[:SHAPE][:intBITS]`, or a draft's directory.
 struct DraftChoice: Hashable, ExpressibleByArgument {
     enum Kind: Hashable {
         case ngram
-        case random(bits: Int?)
+        /// A head of the model's sizes; with a shape's name, a model of that shape.
+        case random(shape: String?, bits: Int?)
         case directory(String)
     }
 
     var kind: Kind
 
-    /// Reads `ngram`, `random`, `random:int8`, a path.
+    /// Reads `ngram`, `random`, `random:int8`, `random:qwen3-0.6b:int4`, a path.
     init?(argument: String) {
-        let parts = argument.split(separator: ":", omittingEmptySubsequences: false)
-        switch (parts.first, parts.count) {
-        case ("ngram", 1): kind = .ngram
-        case ("random", 1): kind = .random(bits: nil)
-        case ("random", 2):
-            guard parts[1].hasPrefix("int"), let bits = Int(parts[1].dropFirst(3)) else {
-                return nil
+        var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
+        switch (parts.popFirst(), parts.count) {
+        case ("ngram", 0): kind = .ngram
+        case ("random", 0...2):
+            var bits: Int?
+            if let last = parts.last, last.hasPrefix("int") {
+                guard let number = Int(last.dropFirst(3)) else { return nil }
+                bits = number
+                parts = parts.dropLast()
             }
-            kind = .random(bits: bits)
+            guard parts.count <= 1 else { return nil }
+            let shape = parts.first.map(String.init)
+            guard shape.map({ ModelShape.all[$0] != nil }) ?? true else { return nil }
+            kind = .random(shape: shape, bits: bits)
         default:
             guard !argument.isEmpty else { return nil }
             kind = .directory(argument)
@@ -119,7 +125,7 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
 
     /// Throws unless the bits exist.
     func check() throws {
-        guard case .random(let bits?) = kind else { return }
+        guard case .random(_, let bits?) = kind else { return }
         var choice = WeightChoice(format: Dense.name)
         choice.bits = bits
         do { try choice.check() } catch {
@@ -132,7 +138,8 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     var label: String {
         switch kind {
         case .ngram: "n-gram"
-        case .random(let bits): "random \(bits.map { "int\($0)" } ?? "bf16")"
+        case .random(let shape, let bits):
+            "random \(shape.map { "\($0) " } ?? "")\(bits.map { "int\($0)" } ?? "bf16")"
         case .directory(let path): path
         }
     }
@@ -140,28 +147,50 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     /// What the benchmark is asked.
     ///
     /// - Throws: `CheckpointError` for a directory that is none.
-    func speculation(draftTokens: [Int], lengths: [Double]) throws -> DecodeBench.Speculation {
-        let draft: DecodeBench.Speculation.Draft =
-            switch kind {
-            case .ngram: .ngram
-            case .random(let bits): .random(bits: bits)
-            case .directory(let path): .head(try Checkpoint(path: path))
-            }
-        return DecodeBench.Speculation(
-            draft: draft, label: label, draftTokens: draftTokens, lengths: lengths)
+    func speculation(draftTokens: [Int], lengths: [Double], seed: UInt64) throws
+        -> DecodeBench.Speculation
+    {
+        DecodeBench.Speculation(
+            draft: try draft(seed: seed), label: label, draftTokens: draftTokens, lengths: lengths)
+    }
+
+    private func draft(seed: UInt64) throws -> DecodeBench.Speculation.Draft {
+        switch kind {
+        case .ngram: return .ngram
+        case .random(nil, let bits): return .random(bits: bits)
+        case .random(let shape?, let bits):
+            let config = try ModelShape.config(shape)
+            let dense = try RandomWeights(config, path: shape, seed: seed)
+            guard let bits else { return .model(dense) }
+            var choice = WeightChoice(format: Dense.name)
+            choice.bits = bits
+            return .model(
+                try RandomWeights(
+                    config, path: shape, seed: seed, plan: choice.plan(dense).modules))
+        case .directory(let path):
+            let checkpoint = try Checkpoint(path: path)
+            return try EagleConfiguration.describes(checkpoint.config)
+                ? .head(checkpoint) : .model(checkpoint)
+        }
     }
 }
 
 /// Sizes of published models.
 enum ModelShape {
     /// `config.json` by name.
-    static let all: [String: [(String, Int)]] = [
+    static let all: [String: [(String, JSON)]] = [
         "qwen3-32b": qwen3(
-            hidden: 5120, intermediate: 25_600, layers: 64, heads: 64, vocabulary: 151_936),
+            hidden: 5120, intermediate: 25_600, layers: 64, heads: 64),
         "qwen3-14b": qwen3(
-            hidden: 5120, intermediate: 17_408, layers: 40, heads: 40, vocabulary: 151_936),
+            hidden: 5120, intermediate: 17_408, layers: 40, heads: 40),
         "qwen3-8b": qwen3(
-            hidden: 4096, intermediate: 12_288, layers: 36, heads: 32, vocabulary: 151_936),
+            hidden: 4096, intermediate: 12_288, layers: 36, heads: 32),
+        "qwen3-4b": qwen3(
+            hidden: 2560, intermediate: 9728, layers: 36, heads: 32, tied: true),
+        "qwen3-1.7b": qwen3(
+            hidden: 2048, intermediate: 6144, layers: 28, heads: 16, tied: true),
+        "qwen3-0.6b": qwen3(
+            hidden: 1024, intermediate: 3072, layers: 28, heads: 16, tied: true),
     ]
 
     /// For messages.
@@ -169,25 +198,22 @@ enum ModelShape {
 
     /// The configuration of one of ``all``.
     static func config(_ name: String) throws -> ModelConfig {
-        var members: [(JSON.Name, JSON)] = [
-            ("model_type", .string("qwen3")), ("dtype", .string("bfloat16")),
-            ("tie_word_embeddings", .bool(false)), ("attention_bias", .bool(false)),
-            ("hidden_act", .string("silu")), ("rms_norm_eps", .number(1e-6)),
-        ]
-        for (key, value) in all[name] ?? [] {
-            members.append((JSON.Name(key), .integer(Int64(value))))
-        }
+        let members = (all[name] ?? []).map { (JSON.Name($0.0), $0.1) }
         return try ModelConfig(json: .object(.init(uniqueKeysWithValues: members)), path: name)
     }
 
     private static func qwen3(
-        hidden: Int, intermediate: Int, layers: Int, heads: Int, vocabulary: Int
-    ) -> [(String, Int)] {
+        hidden: Int64, intermediate: Int64, layers: Int64, heads: Int64, tied: Bool = false
+    ) -> [(String, JSON)] {
         [
-            ("hidden_size", hidden), ("intermediate_size", intermediate),
-            ("num_hidden_layers", layers), ("num_attention_heads", heads),
-            ("num_key_value_heads", 8), ("head_dim", 128), ("vocab_size", vocabulary),
-            ("max_position_embeddings", 40_960), ("rope_theta", 1_000_000),
+            ("model_type", .string("qwen3")), ("dtype", .string("bfloat16")),
+            ("tie_word_embeddings", .bool(tied)), ("attention_bias", .bool(false)),
+            ("hidden_act", .string("silu")), ("rms_norm_eps", .number(1e-6)),
+            ("hidden_size", .integer(hidden)), ("intermediate_size", .integer(intermediate)),
+            ("num_hidden_layers", .integer(layers)), ("num_attention_heads", .integer(heads)),
+            ("num_key_value_heads", .integer(8)), ("head_dim", .integer(128)),
+            ("vocab_size", .integer(151_936)), ("max_position_embeddings", .integer(40_960)),
+            ("rope_theta", .integer(1_000_000)),
         ]
     }
 }

@@ -125,9 +125,7 @@ extension EngineMaker {
         guard weights > 0 else { return "" }
         let pages =
             try decoder?.memory.draft.map {
-                PagedKeyValues.bytesPerPage(
-                    layers: 1, shape: $0.attention, format: options.kvDtype.format)
-                    / Self.pageTokens
+                $0.pageBytes(options.kvDtype.format) / Self.pageTokens
             } ?? draft.keyValueBytes(dtype)
         return """
             , of which the draft \(byteText(weights)), and \(byteText(pages)) of each token in pages

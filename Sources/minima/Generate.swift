@@ -278,7 +278,6 @@ enum GenerateError: Error, CustomStringConvertible {
     case cacheNeedsKernels(CacheChoice)
     case noDraft(String)
     case otherTokens(draft: String, model: String, id: Int32)
-    case draftNeedsLibtorch(String)
     case noTree(String)
     case treeNeedsLibtorch
     case failed(EngineError, model: String)
@@ -333,11 +332,6 @@ enum GenerateError: Error, CustomStringConvertible {
             """
             token \(id) of \(draft) is another than that of \(model); a draft proposes tokens of the \
             model's own vocabulary, so take a smaller model of the same family, or --draft ngram
-            """
-        case .draftNeedsLibtorch(let draft):
-            """
-            \(draft) is a model of its own, which the decoding kernels do not run as a draft; give an \
-            EAGLE-3 draft, --draft ngram or --backend libtorch
             """
         case .noTree(let draft):
             "\(draft) proposes chains; leave out --draft-tree, or give an EAGLE-3 draft"

@@ -144,16 +144,14 @@ struct GenerateDraft: Sendable {
 
     /// Throws unless both have the same token for each id.
     private func requireTokens(of target: Checkpoint, in draft: Checkpoint) throws {
-        let sizes = try [draft, target].map { try $0.config.int("vocab_size") }
-        guard sizes[0] == sizes[1] else {
-            throw DraftingError.otherVocabulary(draft: sizes[0], target: sizes[1])
-        }
+        try CUDADraft.checkVocabulary(of: draft, for: target)
         // A draft without a tokenizer is taken at its word.
         guard access("\(draft.path)/tokenizer.json", F_OK) == 0 else { return }
         let (own, wanted) = (
             try Tokenizer(directory: draft.path), try Tokenizer(directory: target.path)
         )
-        let count = min(max(own.vocabularySize, wanted.vocabularySize), sizes[0])
+        let count = min(
+            max(own.vocabularySize, wanted.vocabularySize), try target.config.int("vocab_size"))
         for id in 0..<Int32(clamping: count) where own.token(for: id) != wanted.token(for: id) {
             throw GenerateError.otherTokens(draft: draft.path, model: target.path, id: id)
         }
@@ -166,14 +164,24 @@ struct GenerateDraft: Sendable {
         }
     }
 
-    /// What the kernels' memory depends on; `nil` where nothing of a head is on the device.
-    func head() throws -> (config: EagleConfiguration, weightBytes: Int, isQuantized: Bool)? {
-        guard case .eagle(let checkpoint) = kind else { return nil }
-        let modules = try CompressionManifest(checkpoint.config).modules
-        return (
-            try EagleConfiguration(checkpoint.config), checkpoint.weightBytes(.bfloat16),
-            !modules.isEmpty
-        )
+    /// What the kernels' memory depends on; `nil` where nothing of it is on the device.
+    ///
+    /// - Throws: `RuntimeError` for a model whose layers the kernels do not know.
+    func memory() throws -> CUDAMemory.Draft? {
+        guard let checkpoint else { return nil }
+        let bytes = checkpoint.weightBytes(.bfloat16)
+        let formats = try CompressionManifest(checkpoint.config).modules.values
+        switch kind {
+        case .ngram: return nil
+        case .eagle:
+            return try CUDAMemory.Draft(
+                head: EagleConfiguration(checkpoint.config), weightBytes: bytes,
+                isQuantized: !formats.isEmpty)
+        case .model:
+            return try CUDAMemory.Draft(
+                model: CUDABackend.architecture(of: checkpoint), formats: Array(formats),
+                weightBytes: bytes)
+        }
     }
 
     /// Bytes of its weights when numbers are of type `dtype`; codes stay as they are stored.
@@ -208,14 +216,13 @@ struct GenerateDraft: Sendable {
 
     /// What the kernels load.
     ///
-    /// - Throws: ``GenerateError/draftNeedsLibtorch(_:)`` or ``GenerateError/treeNeedsLibtorch`` for
-    ///   what they do not do.
+    /// - Throws: ``GenerateError/treeNeedsLibtorch`` for what they do not do.
     func kernels() throws -> CUDADraft {
         guard width == 1 else { throw GenerateError.treeNeedsLibtorch }
         switch kind {
         case .ngram: return .ngram()
         case .eagle(let checkpoint): return .head(checkpoint)
-        case .model: throw GenerateError.draftNeedsLibtorch(name)
+        case .model(let checkpoint): return .model(checkpoint)
         }
     }
 }

@@ -117,7 +117,7 @@ struct EngineMaker: Sendable {
             memory: try CUDAMemory(
                 architecture,
                 formats: Array(CompressionManifest(checkpoint.config).modules.values),
-                weightBytes: checkpoint.weightBytes(.bfloat16), draft: draft?.head(),
+                weightBytes: checkpoint.weightBytes(.bfloat16), draft: draft?.memory(),
                 limits: kernels.limits), kernels: kernels)
     }
 

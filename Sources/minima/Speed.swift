@@ -41,8 +41,9 @@ struct Speed: ParsableCommand {
 
     @Option(
         help: """
-            What proposes tokens: ngram, a draft's directory, or with --shape or --sizes random[:intBITS]. \
-            Default: nothing; with --shape and --sizes random.
+            What proposes tokens: ngram, the directory of a head or of a smaller model, or with --shape \
+            or --sizes random[:SHAPE][:intBITS], see `minima bench`. Default: nothing; with --shape and \
+            --sizes random.
             """)
     var draft: String?
 
@@ -138,7 +139,9 @@ struct Speed: ParsableCommand {
             do { try choice.check() } catch { throw ValidationError("\(error)") }
         }
         guard let choice = randomDraft else {
-            throw ValidationError("--draft must be ngram, random[:intBITS] or a directory")
+            throw ValidationError(
+                "--draft must be ngram, random[:SHAPE][:intBITS] or a directory, found "
+                    + (draft ?? "none"))
         }
         try choice.check()
         let most = Double((draftTokens.max() ?? 0) + 1)
@@ -301,7 +304,9 @@ struct Speed: ParsableCommand {
         for (choice, configuration) in zip(choices, SpeedResult.Configuration.allCases) {
             let speculation =
                 configuration == .dense
-                ? nil : try randomDraft?.speculation(draftTokens: draftTokens, lengths: lengths)
+                ? nil
+                : try randomDraft?.speculation(
+                    draftTokens: draftTokens, lengths: lengths, seed: seed)
             let bench = DecodeBench(
                 kernels: kernels, context: context, requests: requests,
                 format: engine.kvDtype.format, steps: tokens, repeats: repeats, chunk: 2048,

@@ -11,7 +11,7 @@ struct BenchTests {
             (["bench"], ["--shape", "--sizes"]),
             (["bench", "x", "--shape", "qwen3-8b"], ["--shape", "--sizes"]),
             (["bench", "--shape", "qwen3-8b", "--sizes", "x"], ["--shape", "--sizes"]),
-            (["bench", "--shape", "qwen3-9b"], ["qwen3-9b", "qwen3-14b, qwen3-32b, qwen3-8b"]),
+            (["bench", "--shape", "qwen3-9b"], ["qwen3-9b", "qwen3-14b, qwen3-32b, qwen3-4b"]),
             (["bench", "x", "--weights", "dense:int4"], ["--weights", "--shape", "as they are"]),
             (["bench", "x", "--plan", "p"], ["--plan", "--shape"]),
             (shape + ["--plan", "p", "--weights", "dense"], ["--weights", "--plan", "both"]),
@@ -34,6 +34,12 @@ struct BenchTests {
             (shape + ["--speculate", "3"], ["--speculate", "--draft"]),
             (shape + ["--acceptance", "2"], ["--acceptance", "--draft"]),
             (shape + ["--draft", "random:8"], ["'random:8'"]),
+            (shape + ["--draft", "random:qwen3-9b"], ["'random:qwen3-9b'"]),
+            (shape + ["--draft", "random:int8:qwen3-0.6b"], ["'random:int8:qwen3-0.6b'"]),
+            (
+                shape + ["--draft", "random:qwen3-0.6b:int7"],
+                ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]
+            ),
             (shape + ["--draft", "random:int7"], ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]),
             (shape + ["--draft", "ngram", "--speculate", "0"], ["--speculate", "found 0"]),
             (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
@@ -131,7 +137,8 @@ struct BenchTests {
         let outcome = try minima("bench", "--help")
         #expect(outcome.code == 0 && outcome.errors.isEmpty)
         for text in [
-            "USAGE: minima bench", "--shape", "qwen3-14b, qwen3-32b, qwen3-8b", "--sizes",
+            "USAGE: minima bench", "--shape",
+            "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
             "--weights", "FORMAT[:SHARE[@PART]][:intBITS]", "Default: dense.", "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",

@@ -41,8 +41,39 @@ struct CUDAMemoryTests {
         "vocab_size": 151_936, "max_position_embeddings": 40_960, "rope_theta": 1_000_000,
     ]
 
-    private static func head(_ sizes: [String: Int]) throws -> EagleConfiguration {
-        try EagleConfiguration(target: config(sizes), draftVocabulary: 40)
+    /// Of a smaller model with the vocabulary of ``small``.
+    private static let smaller = [
+        "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 101,
+        "max_position_embeddings": 4096, "rope_theta": 10_000,
+    ]
+
+    /// What proposes tokens.
+    enum Proposer: Sendable {
+        case none, head, model
+
+        fileprivate func draft() throws -> CUDAMemory.Draft? {
+            switch self {
+            case .none: return nil
+            case .head: return try CUDAMemoryTests.head(small, vocabulary: 40, bytes: 500)
+            case .model: return try CUDAMemoryTests.model(smaller, bytes: 500)
+            }
+        }
+    }
+
+    private static func head(_ sizes: [String: Int], vocabulary: Int, bytes: Int) throws
+        -> CUDAMemory.Draft
+    {
+        try CUDAMemory.Draft(
+            head: EagleConfiguration(target: config(sizes), draftVocabulary: vocabulary),
+            weightBytes: bytes, isQuantized: false)
+    }
+
+    private static func model(
+        _ sizes: [String: Int], formats: [FormatSpec] = [], bytes: Int
+    ) throws -> CUDAMemory.Draft {
+        try CUDAMemory.Draft(
+            model: architecture(sizes), formats: formats, weightBytes: bytes)
     }
 
     /// Sums of all tensors of a value, by reflection.
@@ -56,23 +87,27 @@ struct CUDAMemoryTests {
         }
     }
 
-    /// Pages, buffers, logits, the sampler's state and a head's are predicted to the byte.
+    /// Pages, buffers, logits, the sampler's state and a draft's are predicted to the byte.
     @Test(arguments: [
-        (CUDALayout(slots: 1, context: 70, chunk: 16), false),
-        (CUDALayout(slots: 3, context: 300, format: .float8, chunk: 64), false),
-        (CUDALayout(slots: 5, context: 130, chunk: 16, draftTokens: [2, 5]), true),
+        (CUDALayout(slots: 1, context: 70, chunk: 16), Proposer.none),
+        (CUDALayout(slots: 3, context: 300, format: .float8, chunk: 64), .none),
+        (CUDALayout(slots: 5, context: 130, chunk: 16, draftTokens: [2, 5]), .head),
         (
-            CUDALayout(slots: 20, context: 64, pages: 7, format: .float8, draftTokens: [3]), true
+            CUDALayout(slots: 20, context: 64, pages: 7, format: .float8, draftTokens: [3]), .head
+        ),
+        (CUDALayout(slots: 5, context: 130, chunk: 16, draftTokens: [2, 5]), .model),
+        (
+            CUDALayout(slots: 20, context: 64, pages: 7, format: .float8, draftTokens: [3]), .model
         ),
     ])
-    func allocations(layout: CUDALayout, drafts: Bool) throws {
+    func allocations(layout: CUDALayout, proposer: Proposer) throws {
         let memory = try CUDAMemory(
             Self.architecture(Self.small), formats: [], weightBytes: 1000,
-            draft: drafts ? (Self.head(Self.small), 500, false) : nil, limits: Self.limits)
+            draft: proposer.draft(), limits: Self.limits)
         let prediction = memory.prediction(layout)
         let sizes = memory.dimensions
         // What is allocated is made for as many proposals as the device can verify.
-        let layout = layout.limited(to: memory.attention, by: Self.limits)
+        let layout = layout.limited(to: memory.attention, draft: memory.draft, by: Self.limits)
         let cache = try PagedKeyValues(
             layers: sizes.layers, pages: layout.pageCount, shape: memory.attention,
             format: layout.format, device: .cpu)
@@ -84,12 +119,23 @@ struct CUDAMemoryTests {
             sequenceLength: layout.sequenceLength, device: .cpu)
         var (held, logits, pages) = (bytes(buffers) + bytes(state), shapes.logitBytes, bytes(cache))
         if let draft = memory.draft {
-            let own = CUDAHeadDrafter.Buffers.Shapes(draft.config, layout)
-            held += try bytes(CUDAHeadDrafter.Buffers(own, device: .cpu))
-            logits += 4 * own.logits.reduce(1, *)
+            switch draft.kind {
+            case .head(let config):
+                let own = CUDAHeadDrafter.Buffers.Shapes(config, layout)
+                held += try bytes(CUDAHeadDrafter.Buffers(own, device: .cpu))
+                logits += 4 * own.logits.reduce(1, *)
+            case .model(let sizes):
+                let own = try CUDAModelDrafter.Buffers(
+                    sizes, gathersGates: false, layout, device: .cpu)
+                held += bytes(own) + bytes(own.layers)
+                logits += 4 * own.layers.logits.count
+                // A round reads again what a step verifies; one row of each request has logits.
+                #expect(own.layers.residual.shape[0] >= layout.largestRows)
+                #expect(own.layers.logits.shape == [layout.largestBucket, 101])
+            }
             pages += try bytes(
                 PagedKeyValues(
-                    layers: 1, pages: layout.pageCount, shape: draft.attention,
+                    layers: draft.layers, pages: layout.pageCount, shape: draft.attention,
                     format: layout.format, device: .cpu))
         }
         #expect(prediction.cache == pages)
@@ -101,20 +147,31 @@ struct CUDAMemoryTests {
         #expect(tables >= 4 * (layout.slots + layout.largestBucket) * layout.pagesPerSlot)
         #expect(tables < 1 << 16)
         // Places of outputs lie beside the weights.
-        #expect(prediction.weights >= (drafts ? 1500 : 1000) && prediction.weights < 1 << 20)
+        #expect(
+            prediction.weights >= (memory.draft == nil ? 1000 : 1500)
+                && prediction.weights < 1 << 20)
     }
 
     /// What blocks of kernels hand each other is reserved at once, and as much as was predicted.
     @Test func workspaces() throws {
         let shape = try AttentionShape(
             heads: 64, kvHeads: 8, headDim: 128, normalisesQueriesAndKeys: true)
-        let draft = try AttentionShape(
-            heads: 32, kvHeads: 8, headDim: 128, normalisesQueriesAndKeys: false)
-        for layout in [
-            CUDALayout(slots: 50, context: 9000, draftTokens: [3, 7]),
-            CUDALayout(slots: 1, context: 9000, isDeterministic: true),
+        let drafts = try [
+            Self.head(Self.qwen, vocabulary: 40, bytes: 0), Self.model(Self.smaller, bytes: 0),
+        ]
+        for (layout, draft) in [
+            (CUDALayout(slots: 50, context: 9000, draftTokens: [3, 7]), drafts[0]),
+            (CUDALayout(slots: 50, context: 9000, draftTokens: [3, 7]), drafts[1]),
+            (CUDALayout(slots: 1, context: 9000, isDeterministic: true), drafts[0]),
         ] {
             let launches = layout.attentions(shape, draft: draft)
+            // Rounds read again what a step may have settled, then go on token by token.
+            for bucket in layout.buckets {
+                let own = launches.suffix(2 * layout.buckets.count)
+                    .filter { $0.requests == bucket }
+                #expect(own.map(\.queries) == [layout.mostDraftTokens(bucket) + 1, 1])
+                #expect(own.allSatisfy { $0.shape == draft.attention })
+            }
             #expect(launches.count == layout.steps.count + 2 * layout.buckets.count)
             let workspace = DecodeAttention.Workspace(device: .cpu)
             try workspace.reserve(launches, limits: Self.limits)
@@ -197,10 +254,9 @@ struct CUDAMemoryTests {
     /// What a head adds is in everything: weights, pages, buffers.
     @Test func aHeadTakesMemory() throws {
         let plain = try qwen(1 << 30)
-        let head = try EagleConfiguration(target: Self.config(Self.qwen), draftVocabulary: 32_000)
         let drafting = try CUDAMemory(
             Self.architecture(Self.qwen), formats: [], weightBytes: 1 << 30,
-            draft: (head, 1 << 29, false), limits: Self.limits)
+            draft: Self.head(Self.qwen, vocabulary: 32_000, bytes: 1 << 29), limits: Self.limits)
         let layout = CUDALayout(slots: 8, context: 4096, draftTokens: [1, 3])
         let (less, more) = (plain.prediction(layout), drafting.prediction(layout))
         #expect(more.weights == less.weights + 1 << 29)
@@ -211,6 +267,52 @@ struct CUDAMemoryTests {
             #expect(drafting.pageBytes(format) > plain.pageBytes(format))
         }
         #expect(plain.pageBytes(.float8) < plain.pageBytes(.bfloat16))
+    }
+
+    /// What a smaller model adds: weights with the places of their outputs, keys and values of all of its
+    /// layers, buffers, logits of a row of each request; codes go through the target's buffer.
+    @Test func aModelTakesMemory() throws {
+        var sizes = Self.qwen
+        sizes["hidden_size"] = 1024
+        sizes["intermediate_size"] = 3072
+        sizes["num_hidden_layers"] = 28
+        sizes["num_attention_heads"] = 16
+        func memory(_ formats: [FormatSpec]?) throws -> CUDAMemory {
+            try CUDAMemory(
+                Self.architecture(Self.qwen), formats: [], weightBytes: 1 << 36,
+                draft: formats.map { try Self.model(sizes, formats: $0, bytes: 1 << 29) },
+                limits: Self.limits)
+        }
+        let (plain, drafting) = (try memory(nil), try memory([]))
+        let layout = CUDALayout(slots: 8, context: 4096, draftTokens: [1, 3])
+        let (less, more) = (plain.prediction(layout), drafting.prediction(layout))
+        let outputs = 151_936 + 28 * (4096 + 1024 + 6144 + 1024)
+        #expect(more.weights == less.weights + 1 << 29 + 16 * outputs)
+        // 28 layers of as many heads and values as the target's 64.
+        #expect(more.cache == less.cache * 92 / 64)
+        #expect(drafting.pageBytes(.float8) == plain.pageBytes(.float8) * 92 / 64)
+        #expect(more.logits == less.logits + 4 * 8 * 151_936)
+        #expect(more.activations > less.activations && more.workspace >= less.workspace)
+        #expect(drafting.reserve(layout) > plain.reserve(layout))
+        let codes = FormatSpec(
+            format: "quantized", bits: 4, groupSize: 64, parts: [FormatSpec(format: "dense")])
+        let coded = try memory([codes]).prediction(layout)
+        #expect(coded.activations >= more.activations + 2 * 151_936 * 1024)
+    }
+
+    /// A step verifies no more than a draft can read again at a time.
+    @Test func aDraftLimitsSteps() throws {
+        var sizes = Self.smaller
+        sizes["num_attention_heads"] = 16
+        let draft = try Self.model(sizes, bytes: 0)
+        let shape = try AttentionShape(
+            heads: 64, kvHeads: 8, headDim: 128, normalisesQueriesAndKeys: true)
+        let layout = CUDALayout(slots: 1, context: 128, draftTokens: [2, 5])
+        // 64 queries of heads to a key-value head at most: four of 16.
+        let limited = layout.limited(to: shape, draft: draft, by: Self.limits)
+        #expect(limited.draftTokens == [0, 2, 3])
+        #expect(layout.limited(to: shape, by: Self.limits).draftTokens == [0, 2, 5])
+        #expect(draft.places(limited, bucket: 1) == 4)
     }
 
     /// Compressed weights are bounded: what passes between their factors, and codes expanded.

@@ -1,25 +1,30 @@
-// An EAGLE-3 head between its matrix products: which places a round computes, the features that the
-// target leaves for it, what the layer reads, and the token it proposes.
+// What proposes tokens by weights of its own, between its matrix products: which places a round computes,
+// and the token it proposes; of an EAGLE-3 head also the features that the target leaves for it, and what
+// its layer reads.
 //
-// A slot with tokens s[0 ... p], p = positions[slot], has features of places 0 ... p - 1 (the residual
+// Of a head: a slot with tokens s[0 ... p], p = positions[slot], has features of places 0 ... p - 1 (the residual
 // stream entering three layers of the target) in a ring of RING places. Place q reads the features of
 // s[q] and the embedding of s[q + 1] and predicts s[q + 2]: place p - 1 proposes what follows s[p]. A
 // round computes the last `places` places anew, so that those which an earlier round computed from
 // guesses hold what is true, then as many single places as it proposes further tokens. A step leaves
 // features of p ... p + K: with K + places < RING none of them replaces one that a round still reads.
 //
+// Of a model of its own: place q reads s[q] and predicts s[q + 1]; place p proposes what follows s[p]. So
+// everything is as for a head whose sequence is one token longer and whose places read one token earlier.
+//
 // Entry draft_begin. Grid: one block per row. Parameters, in order:
 //   rows int32 [gridDim.x], slots, negative for padding; positions int32 [slots]; sequence int32
 //   [slots, length]; tables int32 [slots, max_pages]
 //   row_tables int32 [gridDim.x, max_pages]   the row's pages
 //   lengths    int32 [steps, gridDim.x]       tokens with those of each attention: first + places,
-//              first = max(p - places, 0), then p + 1, p + 2, …; at most what the pages hold; 0: padding
-//   tokens     int32 [gridDim.x places]       s[q + 1] for q = first + i; -1: padding or unknown
+//              first = max(n - places, 0), then n + 1, n + 2, …; at most what the pages hold; 0: padding
+//   tokens     int32 [gridDim.x places]       s[q + 1 - own] for q = first + i; -1: padding or unknown
 //   ring_rows  int32 [gridDim.x places]       slot RING + q % RING; -1: padding
-//   last_rows  int32 [gridDim.x]              row of place p - 1 (of p = 0: the first); -1: padding
-//   max_pages, length, places, steps int32
-// In a sequence shorter than `places` the places behind p - 1 are computed from nothing, are seen by
-// none before them, and are computed again when their tokens are known.
+//   last_rows  int32 [gridDim.x]              row of place n - 1 (of n = 0: the first); -1: padding
+//   max_pages, length, places, steps, own int32
+// own: 0 for a head, 1 for a model, n = p + own. In a sequence shorter than `places` the places behind
+// n - 1 are computed from nothing, are seen by none before them, and are computed again when their tokens
+// are known.
 //
 // Entry keep_feature. Grid (blocks over width / 8, rows count). Parameters: stream bf16 [rows count,
 // width], rows, positions, ring bf16 [slots, RING, stride], count, width, stride, column int32: writes
@@ -31,40 +36,42 @@
 // normed_residual int32, epsilon float32: x = norm(table[tokens]) ∥ norm(hidden), residual = hidden, or
 // norm(hidden) if normed_residual. A token outside of the table embeds as zeros.
 //
-// Entry draft_choose. Grid: one block per row. Parameters: logits fp32 [rows, vocabulary], rows,
-// settings u32 [slots, 16] and positions as in sampling.cu, target_ids int32 [vocabulary], drafts int32
-// [slots, most], next int32 [rows], vocabulary, most, place int32: drafts[slot, place] = next =
+// Entry draft_choose. Grid (rows, any): blocks of a row meet in `meetings`, u64 [rows, 2], zero between
+// launches. Parameters: logits fp32 [rows, vocabulary], rows, settings u32 [slots, 16] and positions as in
+// sampling.cu, target_ids int32 [vocabulary] or null where they are the target's, drafts int32 [slots,
+// most], next int32 [rows], meetings, vocabulary, most, place int32: drafts[slot, place] = next =
 // target_ids[argmax of logits / temperature - ln E], E the draw with which the sampler will choose
 // token p + 1 + place (drafter-invariant coupling, Daliri et al. 2024); of temperature 0 the argmax of
-// the logits; -1 where none is finite.
+// the logits; -1 where none is finite. Of equal ones the first, whatever the grid.
 //
 // References: the definitions above, exact; norms as norm_rows of elementwise.cu; draft_choose agrees
 // with the same arithmetic on the host bit for bit, as the sampler does. Constants: RING, BLOCK.
 // compile: RING=32 BLOCK=256
+// compile: RING=32 BLOCK=1024
 // compile: RING=32 BLOCK=256 HIDDEN=5120
 #include "sampling_arithmetic.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     draft_begin(const i32* rows, const i32* positions, const i32* sequence, const i32* tables,
                 i32* row_tables, i32* lengths, i32* tokens, i32* ring_rows, i32* last_rows,
-                i32 max_pages, i32 length, i32 places, i32 steps) {
+                i32 max_pages, i32 length, i32 places, i32 steps, i32 own) {
     dependents_launch();
     dependencies_wait();
     const i32 row = blockIdx.x, slot = rows[row];
-    const i32 p = slot < 0 ? 0 : positions[slot], first = max(p - places, 0);
+    const i32 n = slot < 0 ? 0 : positions[slot] + own, first = max(n - places, 0);
     for (i32 i = threadIdx.x; i < max_pages; i += BLOCK)
         row_tables[(i64)row * max_pages + i] = slot < 0 ? 0 : tables[(i64)slot * max_pages + i];
     for (i32 step = threadIdx.x; step < steps; step += BLOCK) {
-        i32 count = step == 0 ? first + places : p + step;
+        i32 count = step == 0 ? first + places : n + step;
         lengths[step * gridDim.x + row] = slot < 0 ? 0 : min(count, 64 * max_pages);
     }
     for (i32 i = threadIdx.x; i < places; i += BLOCK) {
-        i32 place = first + i;
-        bool is_known = slot >= 0 && place < p && place + 1 < length;
-        tokens[row * places + i] = is_known ? sequence[(i64)slot * length + place + 1] : -1;
+        i32 place = first + i, read = place + 1 - own;
+        bool is_known = slot >= 0 && place < n && read < length;
+        tokens[row * places + i] = is_known ? sequence[(i64)slot * length + read] : -1;
         ring_rows[row * places + i] = slot < 0 ? -1 : slot * RING + place % RING;
     }
-    if (threadIdx.x == 0) last_rows[row] = slot < 0 ? -1 : row * places + max(p - 1 - first, 0);
+    if (threadIdx.x == 0) last_rows[row] = slot < 0 ? -1 : row * places + max(n - 1 - first, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
@@ -140,14 +147,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     draft_choose(const float* logits, const i32* rows, const u32* settings, const i32* positions,
-                 const i32* target_ids, i32* drafts, i32* next, i32 vocabulary, i32 most,
-                 i32 place) {
+                 const i32* target_ids, i32* drafts, i32* next, u64* meetings, i32 vocabulary,
+                 i32 most, i32 place) {
     __shared__ u64 shared[BLOCK / 32];
     dependents_launch();
     dependencies_wait();
     const i32 slot = rows[blockIdx.x];
     if (slot < 0) {
-        if (threadIdx.x == 0) next[blockIdx.x] = -1;
+        if (threadIdx.x == 0 && blockIdx.y == 0) next[blockIdx.x] = -1;
         return;
     }
     const u32* setting = settings + slot * 16;
@@ -155,11 +162,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     const u32 position = (u32)(positions[slot] + 1 + place);
     const float* own = logits + (i64)blockIdx.x * vocabulary;
     u64 best = 0;
-    for (i32 i = threadIdx.x; i < vocabulary; i += BLOCK) {
+    for (i32 i = blockIdx.y * BLOCK + threadIdx.x; i < vocabulary; i += BLOCK * gridDim.y) {
         float score = own[i];
         if ((__float_as_uint(score) & 0x7f800000u) == 0x7f800000u) continue;
         if (inverse > 0.0f) {
-            u32 token = (u32)target_ids[i];
+            u32 token = target_ids == nullptr ? (u32)i : (u32)target_ids[i];
             u32 words[4] = {token / 4, position, 0, 0};
             philox(words, setting[8], setting[9]);
             u32 lane = token % 4;
@@ -176,7 +183,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     if (threadIdx.x >= 32) return;
     best = warp_best(threadIdx.x < BLOCK / 32 ? shared[threadIdx.x] : 0);
     if (threadIdx.x > 0) return;
-    i32 token = best == 0 ? -1 : target_ids[(i32) ~(u32)best];
+    if (gridDim.y > 1) {
+        u64* meeting = meetings + 2 * blockIdx.x;
+        atomicMax(meeting, best);
+        __threadfence();
+        if (atomicAdd(meeting + 1, 1ull) + 1 < gridDim.y) return;
+        best = atomicExch(meeting, 0ull);
+        meeting[1] = 0;
+    }
+    const i32 chosen = (i32) ~(u32)best;
+    i32 token = best == 0 ? -1 : target_ids == nullptr ? chosen : target_ids[chosen];
     drafts[(i64)slot * most + place] = token;
     next[blockIdx.x] = token;
 }

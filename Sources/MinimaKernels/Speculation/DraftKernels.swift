@@ -1,30 +1,42 @@
 import MinimaCore
 import MinimaTensor
 
-/// What an EAGLE-3 head needs between its matrix products; see `draft.cu`.
+/// What a round of proposals by weights of a draft's own begins and ends with; see `draft.cu`.
 public struct DraftKernels: Sendable {
-    /// Places of each slot whose features are kept: the up to 16 that a round computes anew, and the up
-    /// to 16 that the step before has verified, of which any may be the last that stands.
+    /// Places of each slot whose features are kept for a head: the up to 16 that a round computes anew, and
+    /// the up to 16 that the step before has verified, of which any may be the last that stands.
     public static let ring = 32
-    /// Places of a step and of a round at most.
+    /// Places of a step and of a head's round at most.
     public static let mostPlaces = ring / 2
     private static let block = 256
     private static let chooserBlock = 1024
+    /// Logits that a thread block chooses from: eight for each thread.
+    private static let chosenFrom = 8 * chooserBlock
+    /// The most thread blocks of a row.
+    private static let mostChoosers = 16
 
-    /// Width of the draft's residual stream.
-    public let hidden: Int
+    private let begin, choose: Kernel
 
-    private let begin, keep, inputs, choose: Kernel
+    /// What the places of a round read.
+    public enum Reading: Sendable, Hashable {
+        /// The token that stands there: a model of its own.
+        case tokens
+        /// The token after it, and what the target has left of the place in a ring: an EAGLE-3 head.
+        case features
+    }
 
-    /// Tensors of a round of some rows; int32, see `draft.cu`.
+    /// Tensors of a round of some rows; int32 unless said, see `draft.cu`.
     public struct Round: Sendable {
+        /// What its places read.
+        public let reading: Reading
         /// Places that are computed anew for each row.
         public let places: Int
         /// Tokens that the round proposes, at least one launch of attention.
         public let steps: Int
-        /// `[rows · places]`: the token behind each place.
+        /// `[rows · places]`: the token that each place reads.
         public let tokens: Tensor
-        /// `[rows · places]`: rows of the ring, as a matrix of `slots` · ``DraftKernels/ring`` rows.
+        /// `[rows · places]`: rows of the ring, as a matrix of `slots` · ``DraftKernels/ring`` rows, where
+        /// features are read.
         public let ringRows: Tensor
         /// `[rows]`: the last known place of each row, among `rows · places`.
         public let lastRows: Tensor
@@ -32,12 +44,17 @@ public struct DraftKernels: Sendable {
         public let lengths: Tensor
         /// `[rows]`: the token proposed last.
         public let next: Tensor
+        /// int64 `[rows, 2]`, zero between launches: where blocks that choose a row's token meet.
+        let meetings: Tensor
 
         /// Allocates them.
-        public init(rows: Int, places: Int, steps: Int, device: Device) throws(TensorError) {
-            func zeros(_ shape: [Int]) throws(TensorError) -> Tensor {
-                try .zeros(shape, dtype: .int32, device: device)
+        public init(
+            rows: Int, places: Int, steps: Int, reading: Reading, device: Device
+        ) throws(TensorError) {
+            func zeros(_ shape: [Int], _ dtype: DType = .int32) throws(TensorError) -> Tensor {
+                try .zeros(shape, dtype: dtype, device: device)
             }
+            self.reading = reading
             self.places = places
             self.steps = steps
             tokens = try zeros([rows * places])
@@ -45,37 +62,27 @@ public struct DraftKernels: Sendable {
             lastRows = try zeros([rows])
             lengths = try zeros([steps, rows])
             next = try zeros([rows])
+            meetings = try zeros([rows, 2], .int64)
+        }
+
+        /// Bytes of all of them.
+        public static func bytes(rows: Int, places: Int, steps: Int) -> Int {
+            4 * rows * (2 * places + 2 + steps) + 16 * rows
         }
     }
 
     /// Compiles the kernels.
-    ///
-    /// - Parameter hidden: Width of the draft's residual stream, a multiple of 8 up to 16,384.
-    public init(hidden: Int, context: CUDAContext) throws(KernelError) {
-        guard hidden > 0, hidden % 8 == 0, hidden <= 64 * Self.block else {
-            throw .invalidLaunch(
-                kernel: "draft.cu",
-                reason: """
-                    a draft of \(hidden) values was asked for; it has a multiple of 8 up to \
-                    \(64 * Self.block)
-                    """)
-        }
+    public init(context: CUDAContext) throws(KernelError) {
         let source = try KernelSource("draft.cu")
-        func kernel(_ entry: String, block: Int = Self.block) throws(KernelError) -> Kernel {
+        func kernel(_ entry: String, block: Int) throws(KernelError) -> Kernel {
             try context.kernel(
-                source, entry: entry,
-                constants: [
-                    "RING": .int(Self.ring), "BLOCK": .int(block), "HIDDEN": .int(hidden),
-                ])
+                source, entry: entry, constants: ["RING": .int(Self.ring), "BLOCK": .int(block)])
         }
-        begin = try kernel("draft_begin")
-        keep = try kernel("keep_feature")
-        inputs = try kernel("draft_inputs")
+        begin = try kernel("draft_begin", block: Self.block)
         choose = try kernel("draft_choose", block: Self.chooserBlock)
-        self.hidden = hidden
     }
 
-    private func require(
+    static func require(
         _ holds: Bool, _ kernel: Kernel, _ tensors: [Tensor?]
     ) throws(KernelError) {
         guard holds else {
@@ -97,7 +104,7 @@ public struct DraftKernels: Sendable {
         on stream: CUDAStream
     ) throws(KernelError) {
         let rows = slots.count
-        try require(
+        try Self.require(
             state.sequence != nil && slots.dtype == .int32 && round.next.count == rows
                 && rowTables.shape == [rows, tables.shape[1]] && tables.dtype == .int32
                 && rowTables.dtype == .int32,
@@ -110,67 +117,7 @@ public struct DraftKernels: Sendable {
                 .tensor(rowTables), .tensor(round.lengths), .tensor(round.tokens),
                 .tensor(round.ringRows), .tensor(round.lastRows), .int32(tables.shape[1]),
                 .int32(sequence.shape[1]), .int32(round.places), .int32(round.steps),
-            ])
-    }
-
-    /// Queues keeping the residual stream of a step's tokens as feature `index` of their places.
-    ///
-    /// - Parameters:
-    ///   - residual: bfloat16 `[rows · count, width]`, width a multiple of 8.
-    ///   - slots: int32 `[rows]`.
-    ///   - ring: bfloat16 `[slots · ring, features · width]`.
-    public func keep(
-        _ residual: Tensor, slots: Tensor, state: SamplingState, ring: Tensor, index: Int,
-        on stream: CUDAStream
-    ) throws(KernelError) {
-        let width = residual.shape[1]
-        let count = residual.shape[0] / max(slots.count, 1)
-        try require(
-            count > 0 && residual.shape[0] == count * slots.count && width % 8 == 0
-                && (1...65_535).contains(residual.shape[0]) && count <= Self.mostPlaces
-                && ring.rank == 2 && ring.shape[0] == state.slots * Self.ring
-                && ring.shape[1] >= (index + 1) * width && ring.dtype == .bfloat16
-                && residual.dtype == .bfloat16 && slots.dtype == .int32,
-            keep, [residual, slots, ring])
-        try keep.launch(
-            grid: ((width + 8 * Self.block - 1) / (8 * Self.block), residual.shape[0], 1),
-            block: Self.block, on: stream, overlapping: true,
-            [
-                .tensor(residual), .tensor(slots), .tensor(state.positions), .tensor(ring),
-                .int32(count), .int32(width), .int32(ring.shape[1]), .int32(index * width),
-            ])
-    }
-
-    /// Queues what the head's layer reads: the norms of the tokens' embeddings and of the features.
-    ///
-    /// - Parameters:
-    ///   - table: bfloat16 `[vocabulary, hidden]`.
-    ///   - tokens: int32 `[rows]`.
-    ///   - features: bfloat16 `[rows, hidden]`.
-    ///   - x: bfloat16 `[rows, 2 · hidden]`; overwritten.
-    ///   - residual: bfloat16 `[rows, hidden]`; overwritten by the features, or by their norm if
-    ///     `normsBeforeResidual`.
-    public func inputs(
-        table: Tensor, tokens: Tensor, features: Tensor, tokenNorm: Tensor, featureNorm: Tensor,
-        epsilon: Double, normsBeforeResidual: Bool, x: Tensor, residual: Tensor,
-        on stream: CUDAStream, overlapping: Bool
-    ) throws(KernelError) {
-        let rows = features.shape[0]
-        try require(
-            table.rank == 2 && table.shape[1] == hidden && tokens.shape == [rows] && rows > 0
-                && features.shape == [rows, hidden] && tokenNorm.shape == [hidden]
-                && featureNorm.shape == [hidden] && x.shape == [rows, 2 * hidden]
-                && residual.shape == features.shape && tokens.dtype == .int32
-                && [table, features, tokenNorm, featureNorm, x, residual].allSatisfy {
-                    $0.dtype == .bfloat16
-                },
-            inputs, [table, tokens, features, tokenNorm, featureNorm, x, residual])
-        try inputs.launch(
-            grid: (rows, 2, 1), block: Self.block, on: stream, overlapping: overlapping,
-            [
-                .tensor(table), .tensor(tokens), .tensor(features), .tensor(tokenNorm),
-                .tensor(featureNorm), .tensor(x), .tensor(residual), .int32(table.shape[0]),
-                .int32(normsBeforeResidual ? 1 : 0), .float(epsilon),
+                .int32(round.reading == .tokens ? 1 : 0),
             ])
     }
 
@@ -178,24 +125,27 @@ public struct DraftKernels: Sendable {
     ///
     /// - Parameters:
     ///   - logits: float32 `[rows, draft vocabulary]`.
-    ///   - targetIds: int32 `[draft vocabulary]`.
+    ///   - targetIds: int32 `[draft vocabulary]`; `nil`: the vocabularies are the same.
     public func choose(
-        _ logits: Tensor, slots: Tensor, state: SamplingState, targetIds: Tensor, round: Round,
+        _ logits: Tensor, slots: Tensor, state: SamplingState, targetIds: Tensor?, round: Round,
         place: Int, on stream: CUDAStream
     ) throws(KernelError) {
-        try require(
-            logits.rank == 2 && logits.shape == [slots.count, targetIds.count]
+        let vocabulary = targetIds?.count ?? state.vocabulary
+        try Self.require(
+            logits.rank == 2 && logits.shape == [slots.count, vocabulary]
                 && logits.dtype == .float32 && slots.dtype == .int32
-                && targetIds.dtype == .int32 && round.next.count == slots.count
+                && targetIds?.dtype ?? .int32 == .int32 && round.next.count == slots.count
                 && (0..<state.drafts.shape[1]).contains(place),
             choose, [logits, slots, targetIds, round.next])
+        let blocks = (vocabulary + Self.chosenFrom - 1) / Self.chosenFrom
         try choose.launch(
-            grid: (slots.count, 1, 1), block: Self.chooserBlock, on: stream, overlapping: true,
+            grid: (slots.count, min(blocks, Self.mostChoosers), 1), block: Self.chooserBlock,
+            on: stream, overlapping: true,
             [
                 .tensor(logits), .tensor(slots), .tensor(state.settings),
-                .tensor(state.positions), .tensor(targetIds), .tensor(state.drafts),
-                .tensor(round.next), .int32(targetIds.count), .int32(state.drafts.shape[1]),
-                .int32(place),
+                .tensor(state.positions), .optional(targetIds), .tensor(state.drafts),
+                .tensor(round.next), .tensor(round.meetings), .int32(vocabulary),
+                .int32(state.drafts.shape[1]), .int32(place),
             ])
     }
 }

@@ -13,6 +13,8 @@ extension DecodeBench {
             case random(bits: Int?)
             /// An EAGLE-3 head.
             case head(any WeightSource)
+            /// A smaller model with the same vocabulary.
+            case model(any WeightSource)
         }
 
         /// What proposes.
@@ -52,17 +54,18 @@ extension DecodeBench {
             case .random(let bits):
                 .head(try RandomDraft(for: target, bits: bits, seed: seed))
             case .head(let source): .head(source)
+            case .model(let source): .model(source)
             }
         return try draft.loaded(target: target, kernels: kernels, context: longest)
     }
 
     /// Proposals that steps of so many requests verify at most, for which there is a graph; at least 1.
     func mostDraftTokens(
-        _ weights: DecoderWeights, _ speculation: Speculation, requests: Int
+        _ weights: DecoderWeights, _ speculation: Speculation, _ draft: LoadedDraft, requests: Int
     ) throws -> Int {
         let layout = try layout(
             requests: requests, draftTokens: Array(0...max(speculation.draftTokens.max() ?? 0, 0))
-        ).limited(to: weights.attentionShape(), by: kernels.limits)
+        ).limited(to: weights.attentionShape(), draft: draft.memory(), by: kernels.limits)
         return max(layout.mostDraftTokens(layout.largestBucket), 1)
     }
 
@@ -84,7 +87,7 @@ extension DecodeBench {
         let requests = plain.requests
         let layout = layout(requests: requests, draftTokens: [count])
         let rate = length.flatMap { SimulatedAcceptance.rate(length: $0, count: count) }
-        try checkMemory(weights, draft.head, layout)
+        try checkMemory(weights, draft, layout)
         let backend = try CUDABackend(
             weights, layout: layout, draft: draft, kernels: kernels,
             simulating: rate.map { Array(repeating: $0, count: count) }, onProgress: progress)
@@ -112,9 +115,8 @@ extension DecodeBench {
         let round = try kernels.time(repeats: 10) { stream, _ in
             for kernel in drafting where kernel.name != "draft keep" { try kernel.queue(stream) }
         }
-        let keys = draft.head.map {
-            PagedKeyValues.bytesPerPage(layers: 1, shape: $0.attention, format: format)
-                * PagedKeyValues.pages(forTokens: context) * count * requests
+        let keys = try draft.memory().map {
+            $0.pageBytes(format) * PagedKeyValues.pages(forTokens: context) * count * requests
         }
         let dimensions = weights.architecture.dimensions
         var run = plain
@@ -135,7 +137,7 @@ extension DecodeBench {
             context: context, requests: requests)
         run.kernels = try profile(backend.step(size).kernels, traffic: run.traffic)
         let verified = Int(run.traffic.total)
-        let proposed = (draft.head?.readBytes(count) ?? 0) + (keys ?? 0)
+        let proposed = draft.readBytes(count) + (keys ?? 0)
         run.traffic.weights += proposed
         let mean = runs.reduce(0) { $0 + $1.tokens } / Double(runs.count * steps * requests)
         run.speculation = BenchResult.Run.Speculation(

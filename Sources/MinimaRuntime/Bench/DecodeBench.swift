@@ -76,7 +76,8 @@ public struct DecodeBench {
         // What proposes is loaded only now: its memory counts with its own runs.
         let draft = try loadedDraft(speculation, target: source)
         for run in plain {
-            let most = try mostDraftTokens(weights, speculation, requests: run.requests)
+            let most = try mostDraftTokens(
+                weights, speculation, draft, requests: run.requests)
             for choice in speculation.cases(atMost: most) {
                 try device.emptyCache()
                 try device.resetPeakMemory()
@@ -137,7 +138,8 @@ public struct DecodeBench {
     }
 
     /// Throws ``DeviceMemoryError`` where a layout does not fit beside what is loaded.
-    func checkMemory(_ weights: DecoderWeights, _ draft: DraftHead?, _ layout: CUDALayout) throws {
+    func checkMemory(_ weights: DecoderWeights, _ draft: LoadedDraft?, _ layout: CUDALayout) throws
+    {
         guard let memory = try kernels.device.memory() else { return }
         _ = try CUDAMemory(weights, draft: draft, limits: kernels.limits).fitted(
             layout, available: memory.available, leastPages: layout.pageCount)

@@ -90,7 +90,7 @@ public final class CUDABackend: DecodeBackend {
         var layout = layout
         if let memory = try device.memory() {
             let left = (limit ?? .max) - (memory.allocated - before)
-            layout = try CUDAMemory(weights, draft: loaded?.head, limits: kernels.limits).fitted(
+            layout = try CUDAMemory(weights, draft: loaded, limits: kernels.limits).fitted(
                 layout, available: min(memory.available, left),
                 leastPages: leastPages ?? layout.pageCount)
         }
@@ -108,9 +108,9 @@ public final class CUDABackend: DecodeBackend {
     ) throws {
         var times = startup
         let decoder = try CUDADecoder(
-            weights, layout: layout, draft: draft?.head, kernels: kernels, simulating: acceptance)
+            weights, layout: layout, draft: draft, kernels: kernels, simulating: acceptance)
         let layout = decoder.layout
-        decoder.drafter = try draft?.drafter(for: decoder)
+        if layout.mostDraftTokens > 0 { decoder.drafter = try draft?.drafter(for: decoder) }
         self.decoder = decoder
         slots = Array(repeating: Slot(), count: layout.slots)
         masks = Array(repeating: nil, count: layout.slots)
@@ -122,12 +122,12 @@ public final class CUDABackend: DecodeBackend {
             prefillChunk: layout.chunk, buckets: layout.buckets,
             deterministicBucket: layout.largestBucket, queuedSteps: 2,
             draftTokens: layout.draftTokens, prefixes: decoder.drafter?.prefixes ?? PrefixReuse())
-        memorySizes = try CUDAMemory(weights, draft: draft?.head, limits: kernels.limits)
+        memorySizes = try CUDAMemory(weights, draft: draft, limits: kernels.limits)
         if layout.tunesKernels {
             try times.measure("tuning") { try decoder.tune(sizes, onProgress: onProgress) }
         }
         (firstToken, scoringHead, steps) = try times.measure("kernels") {
-            let first = try decoder.head(
+            let first = try decoder.layers.head(
                 decoder.buffers.residual.narrow(0, 0..<1),
                 into: decoder.buffers.logits.narrow(0, 0..<1))
             let scoring = try decoder.scoringHead()

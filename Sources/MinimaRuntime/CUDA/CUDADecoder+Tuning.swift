@@ -6,12 +6,10 @@ extension CUDADecoder {
     /// Finds the fastest cuts of the linear kernels of `steps` that were not timed on this card before.
     /// The residual stream, the cache and the buffers hold nothing afterwards.
     func tune(_ steps: [StepSize], onProgress: (StageProgress) throws -> Void) throws {
-        guard let tuner else { return }
-        let untuned = UntunedLinears()
-        self.untuned = untuned
-        defer { self.untuned = nil }
-        for step in steps { _ = try makeStep(step) }
-        let kinds = untuned.all
+        guard let tuner = products.tuner else { return }
+        let kinds = try products.untuned.collected {
+            for step in steps { _ = try makeStep(step) }
+        }
         for (index, (kind, found)) in kinds.enumerated() {
             // Larger steps repeat the weights of the first that has the kind.
             let launches = found.prefix(max(weights.layers.count, 1))
@@ -34,16 +32,22 @@ final class UntunedLinears: Sendable {
         let launch: Launch
     }
 
-    private let entries = Mutex<[LinearTuner.Kind: [Entry]]>([:])
+    /// `nil` while nothing is collected.
+    private let entries = Mutex<[LinearTuner.Kind: [Entry]]?>(nil)
 
-    /// Adds a launch.
+    /// Adds a launch to those that are collected.
     func add(_ kind: LinearTuner.Kind, _ launch: @escaping Launch) {
         let entry = Entry(launch: launch)
-        entries.withLock { $0[kind, default: []].append(entry) }
+        entries.withLock { $0?[kind, default: []].append(entry) }
     }
 
-    /// All of them.
-    var all: [(kind: LinearTuner.Kind, launches: [Launch])] {
-        entries.withLock { $0.map { ($0.key, $0.value) } }.map { ($0, $1.map(\.launch)) }
+    /// What is added while `body` runs.
+    func collected(_ body: () throws -> Void) rethrows
+        -> [(kind: LinearTuner.Kind, launches: [Launch])]
+    {
+        entries.withLock { $0 = [:] }
+        defer { entries.withLock { $0 = nil } }
+        try body()
+        return entries.withLock { $0 ?? [:] }.map { ($0.key, $0.value.map(\.launch)) }
     }
 }

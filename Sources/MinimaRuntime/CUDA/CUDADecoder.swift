@@ -9,31 +9,17 @@ import MinimaTensor
 /// What depends on a step's rows is allocated as the step is made, everything else by the initialiser;
 /// nothing as steps run. Several threads may make its steps; otherwise one thread uses it.
 final class CUDADecoder {
-    let weights: DecoderWeights
     let layout: CUDALayout
     let kernels: CUDAContext
     let stream: CUDAStream
-    let cache: PagedKeyValues
-    let buffers: DecoderBuffers
-    let shapes: DecoderBuffers.Shapes
-    let elementwise: Elementwise
-    let keyValues: KeyValueKernels
+    let layers: DecoderLayers
+    /// The products of a draft, too.
+    let products: DecoderProducts
     let sampling: SamplingKernel
-    /// Matrix products over many tokens, by layer.
-    let wide: [WideLayer]
-    /// The output projection's.
-    let wideHead: WideProducts
-    /// Counters and partial sums of the decoding kernels.
-    let workspace: DecodeLinear.Workspace
     /// Parts that thread blocks of attention hand each other, a draft's too.
     let attentionWorkspace: DecodeAttention.Workspace
-
-    /// The fastest cuts found so far; `nil` where nothing is kept.
-    let tuner: LinearTuner?
     /// What proposes tokens to verify; `nil`: they are left as they are.
     var drafter: (any CUDADrafter)?
-    /// Launches whose cut is not known, while they are collected.
-    var untuned: UntunedLinears?
 
     /// Pages by slot, int32 `[slots, pages of a sequence]`.
     let tables: Tensor
@@ -52,37 +38,22 @@ final class CUDADecoder {
     /// The tokens behind those of a chunk whose log-probabilities are told, int64.
     let scoredTokens: Tensor
 
-    /// Matrix products of a layer over many tokens.
-    struct WideLayer {
-        let qkv, output, gateUp, down: WideProducts
-    }
-
     /// - Parameters:
-    ///   - draft: A head whose products share the decoder's buffers.
+    ///   - draft: What will propose tokens; its products share the decoder's buffers.
     ///   - acceptance: Per place of a step the probability with which a proposal counts as right,
     ///     whatever it is: to time steps, not to serve; `nil`: proposals are compared.
     init(
-        _ weights: DecoderWeights, layout: CUDALayout, draft: DraftHead? = nil,
+        _ weights: DecoderWeights, layout: CUDALayout, draft: LoadedDraft? = nil,
         kernels: CUDAContext, simulating acceptance: [Double]? = nil
     ) throws {
         let device = kernels.device
-        let shape = try weights.attentionShape()
-        let layout = layout.limited(to: shape, by: kernels.limits)
-        let shapes = DecoderBuffers.Shapes(weights, layout, draft: draft)
-        self.weights = weights
+        let (shape, proposing) = (try weights.attentionShape(), try draft?.memory())
+        let layout = layout.limited(to: shape, draft: proposing, by: kernels.limits)
         self.layout = layout
         self.kernels = kernels
         stream = try CUDAStream(on: kernels)
-        cache = try PagedKeyValues(
-            layers: weights.layers.count, pages: layout.pageCount, shape: shape,
-            format: layout.format, device: device)
-        let buffers = try DecoderBuffers(shapes, device: device)
-        self.shapes = shapes
-        self.buffers = buffers
-        let elementwise = try Elementwise(context: kernels)
-        self.elementwise = elementwise
-        try elementwise.prepare(hidden: weights.architecture.dimensions.hiddenSize)
-        keyValues = try KeyValueKernels(shape, format: layout.format, context: kernels)
+        let buffers = try DecoderBuffers(
+            DecoderBuffers.Shapes(weights, layout, draft: proposing), device: device)
         let vocabulary = weights.architecture.dimensions.vocabularySize
         let rows = layout.largestBucket
         sampling =
@@ -95,26 +66,17 @@ final class CUDADecoder {
         state = try SamplingState(
             slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
             sequenceLength: layout.sequenceLength, device: device)
-        workspace = DecodeLinear.Workspace(device: device)
+        let workspace = DecodeLinear.Workspace(device: device)
         attentionWorkspace = DecodeAttention.Workspace(device: device)
         // What grew while kernels are made would be kept by those made before.
         try workspace.reserve(
-            for: weights.matrices + (draft?.matrices ?? []), tokens: Self.narrowCodeRows,
-            multiprocessors: kernels.multiprocessors)
+            for: weights.matrices + (draft?.matrices ?? []),
+            tokens: DecoderProducts.narrowCodeRows, multiprocessors: kernels.multiprocessors)
         try attentionWorkspace.reserve(
-            layout.attentions(shape, draft: draft?.attention), limits: kernels.limits)
-        tuner = try LinearTuner(context: kernels)
-        let scratch = WideProducts.Scratch(
-            expanded: buffers.expanded, results: buffers.factored)
-        func products(_ site: DecoderSite) throws -> WideProducts {
-            try WideProducts(site, elementwise: elementwise, scratch: scratch)
-        }
-        wideHead = try products(weights.head)
-        wide = try weights.layers.map { layer in
-            try WideLayer(
-                qkv: products(layer.qkv), output: products(layer.output),
-                gateUp: products(layer.gateUp), down: products(layer.down))
-        }
+            layout.attentions(shape, draft: proposing), limits: kernels.limits)
+        products = try DecoderProducts(buffers, workspace: workspace, kernels: kernels)
+        layers = try DecoderLayers(
+            weights, layout: layout, buffers: buffers, products: products)
         func integers(_ shape: [Int]) throws(TensorError) -> Tensor {
             try .zeros(shape, dtype: .int32, device: device)
         }
@@ -127,23 +89,43 @@ final class CUDADecoder {
         scoredTokens = try .zeros([layout.chunk], dtype: .int64, device: device)
         try device.synchronize()
     }
+
+    var weights: DecoderWeights { layers.weights }
+    var buffers: DecoderBuffers { layers.buffers }
+
+    /// Attention of rows of a step over pages of this layout.
+    func attention(_ shape: AttentionShape, queries: Int, requests: Int) throws -> DecodeAttention {
+        try DecodeAttention(
+            shape, format: layout.format, queries: queries, requests: requests,
+            maxPages: layout.pagesPerSlot,
+            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil,
+            workspace: attentionWorkspace, context: kernels)
+    }
 }
 
 extension CUDALayout {
-    /// The same with as many proposals as attention can verify at a time instead of more.
-    func limited(to shape: AttentionShape, by limits: DeviceLimits) -> CUDALayout {
+    /// The same with as many proposals as attention can verify at a time instead of more, and as a model
+    /// that drafts can read again.
+    func limited(
+        to shape: AttentionShape, draft: CUDAMemory.Draft? = nil, by limits: DeviceLimits
+    ) -> CUDALayout {
+        var shapes = [shape]
+        if case .model = draft?.kind, let draft { shapes.append(draft.attention) }
         let most =
-            (1...max(mostDraftTokens, 1)).last {
-                DecodeAttention.fits(
-                    shape, format: format, queries: $0 + 1, maxPages: pagesPerSlot, limits: limits)
+            (1...max(mostDraftTokens, 1)).last { count in
+                shapes.allSatisfy {
+                    DecodeAttention.fits(
+                        $0, format: format, queries: count + 1, maxPages: pagesPerSlot,
+                        limits: limits)
+                }
             } ?? 0
         var layout = self
         layout.draftTokens = Set(draftTokens.map { min($0, most) }).sorted()
         return layout
     }
 
-    /// The attentions of all steps, and of a head that proposes tokens for them.
-    func attentions(_ shape: AttentionShape, draft: AttentionShape?) -> [DecodeAttention.Launch] {
+    /// The attentions of all steps, and of what proposes tokens for them.
+    func attentions(_ shape: AttentionShape, draft: CUDAMemory.Draft?) -> [DecodeAttention.Launch] {
         func launch(_ shape: AttentionShape, _ queries: Int, _ requests: Int)
             -> DecodeAttention.Launch
         {
@@ -155,9 +137,10 @@ extension CUDALayout {
         guard let draft else { return own }
         return own
             + buckets.flatMap { bucket in
-                let places = CUDAHeadDrafter.places(
-                    mostDraftTokens(bucket), heads: draft.heads, keyValueHeads: draft.kvHeads)
-                return [launch(draft, places, bucket), launch(draft, 1, bucket)]
+                [
+                    launch(draft.attention, draft.places(self, bucket: bucket), bucket),
+                    launch(draft.attention, 1, bucket),
+                ]
             }
     }
 

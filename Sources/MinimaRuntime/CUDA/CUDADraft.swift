@@ -8,17 +8,39 @@ public enum CUDADraft: Sendable {
     case ngram(suffix: Int = 3)
     /// An EAGLE-3 head, in the public checkpoint layout.
     case head(any WeightSource)
+    /// A smaller model with the target's vocabulary.
+    case model(any WeightSource)
 
     /// Loads what it needs.
     ///
     /// - Parameter target: What it drafts for.
+    /// - Throws: ``DraftingError`` for a model of another vocabulary; `RuntimeError` for a family whose
+    ///   layers the kernels do not know.
     func loaded(target: any WeightSource, kernels: CUDAContext, context: Int) throws -> LoadedDraft
     {
         switch self {
-        case .ngram(let suffix): .ngram(suffix: suffix)
+        case .ngram(let suffix): return .ngram(suffix: suffix)
         case .head(let source):
-            .head(
+            return .head(
                 try DraftHead(source, target: target, kernels: kernels, context: context))
+        case .model(let source):
+            try Self.checkVocabulary(of: source, for: target)
+            // Rotary frequencies that depend on the length are those of the draft's own context: further
+            // on it guesses worse.
+            let own = try source.config.int("max_position_embeddings")
+            return .model(
+                try DecoderWeights(
+                    source, kernels: kernels, context: min(context, own), onProgress: { _ in }))
+        }
+    }
+
+    /// Throws ``DraftingError`` unless two models have as many tokens.
+    public static func checkVocabulary(
+        of draft: any WeightSource, for target: any WeightSource
+    ) throws {
+        let sizes = try [draft, target].map { try $0.config.int("vocab_size") }
+        guard sizes[0] == sizes[1] else {
+            throw DraftingError.otherVocabulary(draft: sizes[0], target: sizes[1])
         }
     }
 }
@@ -27,10 +49,33 @@ public enum CUDADraft: Sendable {
 enum LoadedDraft: Sendable {
     case ngram(suffix: Int)
     case head(DraftHead)
+    case model(DecoderWeights)
 
-    var head: DraftHead? {
-        guard case .head(let head) = self else { return nil }
-        return head
+    /// What decoding kernels multiply by.
+    var matrices: [LinearMatrix] {
+        switch self {
+        case .ngram: []
+        case .head(let head): head.matrices
+        case .model(let model): model.matrices
+        }
+    }
+
+    /// What memory depends on; `nil` where nothing of it is on the device.
+    func memory() throws(KernelError) -> CUDAMemory.Draft? {
+        switch self {
+        case .ngram: nil
+        case .head(let head): CUDAMemory.Draft(head)
+        case .model(let model): try CUDAMemory.Draft(model)
+        }
+    }
+
+    /// Bytes of weights that a round of `count` proposals reads.
+    func readBytes(_ count: Int) -> Int {
+        switch self {
+        case .ngram: 0
+        case .head(let head): head.readBytes(count)
+        case .model(let model): count * model.readBytes
+        }
     }
 
     func drafter(for decoder: CUDADecoder) throws -> any CUDADrafter {
@@ -38,6 +83,7 @@ enum LoadedDraft: Sendable {
         case .ngram(let suffix):
             try CUDANgramDrafter(suffix: suffix, kernels: decoder.kernels)
         case .head(let head): try CUDAHeadDrafter(head, for: decoder)
+        case .model(let model): try CUDAModelDrafter(model, for: decoder)
         }
     }
 }

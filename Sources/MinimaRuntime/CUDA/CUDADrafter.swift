@@ -21,8 +21,8 @@ protocol CUDADrafter: Sendable {
     /// Queues the same for a chunk of a prompt, `[tokens, hidden]`.
     func observe(_ residual: Tensor, entering layer: Int) throws
 
-    /// Queues reading the chunk of `count` tokens at `position` that it has observed.
-    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) throws
+    /// Queues reading the chunk that it has observed.
+    func read(_ chunk: DecoderLayers.Chunk, in decoder: CUDADecoder) throws
 }
 
 extension CUDADrafter {
@@ -31,7 +31,7 @@ extension CUDADrafter {
         -> [StepKernel]
     { [] }
     func observe(_ residual: Tensor, entering layer: Int) {}
-    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) {}
+    func read(_ chunk: DecoderLayers.Chunk, in decoder: CUDADecoder) {}
 }
 
 /// Proposes what followed the last tokens when they stood in the sequence before.

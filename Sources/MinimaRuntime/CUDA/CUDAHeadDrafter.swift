@@ -9,6 +9,7 @@ import MinimaTensor
 struct CUDAHeadDrafter: CUDADrafter {
     let head: DraftHead
     private let kernels: DraftKernels
+    private let own: HeadKernels
     private let cache: PagedKeyValues
     private let keyValues: KeyValueKernels
     private let wide: Wide
@@ -25,21 +26,18 @@ struct CUDAHeadDrafter: CUDADrafter {
     init(_ head: DraftHead, for decoder: CUDADecoder) throws {
         let layout = decoder.layout
         self.head = head
-        kernels = try DraftKernels(hidden: head.config.hidden, context: decoder.kernels)
+        kernels = try DraftKernels(context: decoder.kernels)
+        own = try HeadKernels(hidden: head.config.hidden, context: decoder.kernels)
         cache = try PagedKeyValues(
             layers: 1, pages: layout.pageCount, shape: head.attention, format: layout.format,
             device: decoder.kernels.device)
         keyValues = try KeyValueKernels(
             head.attention, format: layout.format, context: decoder.kernels)
-        let scratch = WideProducts.Scratch(
-            expanded: decoder.buffers.expanded, results: decoder.buffers.factored)
-        func products(_ site: DecoderSite) throws -> WideProducts {
-            try WideProducts(site, elementwise: decoder.elementwise, scratch: scratch)
-        }
+        let products = decoder.products
         wide = Wide(
-            fuse: try products(head.fuse), qkv: try products(head.qkv),
-            output: try products(head.output), gateUp: try products(head.gateUp),
-            down: try products(head.down), head: try products(head.head))
+            fuse: try products.wide(head.fuse), qkv: try products.wide(head.qkv),
+            output: try products.wide(head.output), gateUp: try products.wide(head.gateUp),
+            down: try products.wide(head.down), head: try products.wide(head.head))
         buffers = try Buffers(
             Buffers.Shapes(head.config, layout), device: decoder.kernels.device)
         prefixes = PrefixReuse(
@@ -47,7 +45,7 @@ struct CUDAHeadDrafter: CUDADrafter {
             computed: Self.places(
                 layout.mostDraftTokens, heads: head.config.heads,
                 keyValueHeads: head.config.keyValueHeads))
-        try decoder.elementwise.prepare(hidden: head.config.hidden)
+        try products.elementwise.prepare(hidden: head.config.hidden)
     }
 
     /// Places that a round of a step of `bucket` computes anew: as many as the step before may have
@@ -69,7 +67,8 @@ struct CUDAHeadDrafter: CUDADrafter {
         let places = Self.places(
             layout.mostDraftTokens(rows), heads: config.heads, keyValueHeads: config.keyValueHeads)
         let round = try DraftKernels.Round(
-            rows: rows, places: places, steps: max(count, 1), device: decoder.kernels.device)
+            rows: rows, places: places, steps: max(count, 1), reading: .features,
+            device: decoder.kernels.device)
         let all = 0..<rows * places
         let features = try buffers.features.narrow(0, all)
         let fused = try buffers.fused.narrow(0, all)
@@ -81,26 +80,28 @@ struct CUDAHeadDrafter: CUDADrafter {
                     rowTables: step.tables, on: $0)
             },
             StepKernel(name: "draft features", bytes: 0) {
-                [elementwise = decoder.elementwise, ring = buffers.ring] in
+                [elementwise = decoder.products.elementwise, ring = buffers.ring] in
                 try elementwise.gatherRows(
                     ring, ids: round.ringRows, into: features, on: $0, overlapping: false)
             },
         ]
-        result += try decoder.product(
+        result += try decoder.products(
             head.fuse, wide.fuse, "draft fc", of: features, into: .values(fused))
         result += try layer(
             Pass(
-                attention: attention(rows, queries: places, decoder), tokens: round.tokens,
+                attention: decoder.attention(
+                    head.attention, queries: places, requests: rows), tokens: round.tokens,
                 features: fused, stream: stream, lengths: round.lengths.select(0, 0),
                 isFirst: true, readsOnly: count == 0), step, decoder)
         guard count > 0 else { return result }
-        let single = count > 1 ? try attention(rows, queries: 1, decoder) : nil
+        let single =
+            count > 1 ? try decoder.attention(head.attention, queries: 1, requests: rows) : nil
         var (hidden, other) = (
             try buffers.last.narrow(0, 0..<rows), try buffers.next.narrow(0, 0..<rows)
         )
         result.append(
             StepKernel(name: "draft last", bytes: 0) {
-                [elementwise = decoder.elementwise, hidden] in
+                [elementwise = decoder.products.elementwise, hidden] in
                 try elementwise.gatherRows(stream, ids: round.lastRows, into: hidden, on: $0)
             })
         let logits = try buffers.logits.narrow(0, 0..<rows)
@@ -113,9 +114,9 @@ struct CUDAHeadDrafter: CUDADrafter {
                         readsOnly: false), step, decoder)
                 swap(&hidden, &other)
             }
-            result += try decoder.product(
+            result += try decoder.products(
                 head.head, wide.head, "draft head", of: hidden,
-                norm: CUDADecoder.InputNorm(
+                norm: DecoderProducts.InputNorm(
                     head.norm, epsilon: config.epsilon,
                     through: buffers.normed.narrow(0, 0..<rows)), into: .logits(logits))
             result.append(
@@ -145,16 +146,6 @@ struct CUDAHeadDrafter: CUDADrafter {
         let readsOnly: Bool
     }
 
-    private func attention(_ rows: Int, queries: Int, _ decoder: CUDADecoder) throws
-        -> DecodeAttention
-    {
-        try DecodeAttention(
-            head.attention, format: decoder.layout.format, queries: queries, requests: rows,
-            maxPages: decoder.layout.pagesPerSlot,
-            splitTokens: decoder.layout.isDeterministic ? CUDADecoder.fixedSplit : nil,
-            workspace: decoder.attentionWorkspace, context: decoder.kernels)
-    }
-
     private func layer(_ pass: Pass, _ step: StepBuffers, _ decoder: CUDADecoder) throws
         -> [StepKernel]
     {
@@ -167,15 +158,15 @@ struct CUDAHeadDrafter: CUDADrafter {
         // Attention reads pages and lengths ahead of its turn: after an attention that has written to
         // them, or after the launch that set them, comes one that does not overlap.
         var result = [
-            StepKernel(name: "draft inputs", bytes: 0) { [kernels, head] in
-                try kernels.inputs(
+            StepKernel(name: "draft inputs", bytes: 0) { [own, head] in
+                try own.inputs(
                     table: table, tokens: pass.tokens, features: pass.features,
                     tokenNorm: head.embeddingNorm, featureNorm: head.hiddenNorm,
                     epsilon: config.epsilon, normsBeforeResidual: config.normsBeforeResidual,
                     x: x, residual: pass.stream, on: $0, overlapping: pass.isFirst)
             }
         ]
-        result += try decoder.product(head.qkv, wide.qkv, "draft qkv", of: x, into: .values(qkv))
+        result += try decoder.products(head.qkv, wide.qkv, "draft qkv", of: x, into: .values(qkv))
         result.append(
             StepKernel(name: "draft attention", bytes: 0) { [head, cache] in
                 try pass.attention.launch(
@@ -184,15 +175,15 @@ struct CUDAHeadDrafter: CUDADrafter {
                     lengths: pass.lengths, attended: attended, on: $0)
             })
         guard !pass.readsOnly else { return result }
-        result += try decoder.product(
+        result += try decoder.products(
             head.output, wide.output, "draft o", of: attended, into: .stream(pass.stream))
         let gated = try buffers.gated.narrow(0, all)
-        result += try decoder.product(
+        result += try decoder.products(
             head.gateUp, wide.gateUp, "draft gate_up", of: pass.stream,
-            norm: CUDADecoder.InputNorm(
+            norm: DecoderProducts.InputNorm(
                 head.postNorm, epsilon: config.epsilon, through: buffers.normed.narrow(0, all)),
             into: .gated(gated, through: buffers.gateUp.narrow(0, all)))
-        result += try decoder.product(
+        result += try decoder.products(
             head.down, wide.down, "draft down", of: gated, into: .stream(pass.stream))
         return result
     }
@@ -202,8 +193,8 @@ struct CUDAHeadDrafter: CUDADrafter {
     {
         head.featureLayers.indices.filter { head.featureLayers[$0] == layer }.map { index in
             StepKernel(name: "draft keep", bytes: 0) {
-                [kernels, ring = buffers.ring, state = decoder.state] in
-                try kernels.keep(
+                [own, ring = buffers.ring, state = decoder.state] in
+                try own.keep(
                     step.residual, slots: step.rows, state: state, ring: ring, index: index,
                     on: $0)
             }
@@ -222,7 +213,8 @@ struct CUDAHeadDrafter: CUDADrafter {
 
     /// The last place of the chunk that ends a prompt reads a token that is not known yet; a step's
     /// round computes it again.
-    func read(_ count: Int, at position: Int, slot: Int, in decoder: CUDADecoder) throws {
+    func read(_ chunk: DecoderLayers.Chunk, in decoder: CUDADecoder) throws {
+        let (count, position, slot) = (chunk.tokens.count, chunk.position, chunk.slot)
         let (rows, stream) = (0..<count, decoder.stream)
         let features = try buffers.features.narrow(0, rows)
         try keep(features, at: position, slot: slot)
@@ -230,7 +222,7 @@ struct CUDAHeadDrafter: CUDADrafter {
         let fused = try buffers.fused.narrow(0, rows)
         let (x, qkv) = (try buffers.inputs.narrow(0, rows), try buffers.qkv.narrow(0, rows))
         try wide.fuse(features, into: fused, adding: false, on: stream)
-        try kernels.inputs(
+        try own.inputs(
             table: head.embedding ?? decoder.weights.embedding,
             tokens: sequence.select(0, slot).narrow(0, position + 1..<position + 1 + count),
             features: fused, tokenNorm: head.embeddingNorm, featureNorm: head.hiddenNorm,

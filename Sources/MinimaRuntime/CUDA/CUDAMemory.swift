@@ -14,31 +14,16 @@ public struct CUDAMemory: Sendable, Hashable {
     public let attention: AttentionShape
     /// Bytes of the weights as kernels read them.
     public let weightBytes: Int
-    /// What proposes tokens by a head; `nil`: nothing, or what needs no memory.
+    /// What proposes tokens by weights of its own; `nil`: nothing, or what needs no memory.
     public let draft: Draft?
     /// The device's.
     public let limits: DeviceLimits
 
-    /// Whether every layer's gates and ups are gathered from one weight.
-    private let gathersGates: Bool
-    /// Values that a factored weight gives for one token at most, and values of the largest matrix of
-    /// codes.
-    private let largestResults, largestExpanded: Int
-    /// Most bytes that lie beside the weights while they are loaded.
-    private let loadingBytes: Int
-
-    /// A head that proposes tokens.
-    public struct Draft: Sendable, Hashable {
-        /// Its sizes.
-        public let config: EagleConfiguration
-        /// What its attention is compiled for.
-        public let attention: AttentionShape
-        /// Bytes of its weights.
-        public let weightBytes: Int
-    }
+    private let bounds: WeightBounds
 
     /// Rows that the decoding kernel multiplies at a time.
-    private static let narrowRows = max(CUDADecoder.narrowRows, CUDADecoder.narrowCodeRows)
+    private static let narrowRows = max(
+        DecoderProducts.narrowRows, DecoderProducts.narrowCodeRows)
     /// libtorch gives cuBLAS 32 MiB for each stream on Hopper and Blackwell, 8 MiB elsewhere, and as
     /// much to cuBLASLt (`CUDABlas.cpp`, `getChosenWorkspaceSize`); products run on the stream that
     /// weights are loaded on and on the decoder's.
@@ -68,31 +53,31 @@ public struct CUDAMemory: Sendable, Hashable {
     /// Bytes of one page of keys and values in all layers, a draft's too.
     public func pageBytes(_ format: KeyValueFormat) -> Int {
         PagedKeyValues.bytesPerPage(layers: dimensions.layers, shape: attention, format: format)
-            + (draft.map {
-                PagedKeyValues.bytesPerPage(layers: 1, shape: $0.attention, format: format)
-            } ?? 0)
+            + (draft?.pageBytes(format) ?? 0)
     }
 
     /// What an engine of a layout holds in tensors once it is made.
     public func prediction(_ layout: CUDALayout) -> DecodeMemory {
-        let layout = layout.limited(to: attention, by: limits)
+        let layout = layout.limited(to: attention, draft: draft, by: limits)
         let shapes = DecoderBuffers.Shapes(
-            dimensions, gathersGates: gathersGates, largestResults: largestResults,
-            largestExpanded: largestExpanded, layout: layout)
+            dimensions, gathersGates: bounds.gathersGates,
+            largestResults: max(bounds.largestResults, draft?.bounds.largestResults ?? 0),
+            largestExpanded: max(bounds.largestExpanded, draft?.bounds.largestExpanded ?? 0),
+            layout: layout)
         let vocabulary = dimensions.vocabularySize
         let state = SamplingState.bytes(
             slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
             sequenceLength: layout.sequenceLength)
         let sampling = layout.largestBucket * SamplingKernel.workspaceBytes
-        let head = draft.map { $0.buffers(layout) } ?? (bytes: 0, logits: 0)
+        let own = draft.map { $0.buffers(layout) } ?? (bytes: 0, logits: 0)
         let (pages, overflows) = layout.pageCount.multipliedReportingOverflow(
             by: pageBytes(layout.format))
         return DecodeMemory(
             weights: weightBytes + tableBytes + (draft?.weightBytes ?? 0),
             cache: overflows ? .max : pages,
-            activations: shapes.byteCount + state + sampling + integerBytes(layout) + head.bytes,
+            activations: shapes.byteCount + state + sampling + integerBytes(layout) + own.bytes,
             workspace: workspaceBytes(layout) + Self.libraryBytes,
-            logits: shapes.logitBytes + head.logits)
+            logits: shapes.logitBytes + own.logits)
     }
 
     /// Bytes that stay free of the engine's tensors: what the driver keeps for loaded kernels and graphs,
@@ -101,20 +86,22 @@ public struct CUDAMemory: Sendable, Hashable {
     ///
     /// - Attention over a chunk gives a new tensor and its log-sums, scores of a prompt a few numbers of
     ///   each row, twice while they are joined; finding the likeliest tokens takes a quarter of the logits.
-    /// - A kernel in a graph takes 8 KiB; a layer has ten, a draft's round twelve for each token.
+    /// - A kernel in a graph takes 8 KiB; a layer has ten, a head's round twelve for each token, another
+    ///   draft's as many as its layers.
     /// - The allocator rounds what is larger than 10 MiB to 2 MiB, and uses no rest below 1 MiB: half of
     ///   that for each of a layer's eight matrices.
     /// - 256 MiB are for kernels' code and the memory that threads' registers spill to.
     public func reserve(_ layout: CUDALayout) -> Int {
-        let layout = layout.limited(to: attention, by: limits)
+        let layout = layout.limited(to: attention, draft: draft, by: limits)
         let scores = 24 + 24 * SamplingParameters.mostLogprobs
-        let chunk =
-            layout.chunk * (dimensions.heads * (2 * attention.headDim + 4) + 2 * scores)
+        let shapes = [attention] + (draft.map { [$0.attention] } ?? [])
+        let attended = shapes.map { $0.heads * (2 * $0.headDim + 4) }.max() ?? 0
+        let chunk = layout.chunk * (attended + 2 * scores)
         let likeliest = layout.largestRows * dimensions.vocabularySize
         let nodes = layout.steps.reduce(0) { sum, size in
-            sum + 10 * dimensions.layers + 8 + (draft == nil ? 0 : 12 * size.places)
+            sum + 10 * dimensions.layers + 8 + (draft?.launches(size) ?? 0)
         }
-        let rounding = dimensions.layers * 8 << 19
+        let rounding = (dimensions.layers + (draft?.layers ?? 0)) * 8 << 19
         return chunk + likeliest + nodes << 13 + rounding + 256 << 20
     }
 
@@ -136,23 +123,32 @@ public struct CUDAMemory: Sendable, Hashable {
 
     /// Places of outputs that kernels read beside the weights: int32, in up to four orders.
     private var tableBytes: Int {
-        16
-            * dimensions.sites.reduce(dimensions.vocabularySize) {
-                $0 + dimensions.layers * $1.outputs
-            }
+        func outputs(_ sizes: DecoderDimensions) -> Int {
+            sizes.sites.reduce(sizes.vocabularySize) { $0 + sizes.layers * $1.outputs }
+        }
+        guard case .model(let sizes) = draft?.kind else { return 16 * outputs(dimensions) }
+        return 16 * (outputs(dimensions) + outputs(sizes))
     }
 
-    /// Tables of pages, tokens and lengths; a head's for each of its rounds.
+    /// Most bytes that lie beside the weights while they are loaded; what stands around the target's layers
+    /// once more beside a head's.
+    private var loadingBytes: Int {
+        switch draft?.kind {
+        case nil: bounds.loadingBytes
+        case .head:
+            max(bounds.loadingBytes, bounds.loadingBytes > 0 ? 4 * dimensions.headParameters : 0)
+        case .model: max(bounds.loadingBytes, draft?.bounds.loadingBytes ?? 0)
+        }
+    }
+
+    /// Tables of pages, tokens and lengths; a draft's for each of its rounds.
     private func integerBytes(_ layout: CUDALayout) -> Int {
         let rows = layout.largestBucket
         let decoder =
             layout.slots * layout.pagesPerSlot + rows * (2 + layout.pagesPerSlot)
             + layout.largestRows + 3 * layout.chunk
-        guard draft != nil else { return 4 * decoder }
-        let rounds = layout.steps.reduce(0) { sum, size in
-            sum + size.bucket * (2 * DraftKernels.mostPlaces + 2 + max(size.draftTokens, 1))
-        }
-        return 4 * (decoder + rounds)
+        guard let draft else { return 4 * decoder }
+        return layout.steps.reduce(4 * decoder) { $0 + draft.integerBytes(layout, $1) }
     }
 
     /// What kernels' thread blocks hand each other: reserved for all of them before the first is made.
@@ -163,40 +159,18 @@ public struct CUDAMemory: Sendable, Hashable {
             multiprocessors: limits.multiprocessors)
         return linear
             + DecodeAttention.Workspace.bytes(
-                layout.attentions(attention, draft: draft?.attention), limits: limits)
-    }
-}
-
-extension CUDAMemory.Draft {
-    /// Bytes of its buffers, and of its logits among them.
-    fileprivate func buffers(_ layout: CUDALayout) -> (bytes: Int, logits: Int) {
-        let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout)
-        let logits = 4 * shapes.logits.reduce(1, *)
-        return (shapes.byteCount - logits, logits)
-    }
-
-    fileprivate var outputs: [Int] {
-        let attention = (config.heads + 2 * config.keyValueHeads) * config.headDim
-        return [
-            config.hidden, attention, config.hidden, 2 * config.intermediate, config.hidden,
-            config.draftVocabulary,
-        ]
+                layout.attentions(attention, draft: draft), limits: limits)
     }
 }
 
 extension CUDAMemory {
     /// From what is loaded.
-    init(_ weights: DecoderWeights, draft: DraftHead?, limits: DeviceLimits) throws(KernelError) {
+    init(_ weights: DecoderWeights, draft: LoadedDraft?, limits: DeviceLimits) throws(KernelError) {
         dimensions = weights.architecture.dimensions
         attention = try weights.attentionShape()
         weightBytes = weights.byteCount
-        gathersGates = weights.gathersGates
-        largestResults = max(weights.largestResults, draft?.largestResults ?? 0)
-        largestExpanded = max(weights.largestExpanded, draft?.largestExpanded ?? 0)
-        loadingBytes = 0
-        self.draft = draft.map {
-            Draft(config: $0.config, attention: $0.attention, weightBytes: $0.byteCount)
-        }
+        bounds = WeightBounds(weights)
+        self.draft = try draft?.memory()
         self.limits = limits
     }
 
@@ -207,58 +181,22 @@ extension CUDAMemory {
     /// - Parameters:
     ///   - formats: Of the modules that are not dense.
     ///   - weightBytes: Stored bytes of the model, numbers counted as bfloat16.
-    ///   - draft: A head's configuration and the bytes of its weights.
     /// - Throws: `RuntimeError.unsupportedSize` for sizes that no device has memory for.
     public init(
         _ architecture: DecoderArchitecture, formats: [FormatSpec], weightBytes: Int,
-        draft: (config: EagleConfiguration, weightBytes: Int, isQuantized: Bool)? = nil,
-        limits: DeviceLimits
+        draft: Draft? = nil, limits: DeviceLimits
     ) throws {
-        let sizes = architecture.dimensions
-        try Self.check(sizes)
-        try draft.map { try Self.check($0.config) }
-        dimensions = sizes
-        attention = try AttentionShape(
-            heads: sizes.heads, kvHeads: sizes.keyValueHeads, headDim: sizes.headDim,
-            normalisesQueriesAndKeys: architecture.normalisesQueriesAndKeys)
+        try Self.check(architecture.dimensions)
+        dimensions = architecture.dimensions
+        attention = try AttentionShape(architecture)
         self.weightBytes = weightBytes
-        gathersGates = false
-        // A member of a site that is stored alone gives its own outputs and what they are made of.
-        let widest = max(2 * sizes.heads * sizes.headDim, 2 * sizes.intermediateSize)
-        let outputs = sizes.sites.reduce(widest) { max($0, $1.outputs) }
-        let isComposite = formats.contains { $0.contains { !$0.parts.isEmpty && $0.bits == nil } }
-        largestResults = formats.isEmpty ? 0 : (isComposite ? 2 : 1) * (outputs + 8)
-        func padded(_ outputs: Int, _ inputs: Int) -> Int { outputs * ((inputs + 7) / 8 * 8) }
-        let isQuantized = formats.contains { $0.contains { $0.bits != nil } }
-        let matrices = sizes.sites.map { padded($0.outputs, $0.inputs) }
-        let head = padded(sizes.vocabularySize, sizes.hiddenSize)
-        let own = isQuantized ? max(matrices.max() ?? 0, head) : 0
-        let drafts =
-            draft.map { draft in
-                let (config, hidden) = (draft.config, draft.config.hidden)
-                guard draft.isQuantized else { return 0 }
-                return max(
-                    padded(hidden, EagleConfiguration.featureCount * config.targetHidden),
-                    padded(2 * config.intermediate, hidden),
-                    padded(config.draftVocabulary, hidden),
-                    padded((config.heads + 2 * config.keyValueHeads) * config.headDim, 2 * hidden))
-            } ?? 0
-        largestExpanded = max(own, drafts)
-        let layer = 2 * matrices.reduce(0, +)
-        loadingBytes = max(layer, (draft == nil ? 1 : 2) * 2 * head)
-        self.draft = try draft.map {
-            Draft(
-                config: $0.config,
-                attention: try AttentionShape(
-                    heads: $0.config.heads, kvHeads: $0.config.keyValueHeads,
-                    headDim: $0.config.headDim, normalisesQueriesAndKeys: false),
-                weightBytes: $0.weightBytes)
-        }
+        bounds = WeightBounds(architecture.dimensions, formats: formats)
+        self.draft = draft
         self.limits = limits
     }
 
     /// With these no sum of bytes leaves the range of `Int`.
-    private static func check(_ sizes: DecoderDimensions) throws(RuntimeError) {
+    static func check(_ sizes: DecoderDimensions) throws(RuntimeError) {
         for (name, value, most) in [
             ("the number of layers", sizes.layers, 1 << 12),
             ("the hidden size", sizes.hiddenSize, 1 << 18),
@@ -272,20 +210,13 @@ extension CUDAMemory {
         }
     }
 
-    private static func check(_ config: EagleConfiguration) throws(RuntimeError) {
+    static func check(_ config: EagleConfiguration) throws(RuntimeError) {
         try check(
             DecoderDimensions(
                 layers: 1, hiddenSize: max(config.hidden, config.targetHidden), heads: config.heads,
                 keyValueHeads: config.keyValueHeads, headDim: config.headDim,
                 intermediateSize: config.intermediate,
                 vocabularySize: max(config.vocabulary, config.draftVocabulary)))
-    }
-}
-
-extension FormatSpec {
-    /// Whether this format or one that it is made of is so.
-    fileprivate func contains(_ condition: (FormatSpec) -> Bool) -> Bool {
-        condition(self) || parts.contains { $0.contains(condition) }
     }
 }
 

@@ -64,9 +64,10 @@ extension DecoderBuffers {
         ///   - gathersGates: Whether every layer's gates and ups are gathered from one weight.
         ///   - largestResults: Values that a factored weight gives for one token at most.
         ///   - largestExpanded: Values of the largest matrix of codes.
+        ///   - logitRows: Rows of logits; `nil`: those of the largest step.
         init(
             _ sizes: DecoderDimensions, gathersGates: Bool, largestResults: Int,
-            largestExpanded: Int, layout: CUDALayout
+            largestExpanded: Int, layout: CUDALayout, logitRows: Int? = nil
         ) {
             let rows = max(layout.chunk, layout.largestRows)
             residual = [rows, sizes.hiddenSize]
@@ -80,7 +81,7 @@ extension DecoderBuffers {
                 layout.pagesPerSlot * PagedKeyValues.pageTokens, sizes.keyValueHeads, sizes.headDim,
             ]
             queries = [rows, sizes.heads, sizes.headDim]
-            logits = [layout.largestRows, sizes.vocabularySize]
+            logits = [logitRows ?? layout.largestRows, sizes.vocabularySize]
         }
 
         /// Bytes of all buffers but the logits.
@@ -98,11 +99,19 @@ extension DecoderBuffers {
 
 extension DecoderBuffers.Shapes {
     /// - Parameter draft: Its products go through the same buffers.
-    init(_ weights: DecoderWeights, _ layout: CUDALayout, draft: DraftHead? = nil) {
+    init(_ weights: DecoderWeights, _ layout: CUDALayout, draft: CUDAMemory.Draft? = nil) {
         self.init(
             weights.architecture.dimensions, gathersGates: weights.gathersGates,
-            largestResults: max(weights.largestResults, draft?.largestResults ?? 0),
-            largestExpanded: max(weights.largestExpanded, draft?.largestExpanded ?? 0),
+            largestResults: max(weights.largestResults, draft?.bounds.largestResults ?? 0),
+            largestExpanded: max(weights.largestExpanded, draft?.bounds.largestExpanded ?? 0),
             layout: layout)
+    }
+
+    /// What a model needs that drafts for another, through whose buffers its factored weights and codes go:
+    /// a round computes the places that a step verifies, and logits of one of each row.
+    init(draft sizes: DecoderDimensions, gathersGates: Bool, layout: CUDALayout) {
+        self.init(
+            sizes, gathersGates: gathersGates, largestResults: 0, largestExpanded: 0,
+            layout: layout, logitRows: layout.largestBucket)
     }
 }

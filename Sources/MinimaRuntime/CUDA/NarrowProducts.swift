@@ -4,7 +4,7 @@ import MinimaTensor
 /// Multiplies few tokens by a site's weight, through the decoding kernel: one launch per matrix, with
 /// the norm before and what follows fused in.
 struct NarrowProducts {
-    private let decoder: CUDADecoder
+    private let parts: DecoderProducts
     private let tokens: Int
 
     /// Where a site's outputs go.
@@ -24,7 +24,7 @@ struct NarrowProducts {
     private struct Task {
         let name: String
         let x: Tensor
-        let norm: CUDADecoder.InputNorm?
+        let norm: DecoderProducts.InputNorm?
         let bias: Tensor?
         let y: Tensor
         let epilogue: DecodeLinear.Epilogue
@@ -32,8 +32,8 @@ struct NarrowProducts {
         let isGated: Bool
     }
 
-    init(decoder: CUDADecoder, tokens: Int) {
-        self.decoder = decoder
+    init(_ parts: DecoderProducts, tokens: Int) {
+        self.parts = parts
         self.tokens = tokens
     }
 
@@ -43,7 +43,7 @@ struct NarrowProducts {
     ///   - x: bfloat16 `[tokens, inputs]`.
     ///   - norm: The RMSNorm of `x` that the site reads; `nil`: `x` itself.
     func kernels(
-        _ site: DecoderSite, _ name: String, of x: Tensor, norm: CUDADecoder.InputNorm? = nil,
+        _ site: DecoderSite, _ name: String, of x: Tensor, norm: DecoderProducts.InputNorm? = nil,
         into destination: Destination
     ) throws -> [StepKernel] {
         let target: Tensor
@@ -60,7 +60,7 @@ struct NarrowProducts {
         if isCut, let own = norm {
             let normed = try own.room.narrow(0, 0..<tokens)
             kernels.append(
-                decoder.norm(x, .init(own.weight, epsilon: own.epsilon, through: normed)))
+                parts.norm(x, .init(own.weight, epsilon: own.epsilon, through: normed)))
             (x, norm) = (normed, nil)
         }
         var written: [Range<Int>] = []
@@ -71,7 +71,7 @@ struct NarrowProducts {
             var read = x
             if product.inputs.count < site.inputs {
                 let slice = try x.narrow(1, product.inputs)
-                let place = try decoder.buffers.queries
+                let place = try parts.columns
                     .reshape([-1]).narrow(0, 0..<slice.count).reshape(slice.shape)
                 read = place
                 kernels.append(
@@ -86,8 +86,8 @@ struct NarrowProducts {
         }
         if case .gated(let y, let through) = destination, !site.gatesMeet {
             kernels.append(
-                StepKernel(name: "swiglu", bytes: 0) { [decoder] stream in
-                    try decoder.elementwise.swiGLU(through, into: y, on: stream)
+                StepKernel(name: "swiglu", bytes: 0) { [parts] stream in
+                    try parts.elementwise.swiGLU(through, into: y, on: stream)
                 })
         }
         return kernels
@@ -131,7 +131,7 @@ struct NarrowProducts {
     /// Room for what passes between the two matrices of a product, in rows of a multiple of 8.
     private func middle(_ rank: Int) throws -> Tensor {
         let width = DecoderSite.Form.middleWidth(rank)
-        return try decoder.buffers.factored.narrow(0, 0..<tokens * width)
+        return try parts.factored.narrow(0, 0..<tokens * width)
             .reshape([tokens, width])
     }
 
@@ -146,15 +146,15 @@ struct NarrowProducts {
                 matrix.kernel, tokens: tokens, epilogue: epilogue, normalised: task.norm != nil,
                 biased: task.bias != nil, inputStride: task.x.shape[1],
                 outputStride: task.y.shape[1], compactStride: compact?.shape[1], tuning: tuning,
-                workspace: decoder.workspace, context: decoder.kernels)
+                workspace: parts.workspace, context: parts.kernels)
             return StepKernel(name: task.name, bytes: matrix.kernel.bytes) { stream in
                 try linear.launch(
                     task.x, norm: task.norm?.weight, epsilon: task.norm?.epsilon ?? 0,
                     bias: task.bias, into: task.y, compact: compact, on: stream)
             }
         }
-        let known = decoder.tuner?.known(kind)
-        if known == nil { decoder.untuned?.add(kind, launch) }
+        let known = parts.tuner?.known(kind)
+        if known == nil { parts.untuned.add(kind, launch) }
         return try launch(known)
     }
 }

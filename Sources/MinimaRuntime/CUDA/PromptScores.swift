@@ -115,7 +115,7 @@ extension CUDADecoder {
     /// The launches that make logits of the first ``scoredRows`` rows of the residual stream.
     func scoringHead() throws -> [StepKernel] {
         let rows = 0..<scoredRows
-        return try head(
+        return try layers.head(
             buffers.residual.narrow(0, rows), into: buffers.logits.narrow(0, rows))
     }
 

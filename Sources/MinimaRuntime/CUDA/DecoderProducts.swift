@@ -1,7 +1,45 @@
 import MinimaKernels
 import MinimaTensor
 
-extension CUDADecoder {
+/// Makes the launches of matrix products, for a decoder and for what drafts for it: one stream runs
+/// them one after the other, so they share what lies between them.
+struct DecoderProducts: Sendable {
+    let kernels: CUDAContext
+    let elementwise: Elementwise
+    /// Counters and partial sums of the decoding kernels.
+    let workspace: DecodeLinear.Workspace
+    /// The fastest cuts found so far; `nil` where nothing is kept.
+    let tuner: LinearTuner?
+    /// Launches whose cut is not known, while they are collected.
+    let untuned = UntunedLinears()
+    /// See ``DecoderBuffers/factored`` and ``DecoderBuffers/expanded``.
+    let factored: Tensor
+    let expanded: Tensor?
+    /// Room for some columns of what a site reads, bfloat16.
+    let columns: Tensor
+
+    /// - Parameter buffers: A decoder's, large enough for the products of its drafts, too.
+    init(
+        _ buffers: DecoderBuffers, workspace: DecodeLinear.Workspace, kernels: CUDAContext
+    ) throws {
+        self.kernels = kernels
+        self.workspace = workspace
+        elementwise = try Elementwise(context: kernels)
+        tuner = try LinearTuner(context: kernels)
+        factored = buffers.factored
+        expanded = buffers.expanded
+        columns = buffers.queries
+    }
+
+    /// A site's products with many rows.
+    func wide(_ site: DecoderSite) throws -> WideProducts {
+        try WideProducts(
+            site, elementwise: elementwise,
+            scratch: WideProducts.Scratch(expanded: expanded, results: factored))
+    }
+}
+
+extension DecoderProducts {
     /// Rows that the decoding kernel multiplies at a time; more bfloat16 rows go through the library's
     /// products.
     static let narrowRows = 8
@@ -32,7 +70,7 @@ extension CUDADecoder {
     ///   - wide: The site's products for many rows.
     ///   - name: What the launches are called.
     ///   - x: bfloat16 `[rows, inputs]`.
-    func product(
+    func callAsFunction(
         _ site: DecoderSite, _ wide: WideProducts, _ name: String, of x: Tensor,
         norm: InputNorm? = nil, into destination: NarrowProducts.Destination
     ) throws -> [StepKernel] {
@@ -76,7 +114,7 @@ extension CUDADecoder {
         var result: [StepKernel] = []
         for start in stride(from: 0, to: count, by: size) {
             let rows = start..<min(start + size, count)
-            let products = NarrowProducts(decoder: self, tokens: rows.count)
+            let products = NarrowProducts(self, tokens: rows.count)
             let launches = try products.kernels(
                 site, name, of: x.narrow(0, rows), norm: norm, into: destination.narrow(rows))
             // A step has to read the weights once, however often it does.
