@@ -179,6 +179,8 @@ struct Bench: ParsableCommand {
     func run() throws {
         // What can be wrong with files is found before anything is measured.
         let candidates = try candidates()
+        let speculation = try draft?.speculation(
+            draftTokens: draftTokens, lengths: acceptance, seed: seed)
         let peers = try peer.map { try readResult(BenchResult.self, $0) }
         let device = try ComputeOptions.open(device)
         catchInterrupts()
@@ -187,10 +189,7 @@ struct Bench: ParsableCommand {
         let bench = DecodeBench(
             kernels: kernels, context: context, requests: requests.sorted(),
             format: engine.kvDtype.format, steps: steps, repeats: repeats, chunk: chunk, seed: seed,
-            tunesKernels: tune,
-            speculation: try draft?.speculation(
-                draftTokens: draftTokens, lengths: acceptance, seed: seed),
-            progress: progress.show)
+            tunesKernels: tune, speculation: speculation, progress: progress.show)
         let card = try BenchResult.Card(measuring: kernels)
         if let costs { return try measureCosts(bench, card, to: costs) }
         var result: BenchResult?

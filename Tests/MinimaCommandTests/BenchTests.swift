@@ -131,6 +131,11 @@ struct BenchTests {
         // A model that exists gets as far as the GPU.
         try expectFailure(["bench", exampleModel] + gpu, "cuda:99")
         try expectFailure(["bench", "--sizes", exampleModel] + gpu, "cuda:99")
+        // So does a draft: a smaller model, its shape with random weights, a head's.
+        try expectFailure(Self.shape + ["--draft", "/no/draft"] + gpu, "/no/draft")
+        for draft in [exampleModel, "random:qwen3-0.6b", "random:qwen3-1.7b:int4", "random:int8"] {
+            try expectFailure(Self.shape + ["--draft", draft] + gpu, "cuda:99")
+        }
     }
 
     @Test func help() throws {

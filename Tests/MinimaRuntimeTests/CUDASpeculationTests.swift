@@ -134,6 +134,18 @@ struct CUDASpeculationTests {
         #expect(try logits.isFinite().sum(dtype: .int64).item() == 500)
     }
 
+    /// A smaller model drafts where it has as many tokens.
+    @Test func vocabularies() throws {
+        let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
+        let other = try Checkpoint(
+            path: "\(packageFolder())/Tests/Goldens/models/qwen3-gqa4-tied-v5")
+        try CUDADraft.checkVocabulary(of: checkpoint, for: checkpoint)
+        let error = #expect(throws: DraftingError.self) {
+            try CUDADraft.checkVocabulary(of: other, for: checkpoint)
+        }
+        #expect(error == .otherVocabulary(draft: 64, target: 8192))
+    }
+
     /// Slot 2 of three made two tokens, slot 0 one, and only the first row asks for likelihoods.
     @Test func emittedTokens() {
         let emitted = EmittedTokens(

@@ -46,6 +46,13 @@ extension DecodeBench {
         }
     }
 
+    /// Throws where what proposes cannot draft for `target`; reads no weight.
+    func check(_ speculation: Speculation, target: any WeightSource) throws {
+        guard case .model(let source) = speculation.draft else { return }
+        try CUDADraft.checkVocabulary(of: source, for: target)
+        _ = try CUDABackend.architecture(of: source)
+    }
+
     /// Loads what proposes.
     func loadedDraft(_ speculation: Speculation, target: any WeightSource) throws -> LoadedDraft {
         let draft: CUDADraft =

@@ -61,6 +61,7 @@ public struct DecodeBench {
         _ source: any WeightSource, label: String, onRun: (BenchResult.Run) throws -> Void
     ) throws {
         let device = kernels.device
+        try speculation.map { try check($0, target: source) }
         let weights = try DecoderWeights(
             source, kernels: kernels, context: longest, onProgress: progress)
         try device.emptyCache()
