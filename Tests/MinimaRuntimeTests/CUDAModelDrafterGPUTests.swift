@@ -192,6 +192,11 @@ struct CUDAModelDrafterGPUTests {
             let last = names.lastIndex { $0.hasPrefix("draft") }
             #expect(try #require(last) < #require(names.firstIndex(of: "begin")))
         }
+        for bucket in [1, 2] {
+            let plain = backend.step(StepSize(bucket: bucket, draftTokens: 0, leavesDraft: true))
+            #expect(plain.graph != nil && plain.kernels.first?.name == "begin")
+            #expect(!plain.kernels.contains { $0.name.hasPrefix("draft") })
+        }
     }
 
     /// Decodes four requests side by side until each has `count` new tokens, in the smallest bucket for
@@ -275,7 +280,7 @@ struct CUDAModelDrafterGPUTests {
     ///
     /// Only near-ties part the two, as rows are multiplied in other numbers: one proposal of five may be
     /// wrong or stand behind one that is.
-    @Test(arguments: [[3], [1], [3, 0, 1, 3, 3]])
+    @Test(arguments: [[3], [1], [3, 0, 1, 3, 3], [3, 0, 0, 0, 0, 0, 0]])
     func aPerfectDraftIsRight(numbers: [Int]) throws {
         let (prompts, sampling) = try requests()
         let found = try decode(

@@ -134,6 +134,34 @@ struct CUDASpeculationTests {
         #expect(try logits.isFinite().sum(dtype: .int64).item() == 500)
     }
 
+    /// A draft is left out for as long as a round reads again what it has missed.
+    @Test func lag() {
+        var lag = DraftLag(slots: 3)
+        func step(_ slots: [Int], _ count: Int, places: Int) -> Bool {
+            let leaves = count == 0 && lag.mayLeave(slots, places: places)
+            lag.queued(slots, draftTokens: count, leavesDraft: leaves)
+            return leaves
+        }
+        // Nothing to leave out, and a round that reads one place again.
+        #expect((0..<3).allSatisfy { _ in !step([0, 1], 0, places: 0) })
+        #expect((0..<3).allSatisfy { _ in !step([0, 1], 0, places: 1) })
+        // One step of four has a round.
+        #expect(
+            (0..<8).map { _ in step([0, 1], 0, places: 4) }
+                == [1, 1, 1, 0, 1, 1, 1, 0].map { $0 == 1 })
+        // Behind a step that may have made four tokens comes a round; behind one of two, two steps do not.
+        #expect(!step([0], 3, places: 4) && !step([0], 0, places: 4))
+        #expect(!step([0], 1, places: 4))
+        #expect((0..<3).map { _ in step([0], 0, places: 4) } == [true, true, false])
+        // One row that needs it is enough, and then all have it.
+        _ = step([2], 3, places: 4)
+        #expect(!step([0, 1, 2], 0, places: 4) && step([2], 0, places: 4))
+        // A new sequence is as far as its prompt.
+        _ = step([1], 3, places: 4)
+        lag.open(1)
+        #expect(step([1], 0, places: 4))
+    }
+
     /// A smaller model drafts where it has as many tokens.
     @Test func vocabularies() throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")

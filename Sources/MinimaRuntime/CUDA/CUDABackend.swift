@@ -20,6 +20,7 @@ public final class CUDABackend: DecodeBackend {
     private var steps: [StepSize: [StepKernel]] = [:]
     private var graphs: [StepSize: CUDAGraph] = [:]
     private var seconds: [StepSize: Double] = [:]
+    private var lag: DraftLag
     private let firstToken: [StepKernel]
     /// The output projection of rows whose log-probabilities are told.
     private let scoringHead: [StepKernel]
@@ -114,7 +115,10 @@ public final class CUDABackend: DecodeBackend {
         self.decoder = decoder
         slots = Array(repeating: Slot(), count: layout.slots)
         masks = Array(repeating: nil, count: layout.slots)
-        let sizes = layout.steps
+        lag = DraftLag(slots: layout.slots)
+        let keeping = layout.buckets.filter { (decoder.drafter?.rereads($0, layout) ?? 0) > 1 }
+        let sizes =
+            keeping.map { StepSize(bucket: $0, draftTokens: 0, leavesDraft: true) } + layout.steps
         capacity = DecodeCapacity(
             slots: layout.slots, pages: layout.pageCount,
             pageTokens: PagedKeyValues.pageTokens, context: layout.context,
@@ -216,6 +220,7 @@ public final class CUDABackend: DecodeBackend {
     /// Sets the slot's way of sampling and position.
     public func open(_ slot: Int, _ sequence: SequenceStart) throws {
         opened += 1
+        lag.open(slot)
         slots[slot] = Slot(sampling: sequence.sampling, owner: opened)
         try decoder.sampling.open(
             slot: slot, sequence.sampling.settings, tokens: sequence.tokens,
@@ -277,9 +282,12 @@ public final class CUDABackend: DecodeBackend {
             $0 <= batch.draftTokens
                 && graphs[StepSize(bucket: batch.bucket, draftTokens: $0)] != nil
         }
-        guard let draftTokens = known,
-            let graph = graphs[StepSize(bucket: batch.bucket, draftTokens: draftTokens)]
-        else {
+        let own = batch.rows.map(\.slot)
+        var size = StepSize(bucket: batch.bucket, draftTokens: known ?? 0)
+        if known == 0, let places = decoder.drafter?.rereads(batch.bucket, decoder.layout) {
+            size.leavesDraft = lag.mayLeave(own, places: places)
+        }
+        guard let draftTokens = known, let graph = graphs[size] else {
             throw RuntimeError.noSuchBucket(batch.bucket, known: capacity.buckets)
         }
         var row = [Int32](repeating: -1, count: decoder.layout.largestBucket)
@@ -295,9 +303,8 @@ public final class CUDABackend: DecodeBackend {
         }
         try upload(rows: row)
         try graph.launch(on: decoder.stream)
-        try decoder.stream.use {
-            try queueResult(batch.rows.map(\.slot), draftTokens: draftTokens)
-        }
+        lag.queued(own, draftTokens: draftTokens, leavesDraft: size.leavesDraft)
+        try decoder.stream.use { try queueResult(own, draftTokens: draftTokens) }
     }
 
     /// How much further than the host knows a slot's sequence may have come.
@@ -354,7 +361,13 @@ public final class CUDABackend: DecodeBackend {
     /// verify drafts; infinite for one that there is no graph for.
     public func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
         guard !seconds.isEmpty else { return nil }
-        return seconds[StepSize(bucket: bucket, draftTokens: draftTokens)] ?? .infinity
+        var size = StepSize(bucket: bucket, draftTokens: draftTokens)
+        guard let whole = seconds[size] else { return .infinity }
+        size.leavesDraft = true
+        guard let less = seconds[size] else { return whole }
+        // One of as many steps as a round reads places again has a round.
+        let places = decoder.drafter?.rereads(bucket, decoder.layout) ?? 1
+        return less + (whole - less) / Double(max(places, 1))
     }
 
     /// Forgets the sequence.
@@ -380,33 +393,5 @@ extension CUDABackend {
             try source.config.modelType,
             known: FamilyRegistry.all.compactMap { $0 as? any DecoderModel.Type }
                 .flatMap { $0.modelTypes })
-    }
-}
-
-/// What the engine on a CUDA device cannot do.
-public enum RuntimeError: Error, Hashable, CustomStringConvertible {
-    case unsupportedFamily(String, known: [String])
-    case noSuchBucket(Int, known: [Int])
-    case unsupportedSize(name: String, found: Int, needed: String)
-    case pagesTooFew(slot: Int, tokens: Int, pages: Int)
-
-    /// What was asked, what was found, what to do.
-    public var description: String {
-        switch self {
-        case .unsupportedFamily(let type, let known):
-            """
-            the decoding kernels do not know the layers of "\(type)"; they know \
-            \(known.joined(separator: ", ")); decode through libtorch
-            """
-        case .noSuchBucket(let bucket, let known):
-            "a step of \(bucket) rows was asked for; there are graphs for \(known)"
-        case .unsupportedSize(let name, let found, let needed):
-            "\(name) is \(found), the decoding kernels need \(needed); decode through libtorch"
-        case .pagesTooFew(let slot, let tokens, let pages):
-            """
-            the step may write up to token \(tokens) of slot \(slot), whose \(pages) pages of \
-            \(PagedKeyValues.pageTokens) hold fewer; lease more pages or verify fewer tokens
-            """
-        }
     }
 }

@@ -18,7 +18,9 @@ extension CUDADecoder {
         let pass = DecoderLayers.Pass(
             attention: try attention(layers.shape, queries: size.places, requests: size.bucket),
             rows: step.layers, table: step.tables, lengths: step.lengths)
-        var result = try drafter?.proposals(size.draftTokens, for: step, of: self) ?? []
+        var result =
+            try size.leavesDraft
+            ? [] : drafter?.proposals(size.draftTokens, for: step, of: self) ?? []
         result += [
             StepKernel(name: "begin", bytes: 0) { [state, tables, layout] stream in
                 try begin.launch(

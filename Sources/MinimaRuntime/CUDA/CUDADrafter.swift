@@ -9,6 +9,10 @@ protocol CUDADrafter: Sendable {
     /// What it needs of sequences that begin with another's pages.
     var prefixes: PrefixReuse { get }
 
+    /// Places before a step of `bucket` that a round reads again, so that it may have been left out for as
+    /// many tokens; 0: nothing is kept of tokens that have been decoded.
+    func rereads(_ bucket: Int, _ layout: CUDALayout) -> Int
+
     /// Launches that propose `count` tokens for each row of `step`, or only follow what was decoded, for
     /// 0. The first does not overlap the kernel ahead of it.
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
@@ -27,6 +31,7 @@ protocol CUDADrafter: Sendable {
 
 extension CUDADrafter {
     var prefixes: PrefixReuse { PrefixReuse() }
+    func rereads(_ bucket: Int, _ layout: CUDALayout) -> Int { 0 }
     func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder)
         -> [StepKernel]
     { [] }

@@ -4,8 +4,8 @@ import MinimaTensor
 
 /// Proposes tokens by an EAGLE-3 head, see `draft.cu` for what a round computes.
 ///
-/// Its keys and values lie under the same page numbers as the target's. Every step, also one that
-/// proposes nothing, computes keys and values of the places that the step before has settled.
+/// Its keys and values lie under the same page numbers as the target's. A round computes those of the
+/// places that the steps before have settled; one of a step that proposes nothing does nothing else.
 struct CUDAHeadDrafter: CUDADrafter {
     let head: DraftHead
     private let kernels: DraftKernels
@@ -57,6 +57,12 @@ struct CUDAHeadDrafter: CUDADrafter {
         return max(min(draftTokens + 1, 64 / group, DraftKernels.mostPlaces), 1)
     }
 
+    func rereads(_ bucket: Int, _ layout: CUDALayout) -> Int {
+        Self.places(
+            layout.mostDraftTokens(bucket), heads: head.config.heads,
+            keyValueHeads: head.config.keyValueHeads)
+    }
+
     // MARK: A step
 
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
@@ -64,8 +70,7 @@ struct CUDAHeadDrafter: CUDADrafter {
     {
         let (layout, state, config) = (decoder.layout, decoder.state, head.config)
         let rows = step.rows.count
-        let places = Self.places(
-            layout.mostDraftTokens(rows), heads: config.heads, keyValueHeads: config.keyValueHeads)
+        let places = rereads(rows, layout)
         let round = try DraftKernels.Round(
             rows: rows, places: places, steps: max(count, 1), reading: .features,
             device: decoder.kernels.device)

@@ -95,6 +95,9 @@ struct StepSize: Sendable, Hashable {
     var bucket: Int
     /// Tokens that are proposed and verified for each.
     var draftTokens: Int
+    /// Whether a draft that keeps something of every token is left as it is, in a step that proposes
+    /// nothing.
+    var leavesDraft = false
 
     /// Tokens that go in for each sequence.
     var places: Int { draftTokens + 1 }

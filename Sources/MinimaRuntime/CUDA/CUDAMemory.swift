@@ -99,7 +99,9 @@ public struct CUDAMemory: Sendable, Hashable {
         let chunk = layout.chunk * (attended + 2 * scores)
         let likeliest = layout.largestRows * dimensions.vocabularySize
         let nodes = layout.steps.reduce(0) { sum, size in
-            sum + 10 * dimensions.layers + 8 + (draft?.launches(size) ?? 0)
+            // Steps that propose nothing are there with and without a round.
+            let steps = draft != nil && size.draftTokens == 0 ? 2 : 1
+            return sum + steps * (10 * dimensions.layers + 8) + (draft?.launches(size) ?? 0)
         }
         let rounding = (dimensions.layers + (draft?.layers ?? 0)) * 8 << 19
         return chunk + likeliest + nodes << 13 + rounding + 256 << 20

@@ -6,14 +6,14 @@ import MinimaTensor
 /// Proposes what a smaller model with the target's vocabulary says, see `draft.cu` for what a round
 /// computes.
 ///
-/// Its keys and values lie under the same page numbers as the target's. Every step, also one that
-/// proposes nothing, computes keys and values of the places that the step before has settled.
+/// Its keys and values lie under the same page numbers as the target's. A round computes those of the
+/// places that the steps before have settled; one of a step that proposes nothing does nothing else.
 struct CUDAModelDrafter: CUDADrafter {
     let layers: DecoderLayers
     private let kernels: DraftKernels
     private let last: Tensor
     /// A round computes the last places anew, which must be in pages of the sequence's own. Of a page that
-    /// a sequence's last step has filled its last place may be missing, which costs acceptance.
+    /// a sequence's last steps have filled its last places may be missing, which costs acceptance.
     let prefixes: PrefixReuse
 
     /// Allocates pages and buffers.
@@ -31,6 +31,8 @@ struct CUDAModelDrafter: CUDADrafter {
         try device.synchronize()
     }
 
+    func rereads(_ bucket: Int, _ layout: CUDALayout) -> Int { layout.mostDraftTokens(bucket) + 1 }
+
     /// Logits of each row's last proposal, float32 `[largest bucket, vocabulary]`.
     var logits: Tensor { layers.buffers.logits }
 
@@ -39,7 +41,7 @@ struct CUDAModelDrafter: CUDADrafter {
     {
         let (layout, state) = (decoder.layout, decoder.state)
         let rows = step.rows.count
-        let places = layout.mostDraftTokens(rows) + 1
+        let places = rereads(rows, layout)
         let round = try DraftKernels.Round(
             rows: rows, places: places, steps: max(count, 1), reading: .tokens,
             device: decoder.kernels.device)
