@@ -169,6 +169,47 @@ struct CUDAModelDrafterGPUTests {
         return Int32(scores.indices.reduce(0) { scores[$1] > scores[$0] ? $1 : $0 })
     }
 
+    /// Of a large vocabulary several thread blocks choose a row's token, launch after launch: the one that
+    /// the host finds, whether the draft's ids are the target's or listed.
+    @Test func largeVocabularies() throws {
+        let (vocabulary, slots, device) = (100_003, [2, -1, 0, 1], Device.cuda(0))
+        let parameters = try [0, 0.7, 1.3].map {
+            try SamplingParameters(temperature: $0, seed: 12)
+        }
+        let state = try SamplingState(
+            slots: 3, vocabulary: vocabulary, places: 4, sequenceLength: 8, device: device)
+        let sampling = try SamplingKernel(context: kernels, vocabulary: vocabulary, rows: 4)
+        let stream = try CUDAStream(on: kernels)
+        for (slot, own) in parameters.enumerated() {
+            try sampling.open(
+                slot: slot, own.settings, tokens: Array(0...Int32(slot)), promptCount: 1,
+                state: state, on: stream)
+        }
+        let draft = try DraftKernels(context: kernels)
+        let round = try DraftKernels.Round(
+            rows: 4, places: 1, steps: 3, reading: .tokens, device: device)
+        let rows = try Tensor(slots.map(Int32.init)).to(device)
+        let ids = try Tensor((0..<vocabulary).map(Int32.init)).to(device)
+        let logits = try Tensor.randn(
+            [4, vocabulary], device: device, generator: RandomGenerator(seed: 4, device: device))
+        try device.synchronize()
+        for (place, ids) in [nil, ids, nil].enumerated() {
+            try draft.choose(
+                logits, slots: rows, state: state, targetIds: ids, round: round, place: place,
+                on: stream)
+        }
+        try stream.synchronize()
+        let drafts: [Int32] = try state.drafts.values()
+        for (row, slot) in slots.enumerated() where slot >= 0 {
+            for place in 0..<3 {
+                let expected = try Self.choice(
+                    logits.select(0, row), parameters[slot], position: slot + 1 + place)
+                #expect(drafts[3 * slot + place] == expected, "slot \(slot), place \(place)")
+            }
+        }
+        #expect(try round.next.values(as: Int32.self)[1] == -1)
+    }
+
     /// The launches of a step are those of the draft's layers, once for what it reads again and each
     /// proposal after the first, then those of the step without.
     @Test func launches() throws {

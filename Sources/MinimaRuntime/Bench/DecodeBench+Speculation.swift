@@ -63,7 +63,8 @@ extension DecodeBench {
             case .head(let source): .head(source)
             case .model(let source): .model(source)
             }
-        return try draft.loaded(target: target, kernels: kernels, context: longest)
+        return try draft.loaded(
+            target: target, kernels: kernels, context: longest, onProgress: progress)
     }
 
     /// Proposals that steps of so many requests verify at most, for which there is a graph; at least 1.

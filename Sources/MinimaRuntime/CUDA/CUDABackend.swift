@@ -82,7 +82,7 @@ public final class CUDABackend: DecodeBackend {
             let weights = try DecoderWeights(
                 source, kernels: kernels, context: layout.context, onProgress: onProgress)
             let loaded = try draft?.loaded(
-                target: source, kernels: kernels, context: layout.context)
+                target: source, kernels: kernels, context: layout.context, onProgress: onProgress)
             // What loading left over.
             try device.synchronize()
             try device.emptyCache()

@@ -1,3 +1,4 @@
+import MinimaCore
 import MinimaKernels
 import MinimaModels
 
@@ -13,11 +14,15 @@ public enum CUDADraft: Sendable {
 
     /// Loads what it needs.
     ///
-    /// - Parameter target: What it drafts for.
+    /// - Parameters:
+    ///   - target: What it drafts for.
+    ///   - onProgress: Called after each layer of a model; throws to cancel.
     /// - Throws: ``DraftingError`` for a model of another vocabulary; `RuntimeError` for a family whose
     ///   layers the kernels do not know.
-    func loaded(target: any WeightSource, kernels: CUDAContext, context: Int) throws -> LoadedDraft
-    {
+    func loaded(
+        target: any WeightSource, kernels: CUDAContext, context: Int,
+        onProgress: (StageProgress) throws -> Void
+    ) throws -> LoadedDraft {
         switch self {
         case .ngram(let suffix): return .ngram(suffix: suffix)
         case .head(let source):
@@ -30,7 +35,7 @@ public enum CUDADraft: Sendable {
             let own = try source.config.int("max_position_embeddings")
             return .model(
                 try DecoderWeights(
-                    source, kernels: kernels, context: min(context, own), onProgress: { _ in }))
+                    source, kernels: kernels, context: min(context, own), onProgress: onProgress))
         }
     }
 
