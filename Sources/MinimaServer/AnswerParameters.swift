@@ -10,8 +10,14 @@ struct AnswerParameters: Sendable {
     var count: Int
     /// Texts that end an answer; they are not part of it.
     var stopTexts: [String]
+    /// Whether the text that ends an answer is part of it all the same.
+    var includesStopText: Bool
     /// Tokens that end an answer.
     var stopTokens: Set<Int32>
+    /// What else is said of single tokens.
+    var rules: TokenRules
+    /// The last tokens of a prompt that count; `nil`: all.
+    var promptTokens: Int?
     /// What answers must look like; `nil`: any text.
     var form: AskedForm?
     var skipsSpecialTokens: Bool
@@ -30,23 +36,25 @@ struct AnswerParameters: Sendable {
         "model", "n", "stop", "stop_token_ids", "ignore_eos", "skip_special_tokens", "stream",
         "stream_options", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repetition_penalty", "logit_bias", "seed", "max_tokens", "logprobs",
-        "cache_salt",
+        "cache_salt", "min_tokens", "bad_words", "allowed_token_ids", "include_stop_str_in_output",
+        "truncate_prompt_tokens",
     ])
 
     /// Parameters that change nothing about the answer.
     private static let ignored: Set<String> = [
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "request_id", "priority",
+        "prompt_cache_retention", "request_id", "priority", "spaces_between_special_tokens",
     ]
 
     /// Parameters that this server does not follow, and the values that ask for nothing; to ignore
     /// others would give answers that nobody asked for.
     private static let neutral: [String: [JSON]] = [
-        "min_tokens": [0], "length_penalty": [1, 1.0],
-        "use_beam_search": [false], "prompt_logprobs": [], "truncate_prompt_tokens": [],
-        "include_stop_str_in_output": [false], "bad_words": [.array([])], "modalities": [["text"]],
-        "audio": [], "prediction": [], "web_search_options": [], "reasoning_effort": [],
-        "verbosity": [], "suffix": [""],
+        "length_penalty": [1, 1.0], "use_beam_search": [false], "prompt_logprobs": [],
+        "return_tokens_as_token_ids": [false], "return_token_ids": [false],
+        "logits_processors": [.array([])], "modalities": [["text"]], "audio": [],
+        "prediction": [], "web_search_options": [], "suffix": [""], "documents": [],
+        "chat_template": [], "include_reasoning": [true], "media_io_kwargs": [],
+        "mm_processor_kwargs": [], "kv_transfer_params": [], "vllm_xargs": [],
     ]
 
     /// - Parameters:
@@ -81,6 +89,15 @@ struct AnswerParameters: Sendable {
             try RequestFields.tokens(ids, of: "stop_token_ids", vocabulary: vocabulary))
         let ignoresEnd = try fields.bool("ignore_eos") == true
         if !ignoresEnd { stopTokens.formUnion(model.stop) }
+        includesStopText = try fields.bool("include_stop_str_in_output") ?? false
+        rules = try TokenRules(fields, model: model, vocabulary: vocabulary)
+        // As in vLLM, -1 keeps as many as the context holds.
+        promptTokens = try fields.int("truncate_prompt_tokens", in: -1...Int.max)
+        guard promptTokens != 0 else {
+            throw .invalid(
+                "truncate_prompt_tokens is 0, expected at least 1, or -1 for the context",
+                "truncate_prompt_tokens", code: "out_of_range")
+        }
         form = try AskedForm.read(fields)
         if let form, ignoresEnd {
             throw .invalid(
@@ -159,6 +176,15 @@ struct AnswerParameters: Sendable {
             bias[Int32(id)] = number
         }
         return bias
+    }
+
+    /// The end of a prompt that counts.
+    ///
+    /// - Parameter context: Tokens of prompt and answer.
+    func truncated(_ prompt: [Int32], context: Int) -> [Int32] {
+        guard let promptTokens else { return prompt }
+        let room = max(context - max(maxTokens ?? 1, 1), 1)
+        return Array(prompt.suffix(promptTokens < 0 ? room : promptTokens))
     }
 
     /// Checks that a prompt and its answer fit, and says how long the answer may be.

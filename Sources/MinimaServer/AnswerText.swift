@@ -51,7 +51,7 @@ struct AnswerText {
             skipSpecialTokens: parameters.skipsSpecialTokens, keeping: kept)
         // No decoder looks further back than a scalar's bytes and the first token.
         for id in prompt.suffix(16) { _ = stream.append(id) }
-        stop = StopMatcher(parameters.stopTexts)
+        stop = StopMatcher(parameters.stopTexts, includesFound: parameters.includesStopText)
         keepsTokens = parameters.sampling.logprobs != nil
         scalars = offset
     }

@@ -15,8 +15,15 @@ struct ChatRequest: Sendable {
 
     private static let names = AnswerParameters.names.union(ToolParameters.names).union([
         "messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt",
-        "chat_template_kwargs", "continue_final_message",
-    ])
+        "chat_template_kwargs",
+    ]).union(refused).union(told)
+
+    /// Switches of vLLM's that this server has in one position only.
+    private static let refused: Set<String> = [
+        "continue_final_message", "echo", "add_special_tokens",
+    ]
+    /// What the template is told, if it asks.
+    private static let told: Set<String> = ["reasoning_effort", "verbosity"]
 
     init(
         _ body: JSON, model: ServedModel, vocabulary: Int, options: ServerOptions, seed: UInt64
@@ -37,10 +44,10 @@ struct ChatRequest: Sendable {
             try fields.int("max_tokens", in: 1...Int.max)
         )
         parameters.maxTokens = limits.0 ?? limits.1
-        if try fields.bool("continue_final_message") == true {
+        for name in Self.refused.sorted() where try fields.bool(name) == true {
             throw .invalid(
-                "this server does not support continue_final_message yet; leave it out",
-                "continue_final_message", code: "unsupported_parameter")
+                "this server does not support \(name) yet; leave it out", name,
+                code: "unsupported_parameter")
         }
         tools = try ToolParameters(fields)
         (prompt, tokens) = try Self.prompt(fields, tools, model)
@@ -103,6 +110,9 @@ struct ChatRequest: Sendable {
         let offered = tools.offered
         if !offered.isEmpty { try check(chat) }
         var variables = chat.variables
+        for name in told {
+            if let word = try fields.string(name) { variables[name] = .string(word) }
+        }
         if let more = try fields.object("chat_template_kwargs")?.object {
             let own: Set<String> = ["messages", "tools", "documents", "add_generation_prompt"]
             for (name, value) in more {

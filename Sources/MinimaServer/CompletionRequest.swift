@@ -49,6 +49,15 @@ struct CompletionRequest: Sendable {
         }
     }
 
+    /// Leaves the ends of prompts, where so many tokens are asked for.
+    mutating func truncate(context: Int) {
+        for index in prompts.indices {
+            let rest = parameters.truncated(prompts[index].tokens, context: context)
+            guard rest.count < prompts[index].tokens.count else { continue }
+            prompts[index] = Prompt(tokens: rest, text: nil)
+        }
+    }
+
     private static func prompts(
         _ fields: RequestFields, model: ServedModel, vocabulary: Int
     ) throws(APIError) -> [Prompt] {

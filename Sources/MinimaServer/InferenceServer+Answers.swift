@@ -37,9 +37,10 @@ extension InferenceServer {
     /// `/v1/completions`.
     func complete(_ body: JSON, _ lifetime: RequestLifetime) async throws(APIError) -> Reply {
         try model.check(RequestFields(body).string("model"))
-        let request = try CompletionRequest(
+        var request = try CompletionRequest(
             body, model: model, vocabulary: engine.capacity.vocabulary, options: options,
             seed: .random(in: 0 ... .max))
+        request.truncate(context: context)
         var limits: [Int] = []
         for prompt in request.prompts {
             limits.append(
@@ -112,9 +113,10 @@ extension InferenceServer {
     /// `/v1/chat/completions`.
     func chat(_ body: JSON, _ lifetime: RequestLifetime) async throws(APIError) -> Reply {
         try model.check(RequestFields(body).string("model"))
-        let request = try ChatRequest(
+        var request = try ChatRequest(
             body, model: model, vocabulary: engine.capacity.vocabulary, options: options,
             seed: .random(in: 0 ... .max))
+        request.tokens = request.parameters.truncated(request.tokens, context: context)
         let parameters = request.parameters
         let limit = try parameters.limit(
             prompt: request.tokens.count, context: context, standard: nil,

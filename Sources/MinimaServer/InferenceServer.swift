@@ -163,7 +163,8 @@ public final class InferenceServer: Sendable {
     ) throws(APIError) -> GenerationHandle {
         let constraint: (any TokenConstraint)?
         do throws(GrammarError) {
-            constraint = try grammar?.makeConstraint()
+            constraint = parameters.rules.constraint(
+                stop: parameters.stopTokens, try grammar?.makeConstraint())
         } catch {
             throw .failed("the answer could not be constrained")
         }

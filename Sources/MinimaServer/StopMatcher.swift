@@ -6,6 +6,8 @@
 /// Compares UTF-8, so that texts that Swift holds for equal but which are spelt otherwise differ.
 struct StopMatcher {
     private let stops: [[UInt8]]
+    /// Whether the text that was found comes out, too.
+    private let includesFound: Bool
     /// The longest of them.
     private let longest: Int
     /// What may be the beginning of one.
@@ -13,14 +15,16 @@ struct StopMatcher {
     /// Whether one was found: nothing after it comes out.
     private(set) var hasMatched = false
 
-    init(_ stops: [String]) {
+    init(_ stops: [String], includesFound: Bool = false) {
         self.stops = stops.map { Array($0.utf8) }
+        self.includesFound = includesFound
         longest = self.stops.map(\.count).max() ?? 0
     }
 
     /// Takes a piece of text.
     ///
-    /// - Returns: What can be passed on: it holds no text searched for, nor the beginning of one.
+    /// - Returns: What can be passed on: it holds no text searched for unless that ends it, nor the
+    ///   beginning of one.
     mutating func append(_ piece: String) -> String {
         guard !hasMatched else { return "" }
         guard longest > 0 else { return piece }
@@ -29,7 +33,7 @@ struct StopMatcher {
             .min { ($0.upperBound, $0.lowerBound) < ($1.upperBound, $1.lowerBound) }
         if let found {
             hasMatched = true
-            return take(found.lowerBound)
+            return take(includesFound ? found.upperBound : found.lowerBound)
         }
         return take(held.count - beginning())
     }

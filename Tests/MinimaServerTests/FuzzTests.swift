@@ -51,7 +51,12 @@ struct FuzzTests {
         ("{\"prompt\":\"x\",\"suffix\":\"y\"}", "suffix"),
         ("{\"prompt\":\"x\",\"temprature\":1}", "temprature"),
         ("{\"prompt\":\"x\",\"guided_json\":5}", "guided_json"),
-        ("{\"prompt\":\"x\",\"min_tokens\":4}", "min_tokens"),
+        ("{\"prompt\":\"x\",\"min_tokens\":-1}", "min_tokens"),
+        ("{\"prompt\":\"x\",\"bad_words\":[\"\"]}", "bad_words"),
+        ("{\"prompt\":\"x\",\"allowed_token_ids\":[]}", "allowed_token_ids"),
+        ("{\"prompt\":\"x\",\"allowed_token_ids\":[9000]}", "9000"),
+        ("{\"prompt\":\"x\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens"),
+        ("{\"prompt\":\"x\",\"include_stop_str_in_output\":1}", "include_stop_str_in_output"),
     ]
 
     private static let chats: [(body: String, names: String)] = [
