@@ -97,6 +97,49 @@ struct EngineFairnessTests {
         for id in 0..<2 { #expect(engine.outcome(id)?.ids == engine.expected(id)) }
     }
 
+    /// A short prompt behind a long one that is being read comes first.
+    @Test(arguments: [1, 2]) func aShortPromptPassesALongOne(queuedSteps: Int) throws {
+        let backend = HashBackend(
+            slots: 4, pages: 300, chunk: 16, queuedSteps: queuedSteps)
+        let engine = SteppedEngine(backend)
+        let long = try engine.submit((0..<600).map { Int32($0 * $0 % 47) }, maxTokens: 1)
+        for _ in 0..<3 { engine.core.step() }
+        let short = try engine.submit([1, 2, 3, 4, 5], maxTokens: 1)
+        var steps = 0
+        while engine.outcome(short) == nil, steps < 100 {
+            engine.core.step()
+            steps += 1
+        }
+        #expect(steps <= 1 + queuedSteps && engine.outcome(long) == nil)
+        #expect(engine.finish(most: 500))
+        for id in [long, short] { #expect(engine.outcome(id)?.ids == engine.expected(id)) }
+        #expect(backend.violations == [])
+    }
+
+    /// A long prompt lets no more tokens of short ones pass than it has itself, however many come.
+    @Test func aLongPromptIsNotPassedForever() throws {
+        let backend = HashBackend(slots: 4, pages: 400, chunk: 16)
+        let engine = SteppedEngine(backend, EngineOptions(prefixCaching: false))
+        let length = 320
+        let long = try engine.submit((0..<length).map { Int32($0 * $0 % 47) }, maxTokens: 1)
+        engine.core.step()
+        var random = TestRandom(9)
+        var steps = 0
+        while engine.outcome(long) == nil, steps < 1000 {
+            while engine.core.metrics.running + engine.core.metrics.waiting < 4 {
+                try engine.submit(random.tokens(16...16, below: 40), maxTokens: 1)
+                engine.core.step()
+                steps += 1
+            }
+            engine.core.step()
+            steps += 1
+        }
+        // A step reads 16 tokens: its own and as many of others, and what was begun before.
+        #expect(steps <= 2 * length / 16 + 8)
+        #expect(engine.finish(most: 500))
+        #expect(engine.outcome(long)?.ids == engine.expected(long) && backend.violations == [])
+    }
+
     /// A small request behind large ones that do not fit is the next to begin.
     @Test(arguments: [EngineOptions.Reservation.whole, .growing])
     func aSmallRequestPassesLargeOnes(reservation: EngineOptions.Reservation) throws {
@@ -118,7 +161,7 @@ struct EngineFairnessTests {
     }
 
     /// A large request among small ones that keep coming begins after as many admissions as may overtake
-    /// it and slots are taken, whichever way pages are reserved.
+    /// it and slots are taken, whichever way pages are reserved, and what is admitted beside it.
     @Test(arguments: [EngineOptions.Reservation.whole, .growing], [0, 8])
     func aLargeRequestIsNotPassedForever(
         reservation: EngineOptions.Reservation, overtakes: Int
@@ -139,7 +182,7 @@ struct EngineFairnessTests {
             engine.core.step()
         }
         let place = try #require(backend.opened.firstIndex { $0.tokens.first == 45 })
-        #expect(place <= before + overtakes)
+        #expect(place <= before + overtakes + 3)
         #expect(engine.finish(most: 5000))
         #expect(engine.outcome(large)?.ids == engine.expected(large) && backend.violations == [])
     }

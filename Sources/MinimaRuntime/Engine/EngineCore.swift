@@ -189,21 +189,40 @@ final class EngineCore {
                     backend.decodeSeconds(bucket: bucket, draftTokens: choice.draftTokens) ?? 0
             }
         }
-        var budget = sizer.budget(decoding: computed)
-        for sequence in running where sequence.cached < sequence.target {
+        let budget = sizer.budget(decoding: computed)
+        return launches + readPrompts(budget, spent: rows.isEmpty ? nil : spent)
+    }
+
+    /// Queues parts of prompts: first of that which has least left, less what was read of others while
+    /// it was to be read. So a short one does not wait for a long one before it, and none lets more
+    /// pass than it is long.
+    ///
+    /// - Parameters:
+    ///   - most: Tokens of this step.
+    ///   - spent: Seconds that the step takes so far; `nil` where its time is not limited.
+    private func readPrompts(_ most: Int, spent: Double?) -> [EngineLaunch] {
+        func rank(_ sequence: EngineSequence) -> (Int, UInt64) {
+            (sequence.target - sequence.cached - sequence.passed, sequence.id)
+        }
+        let prompts = running.filter { $0.cached < $0.target }.sorted { rank($0) < rank($1) }
+        var (launches, budget, spent) = ([EngineLaunch](), most, spent)
+        for sequence in prompts {
             guard budget > 0 else { break }
             if !sequence.isOpen { open(sequence) }
             guard sequence.isOpen, !sequence.hasEnded else { continue }
             let left = sequence.target - sequence.cached
             let size = sizer.size(
                 left: left, position: sequence.cached, budget: budget,
-                seconds: rows.isEmpty ? nil : { spent + $0 },
+                seconds: spent.map { spent in { spent + $0 } },
                 estimate: backend.prefillSeconds(tokens:at:))
             guard size > 0 else { break }
             guard size < left || isContinuable(sequence) else { continue }
             budget -= size
-            spent += backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0
+            spent = spent.map {
+                $0 + (backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0)
+            }
             launches += prefill(sequence, size)
+            for other in prompts where other !== sequence { other.passed += size }
         }
         return launches
     }

@@ -28,6 +28,8 @@ final class EngineSequence {
     private var inFlight = 0
     /// How often a later request was admitted before this one.
     var overtaken = 0
+    /// Tokens of other prompts that were read while this one's was to be.
+    var passed = 0
     /// Pages at the beginning that others may find, or that were found…
     private(set) var knownPages = 0
     /// …and what stands above the next one; `nil`: it cannot be found.
@@ -124,6 +126,8 @@ final class EngineSequence {
         isOpen = false
         (knownPages, node) = (0, nil)
         (cached, uncertain, inFlight, target) = (0, 0, 0, 0)
+        // What was begun goes on before what was not.
+        passed = length
         timings.preemptions += 1
     }
 
