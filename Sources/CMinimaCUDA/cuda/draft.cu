@@ -1,16 +1,18 @@
-// What proposes tokens by weights of its own, between its matrix products: which places a round computes,
-// and the token it proposes; of an EAGLE-3 head also the features that the target leaves for it, and what
-// its layer reads.
+// What proposes tokens by weights of its own, between its matrix products: which places a round
+// computes, and the token it proposes; of an EAGLE-3 head also the features that the target leaves for
+// it, and what its layer reads.
 //
-// Of a head: a slot with tokens s[0 ... p], p = positions[slot], has features of places 0 ... p - 1 (the residual
-// stream entering three layers of the target) in a ring of RING places. Place q reads the features of
-// s[q] and the embedding of s[q + 1] and predicts s[q + 2]: place p - 1 proposes what follows s[p]. A
-// round computes the last `places` places anew, so that those which an earlier round computed from
-// guesses hold what is true, then as many single places as it proposes further tokens. A step leaves
-// features of p ... p + K: with K + places < RING none of them replaces one that a round still reads.
+// Of a head: a slot with tokens s[0 ... p], p = positions[slot], has features of places 0 ... p - 1
+// (the residual stream entering three layers of the target) in a ring of RING places. Place q reads
+// the features of s[q] and the embedding of s[q + 1] and predicts s[q + 2]: place p - 1 proposes what
+// follows s[p]. A round computes the last `places` places anew, so that those which an earlier round
+// computed from guesses hold what is true, then as many single places as it proposes further tokens. A
+// step leaves features of p ... p + K: with K + places < RING none of them replaces one that a round
+// still reads.
 //
-// Of a model of its own: place q reads s[q] and predicts s[q + 1]; place p proposes what follows s[p]. So
-// everything is as for a head whose sequence is one token longer and whose places read one token earlier.
+// Of a model of its own: place q reads s[q] and predicts s[q + 1]; place p proposes what follows s[p].
+// So everything is as for a head whose sequence is one token longer and whose places read one token
+// earlier.
 //
 // Entry draft_begin. Grid: one block per row. Parameters, in order:
 //   rows int32 [gridDim.x], slots, negative for padding; positions int32 [slots]; sequence int32
@@ -23,8 +25,8 @@
 //   last_rows  int32 [gridDim.x]              row of place n - 1 (of n = 0: the first); -1: padding
 //   max_pages, length, places, steps, own int32
 // own: 0 for a head, 1 for a model, n = p + own. In a sequence shorter than `places` the places behind
-// n - 1 are computed from nothing, are seen by none before them, and are computed again when their tokens
-// are known.
+// n - 1 are computed from nothing, are seen by none before them, and are computed again when their
+// tokens are known.
 //
 // Entry keep_feature. Grid (blocks over width / 8, rows count). Parameters: stream bf16 [rows count,
 // width], rows, positions, ring bf16 [slots, RING, stride], count, width, stride, column int32: writes
@@ -37,9 +39,9 @@
 // norm(hidden) if normed_residual. A token outside of the table embeds as zeros.
 //
 // Entry draft_choose. Grid (rows, any): blocks of a row meet in `meetings`, u64 [rows, 2], zero between
-// launches. Parameters: logits fp32 [rows, vocabulary], rows, settings u32 [slots, 16] and positions as in
-// sampling.cu, target_ids int32 [vocabulary] or null where they are the target's, drafts int32 [slots,
-// most], next int32 [rows], meetings, vocabulary, most, place int32: drafts[slot, place] = next =
+// launches. Parameters: logits fp32 [rows, vocabulary], rows, settings u32 [slots, 16] and positions as
+// in sampling.cu, target_ids int32 [vocabulary] or null where they are the target's, drafts int32
+// [slots, most], next int32 [rows], meetings, vocabulary, most, place int32: drafts[slot, place] = next =
 // target_ids[argmax of logits / temperature - ln E], E the draw with which the sampler will choose
 // token p + 1 + place (drafter-invariant coupling, Daliri et al. 2024); of temperature 0 the argmax of
 // the logits; -1 where none is finite. Of equal ones the first, whatever the grid.
