@@ -190,6 +190,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         atomicMax(meeting, best);
         __threadfence();
         if (atomicAdd(meeting + 1, 1ull) + 1 < gridDim.y) return;
+        __threadfence();
         best = atomicExch(meeting, 0ull);
         meeting[1] = 0;
     }
