@@ -118,10 +118,11 @@ extension DecodeBench {
             return try replay(graph, backend)
         }
         let peak = try kernels.device.memory()?.peakAllocated
-        let drafting = backend.step(size).kernels.filter { $0.name.hasPrefix("draft") }
-        // Proposing changes nothing that the next proposals depend on.
+        // What stands before the step's own launches, norms and the like among it; it changes nothing that
+        // the next proposals depend on.
+        let drafting = backend.step(size).kernels.prefix { $0.name != "begin" }
         let round = try kernels.time(repeats: 10) { stream, _ in
-            for kernel in drafting where kernel.name != "draft keep" { try kernel.queue(stream) }
+            for kernel in drafting { try kernel.queue(stream) }
         }
         let keys = try draft.memory().map {
             $0.pageBytes(format) * PagedKeyValues.pages(forTokens: context) * count * requests
