@@ -15,13 +15,24 @@ public struct FormatSpec: Sendable, Hashable, Codable {
     public var bits: Int?
     /// Neighbouring values of a row that share one scale, in formats that quantise.
     public var groupSize: Int?
+    /// How the values that codes stand for are spaced, in formats that quantise.
+    public var levels: Levels
     /// What a composite format is made of.
     public var parts: [FormatSpec]
+
+    /// The values that codes stand for. With 8 bits both are the same.
+    public enum Levels: String, Sendable, Hashable, Codable, CaseIterable {
+        /// Those that leave a normal distribution the least error: denser around 0.
+        case normal
+        /// Equally spaced: more error at the same bytes, and less arithmetic to decode.
+        case uniform
+    }
 
     /// A specification; whether it suits a weight is checked by its format.
     public init(
         format: String, outputModes: [Int] = [], inputModes: [Int] = [], ranks: [Int] = [],
-        bits: Int? = nil, groupSize: Int? = nil, parts: [FormatSpec] = []
+        bits: Int? = nil, groupSize: Int? = nil, levels: Levels = .normal,
+        parts: [FormatSpec] = []
     ) {
         self.format = format
         self.outputModes = outputModes
@@ -29,6 +40,7 @@ public struct FormatSpec: Sendable, Hashable, Codable {
         self.ranks = ranks
         self.bits = bits
         self.groupSize = groupSize
+        self.levels = levels
         self.parts = parts
     }
 }
@@ -52,6 +64,7 @@ extension FormatSpec {
         list("ranks", ranks)
         if let bits { members.append(("bits", .integer(Int64(bits)))) }
         if let groupSize { members.append(("group_size", .integer(Int64(groupSize)))) }
+        if levels != .normal { members.append(("levels", .string(levels.rawValue))) }
         if !parts.isEmpty { members.append(("parts", .array(parts.map(\.json)))) }
         return .object(.init(uniqueKeysWithValues: members))
     }
@@ -67,7 +80,8 @@ extension FormatSpec {
         guard depth <= Self.deepest else { throw .tooDeep }
         guard let members = json.object else { throw .notAnObject(found: json.kind) }
         let known = [
-            "format", "output_modes", "input_modes", "ranks", "bits", "group_size", "parts",
+            "format", "output_modes", "input_modes", "ranks", "bits", "group_size", "levels",
+            "parts",
         ]
         if let unknown = members.keys.first(where: { !known.contains($0.text) }) {
             throw .unknownKey(unknown.text, known: known)
@@ -84,7 +98,13 @@ extension FormatSpec {
             format: format, outputModes: try Self.sizes(json, "output_modes"),
             inputModes: try Self.sizes(json, "input_modes"), ranks: try Self.sizes(json, "ranks"),
             bits: try Self.size(json, "bits"), groupSize: try Self.size(json, "group_size"),
-            parts: parts)
+            levels: try Self.levels(json), parts: parts)
+    }
+
+    private static func levels(_ json: JSON) throws(FormatSpecError) -> Levels {
+        guard let value = json["levels"] else { return .normal }
+        guard let levels = value.string.flatMap(Levels.init) else { throw .badValue(key: "levels") }
+        return levels
     }
 
     private static func sizes(_ json: JSON, _ key: String) throws(FormatSpecError) -> [Int] {
@@ -118,6 +138,9 @@ public enum FormatSpecError: Error, Hashable, CustomStringConvertible {
         case .unknownKey(let key, let known):
             "unknown key \"\(key)\"; the keys are \(known.joined(separator: ", "))"
         case .badValue("format"): "\"format\" must be a string"
+        case .badValue("levels"):
+            "\"levels\" must be one of "
+                + FormatSpec.Levels.allCases.map { "\"\($0.rawValue)\"" }.joined(separator: ", ")
         case .badValue("parts"): "\"parts\" must be a list of format specifications"
         case .badValue(let key) where ["bits", "group_size"].contains(key):
             "\"\(key)\" must be a positive integer"
@@ -129,7 +152,7 @@ public enum FormatSpecError: Error, Hashable, CustomStringConvertible {
 
 extension FormatSpec {
     private enum CodingKeys: CodingKey {
-        case format, outputModes, inputModes, ranks, bits, groupSize, parts
+        case format, outputModes, inputModes, ranks, bits, groupSize, levels, parts
     }
 
     /// Reads what ``encode(to:)`` wrote.
@@ -142,6 +165,7 @@ extension FormatSpec {
             ranks: try members.decodeIfPresent([Int].self, forKey: .ranks) ?? [],
             bits: try members.decodeIfPresent(Int.self, forKey: .bits),
             groupSize: try members.decodeIfPresent(Int.self, forKey: .groupSize),
+            levels: try members.decodeIfPresent(Levels.self, forKey: .levels) ?? .normal,
             parts: try members.decodeIfPresent([FormatSpec].self, forKey: .parts) ?? [])
         // What ``init(json:)`` would refuse must not get into a checkpoint either.
         guard [outputModes, inputModes, ranks].allSatisfy({ $0.count <= Self.longestList }),
@@ -161,6 +185,7 @@ extension FormatSpec {
         if !ranks.isEmpty { try members.encode(ranks, forKey: .ranks) }
         try members.encodeIfPresent(bits, forKey: .bits)
         try members.encodeIfPresent(groupSize, forKey: .groupSize)
+        if levels != .normal { try members.encode(levels, forKey: .levels) }
         if !parts.isEmpty { try members.encode(parts, forKey: .parts) }
     }
 }

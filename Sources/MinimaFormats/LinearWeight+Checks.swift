@@ -30,8 +30,9 @@ extension LinearWeight {
         guard spec.ranks.count == rankCount else {
             throw .wrongRankCount(format: name, found: spec.ranks.count, needed: rankCount)
         }
-        guard spec.bits == nil, spec.groupSize == nil, spec.parts.isEmpty else {
-            throw .unusedFields(format: name, fields: ["bits", "group_size", "parts"])
+        guard spec.bits == nil, spec.groupSize == nil, spec.levels == .normal, spec.parts.isEmpty
+        else {
+            throw .unusedFields(format: name, fields: ["bits", "group_size", "levels", "parts"])
         }
         for (modes, size, side) in [
             (spec.outputModes, outputs, "output"), (spec.inputModes, inputs, "input"),

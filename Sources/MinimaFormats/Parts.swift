@@ -36,8 +36,9 @@ enum Parts {
         guard spec.format == format else {
             throw .wrongFormat(found: spec.format, needed: format)
         }
-        guard spec.ranks.isEmpty, spec.bits == nil, spec.groupSize == nil else {
-            throw .unusedFields(format: format, fields: ["ranks", "bits", "group_size"])
+        guard spec.ranks.isEmpty, spec.bits == nil, spec.groupSize == nil, spec.levels == .normal
+        else {
+            throw .unusedFields(format: format, fields: ["ranks", "bits", "group_size", "levels"])
         }
         guard spec.parts.count >= least else {
             throw .wrongPartCount(

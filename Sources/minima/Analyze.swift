@@ -46,6 +46,13 @@ struct Analyze: ParsableCommand {
     var formats: [String] = []
 
     @Option(
+        help: """
+            Levels of the codes that options are listed with: normal, or uniform, which decode with \
+            less arithmetic and leave more error.
+            """)
+    var levels = FormatSpec.Levels.normal
+
+    @Option(
         parsing: .upToNextOption,
         help: .init(
             "Patches of a role's weights in place of the family's: q_proj=4; q_proj=inputs:4 cuts columns.",
@@ -100,6 +107,7 @@ struct Analyze: ParsableCommand {
         request.predictor = predictor
         request.seed = calibration.seed
         request.survey.formats = formats
+        request.survey.levels = levels
         for item in patches { request.patches[item.role] = try item.grid(in: source.sites()) }
         request.directory = out + "/statistics"
         try FileManager.default.createDirectory(

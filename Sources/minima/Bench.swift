@@ -34,10 +34,10 @@ struct Bench: ParsableCommand {
     @Option(
         parsing: .upToNextOption,
         help: """
-            With --shape or --sizes, how the weights are stored: FORMAT[:SHARE[@PART]][:intBITS], as \
-            dense, interpolative:0.383, tt:0.383@mlp:int8, dense:int4. SHARE of the linear layers' \
+            With --shape or --sizes, how the weights are stored: FORMAT[:SHARE[@PART]][:intBITS[u]], as \
+            dense, interpolative:0.383, tt:0.383@mlp:int8, dense:int4u. SHARE of the linear layers' \
             parameters is removed, from those with PART in their names; codes share a scale in groups \
-            of 64. Default: dense.
+            of 64, and with u their levels are equally spaced. Default: dense.
             """)
     var weights: [WeightChoice] = []
 

@@ -7,15 +7,40 @@ import MinimaModels
 import MinimaRuntime
 import MinimaStages
 
-/// How random weights are stored: `FORMAT[:SHARE[@PART]][:intBITS]`.
+/// Codes of weights: `intBITS`, with a `u` behind it equally spaced.
+struct CodeChoice: Hashable {
+    var bits: Int
+    var levels = FormatSpec.Levels.normal
+
+    init(bits: Int) {
+        self.bits = bits
+    }
+
+    /// Reads `int4`, `int4u`.
+    init?(_ text: Substring) {
+        guard text.hasPrefix("int") else { return nil }
+        var digits = text.dropFirst(3)
+        if digits.last == "u" {
+            levels = .uniform
+            digits = digits.dropLast()
+        }
+        guard let bits = Int(digits) else { return nil }
+        self.bits = bits
+    }
+
+    /// What tables call it.
+    var label: String { "int\(bits)\(levels == .uniform ? "u" : "")" }
+}
+
+/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES]`.
 struct WeightChoice: Hashable, ExpressibleByArgument {
     var format: String
     /// Share of the linear layers' parameters that is removed.
     var ratio = 0.0
     /// A component of the names of the layers that it is removed from; `nil`: all.
     var part: String?
-    /// Bits of codes; `nil` for bfloat16.
-    var bits: Int?
+    /// Codes; `nil` for bfloat16.
+    var codes: CodeChoice?
 
     /// Neighbours that share a scale.
     static let groupSize = 64
@@ -26,7 +51,7 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         self.format = format
     }
 
-    /// Reads `dense`, `dense:int4`, `interpolative:0.383`, `tt:0.383@mlp:int8`.
+    /// Reads `dense`, `dense:int4u`, `interpolative:0.383`, `tt:0.383@mlp:int8`.
     init?(argument: String) {
         var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
         guard let name = parts.popFirst(), !name.isEmpty else { return nil }
@@ -41,8 +66,8 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
             }
         }
         if let text = parts.popFirst() {
-            guard text.hasPrefix("int"), let bits = Int(text.dropFirst(3)) else { return nil }
-            self.bits = bits
+            guard let codes = CodeChoice(text) else { return nil }
+            self.codes = codes
         }
         guard parts.isEmpty else { return nil }
     }
@@ -65,9 +90,10 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
                 "--weights \(format) needs a share to remove between 0 and 1, found "
                     + "\(ratio == 0 ? "none" : "\(ratio)"); write for example \(format):0.35")
         }
-        guard let bits else { return }
+        guard let codes else { return }
         let spec = FormatSpec(
-            format: Quantized.name, bits: bits, parts: [FormatSpec(format: Dense.name)])
+            format: Quantized.name, bits: codes.bits, levels: codes.levels,
+            parts: [FormatSpec(format: Dense.name)])
         do throws(FormatError) {
             _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
         } catch {
@@ -79,14 +105,15 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
     var label: String {
         let place = part.map { " (\($0))" } ?? ""
         let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%\(place)" : ""
-        return "\(format)\(size) \(bits.map { "int\($0)" } ?? "bf16")"
+        return "\(format)\(size) \(codes?.label ?? "bf16")"
     }
 
     /// The plan for all linear layers of `model`.
     func plan(_ model: any WeightSource) throws -> CompressionPlan {
         try .sharing(
             model, ratio: ratio, from: part, format: format, alignment: Self.alignment,
-            quantization: bits.map { ($0, Self.groupSize) }, version: Minima.versionNumber)
+            quantization: codes.map { ($0.bits, Self.groupSize, $0.levels) },
+            version: Minima.versionNumber)
     }
 }
 
@@ -127,7 +154,7 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     func check() throws {
         guard case .random(_, let bits?) = kind else { return }
         var choice = WeightChoice(format: Dense.name)
-        choice.bits = bits
+        choice.codes = CodeChoice(bits: bits)
         do { try choice.check() } catch {
             throw ValidationError(
                 "--draft random:int\(bits): codes have 2, 3, 4, 5, 6 or 8 bits")
@@ -163,7 +190,7 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
             let dense = try RandomWeights(config, path: shape, seed: seed)
             guard let bits else { return .model(dense) }
             var choice = WeightChoice(format: Dense.name)
-            choice.bits = bits
+            choice.codes = CodeChoice(bits: bits)
             return .model(
                 try RandomWeights(
                     config, path: shape, seed: seed, plan: choice.plan(dense).modules))

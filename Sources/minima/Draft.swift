@@ -280,6 +280,9 @@ struct DraftCompress: ParsableCommand {
     @Option(help: "Neighbouring weights that share a scale.")
     var groupSize = 64
 
+    @Option(help: "Levels of the codes: normal, or uniform, which decode with less arithmetic.")
+    var levels = FormatSpec.Levels.normal
+
     @Option(help: "Share of the layers' parameters to remove, between 0 and 1.")
     var ratio: Double?
 
@@ -337,7 +340,8 @@ struct DraftCompress: ParsableCommand {
         }
         guard let bits else { return spec }
         return FormatSpec(
-            format: Quantized.name, bits: bits, groupSize: groupSize, parts: [spec])
+            format: Quantized.name, bits: bits, groupSize: groupSize, levels: levels,
+            parts: [spec])
     }
 }
 

@@ -14,6 +14,8 @@ extension Device: ExpressibleByArgument {
     }
 }
 
+extension FormatSpec.Levels: ExpressibleByArgument {}
+
 extension DType: ExpressibleByArgument {
     /// The names of PyTorch for types that models compute in.
     public init?(argument: String) {

@@ -60,7 +60,7 @@ struct BenchTests {
             ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
-            ("dense:int4:0.3", ["'dense:int4:0.3'"]),
+            ("dense:int4:0.3", ["'dense:int4:0.3'"]), ("dense:int4uu", ["'dense:int4uu'"]),
             ("dense:int", ["'dense:int'"]),
             ("interpolative:0.3@", ["'interpolative:0.3@'"]),
             ("dense:int7", ["dense", "2, 3, 4, 5, 6, 8 bits", "7 were asked for"]),
@@ -100,7 +100,8 @@ struct BenchTests {
     @Test(
         "what is stored in a way that exists is taken, as far as there is a GPU",
         arguments: [
-            "dense", "dense:int2", "dense:int8", "interpolative:0.383", "tt:0.383:int8",
+            "dense", "dense:int2", "dense:int8", "dense:int4u", "interpolative:0.383",
+            "tt:0.383:int8",
             "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4",
         ])
     func withoutAGPU(choice: String) throws {

@@ -38,7 +38,8 @@ import Testing
 
     @Test func unknownKeysAreRefused() throws {
         let known = [
-            "format", "output_modes", "input_modes", "ranks", "bits", "group_size", "parts",
+            "format", "output_modes", "input_modes", "ranks", "bits", "group_size", "levels",
+            "parts",
         ]
         #expect(throws: FormatSpecError.unknownKey("rank", known: known)) {
             try stored("rank", [1])
@@ -76,6 +77,25 @@ import Testing
             }
         }
         #expect(try stored(key, 7).json[key] == 7)
+    }
+
+    /// Specifications without levels are those of checkpoints from before there was a choice.
+    @Test func levelsAreNormalUnlessNamed() throws {
+        let plain = FormatSpec(format: "quantized", bits: 4)
+        #expect(plain.levels == .normal && plain.json["levels"] == nil)
+        #expect(try stored("levels", "normal").levels == .normal)
+        var uniform = plain
+        uniform.levels = .uniform
+        #expect(uniform.json["levels"] == "uniform")
+        #expect(try FormatSpec(json: uniform.json) == uniform && uniform != plain)
+        let encoded = try JSONEncoder().encode([plain, uniform])
+        #expect(try JSONDecoder().decode([FormatSpec].self, from: encoded) == [plain, uniform])
+        #expect(plain.title == "int4" && uniform.title == "int4u")
+        for value in ["even", "", 4, true, .null, [2]] as [JSON] {
+            #expect(throws: FormatSpecError.badValue(key: "levels"), "\(value)") {
+                try stored("levels", value)
+            }
+        }
     }
 
     @Test func partsAreSpecifications() throws {

@@ -137,15 +137,26 @@ import Testing
 
     /// A matrix whose values are levels times scales is stored without loss.
     @Test func representableIsExact() throws {
-        for bits in Codebook.allowedBits {
-            let levels = Codebook.values(bits: bits)
+        for (bits, kind) in Codebook.allowedBits.flatMap({ bits in
+            FormatSpec.Levels.allCases.map { (bits, $0) }
+        }) {
+            let levels = Codebook.values(bits: bits, levels: kind)
             let count = levels.count
             let values = (0..<3 * count).map { index in
                 levels[index % count] * (index < count ? 1 : 0.25)
             }
             let weight = try Tensor(values, shape: [3, count])
-            let stored = try Quantized.decompose(weight, spec: spec(bits, nil, nil), metric: nil)
-            #expect(try stored.reconstruct().isIdentical(to: weight), "\(bits) bits")
+            var spec = spec(bits, nil, nil)
+            spec.levels = kind
+            let stored = try Quantized.decompose(weight, spec: spec, metric: nil)
+            #expect(try stored.reconstruct().isIdentical(to: weight), "\(bits) bits, \(kind)")
+            guard case .matrix(let matrix)? = try stored.decodePieces().first?.form,
+                case .codes(let codes) = matrix.storage
+            else {
+                Issue.record("codes of \(bits) bits are not what decoding reads")
+                continue
+            }
+            #expect(codes.levels == levels)
         }
     }
 

@@ -149,6 +149,10 @@ import Testing
         let exact = try stored.reconstruct().distance(to: weight)
         // A third of the scales are tried: 2^(3/32) off the best at most, less than a twentieth more.
         #expect((1 - 1e-5...1.05).contains(plain[0].squaredError / (exact * exact)))
+        let uniform = try Quantized.candidates(
+            weight, metric: nil, bits: [3], groupSizes: [16], levels: .uniform)
+        #expect(uniform[0].spec.levels == .uniform && plain[0].spec.levels == .normal)
+        #expect(uniform[0].squaredError > plain[0].squaredError)
         #expect(throws: FormatError.self) {
             try Quantized.candidates(weight, metric: nil, bits: [7], groupSizes: [16])
         }

@@ -70,6 +70,28 @@ import Testing
         #expect(Codebook.values(bits: 8).count == 256)
     }
 
+    /// Uniform levels are odd multiples of one number; with 8 bits normal ones are, too.
+    @Test func uniformLevelsAreEquallySpaced() throws {
+        for bits in Codebook.allowedBits {
+            let last = (1 << bits) - 1
+            let values = Codebook.values(bits: bits, levels: .uniform)
+            #expect(values == (0...last).map { Float(2 * $0 - last) / Float(last) })
+            #expect((values == Codebook.values(bits: bits)) == (bits == 8))
+        }
+        // What gives them away: 4 normal bits leave less of normal numbers' energy than 4 uniform
+        // ones, 3 uniform ones more than either.
+        let sample = try Samples.normal([64, 64], seed: 5).to(dtype: .float32)
+        let even = try Tensor.ones([64, 1])
+        let errors = try [(4, FormatSpec.Levels.normal), (4, .uniform), (3, .uniform)].map {
+            bits, levels in
+            let quantizer = GPTQ(
+                codebook: try Codebook(bits: bits, levels: levels, device: .cpu),
+                grid: try ScaleGrid(covering: sample), groupSize: 64)
+            return try quantizer.nearest(sample, weights: even).values.distance(to: sample)
+        }
+        #expect(errors[0] < errors[1] && errors[1] < errors[2], "\(errors)")
+    }
+
     @Test func roundingIsToTheNearest() throws {
         for bits in Codebook.allowedBits {
             let book = try Codebook(bits: bits, device: .cpu)

@@ -51,6 +51,9 @@ struct DecodeLinearGPUTests {
 
     struct Case: Sendable, CustomTestStringConvertible {
         var bits = 16
+        var isUniform = false
+        /// Tiles of a stage; `nil`: as the matrix decides.
+        var tiles: Int?
         var rows: Int
         var columns: Int
         var tokens: Int
@@ -62,7 +65,7 @@ struct DecodeLinearGPUTests {
 
         var testDescription: String {
             """
-            \(bits) bits \(rows)x\(columns) T=\(tokens) group \(group) \(epilogue) \
+            \(bits) bits\(isUniform ? " uniform" : "") \(rows)x\(columns) T=\(tokens) group \(group) \(epilogue) \
             norm \(normalised) bias \(biased) compact \(compact)
             """
         }
@@ -79,8 +82,11 @@ struct DecodeLinearGPUTests {
         try tensor.to(dtype: .float64)
     }
 
-    private static func levels(_ bits: Int) -> [Float] {
-        if bits == 8 { return (0..<256).map { Float(2 * $0 - 255) / 255 } }
+    private static func levels(_ bits: Int, isUniform: Bool) -> [Float] {
+        if bits == 8 || isUniform {
+            let last = (1 << bits) - 1
+            return (0...last).map { Float(2 * $0 - last) / Float(last) }
+        }
         let positive: [Float] =
             switch bits {
             case 2: [0.299771, 1]
@@ -92,11 +98,11 @@ struct DecodeLinearGPUTests {
 
     /// Random codes, their scales, and the matrix they stand for.
     private func codes(
-        _ bits: Int, rows: Int, columns: Int, group: Int
+        _ bits: Int, rows: Int, columns: Int, group: Int, isUniform: Bool
     ) throws -> (codes: LinearCodes, dense: Tensor) {
         var generator = Generator(state: UInt64(rows * columns + bits))
         let groups = (columns + group - 1) / group
-        let levels = Self.levels(bits)
+        let levels = Self.levels(bits, isUniform: isUniform)
         let widths = bits == 3 ? [2, 1] : [bits]
         let rowBytes = widths.reduce(0) { $0 + (columns + 8 / $1 - 1) / (8 / $1) }
         var planes = [UInt8](repeating: 0, count: rows * rowBytes)
@@ -148,7 +154,8 @@ struct DecodeLinearGPUTests {
     }
 
     private func weights(
-        _ bits: Int, rows: Int, columns: Int, group: Int, slots: LinearSlots? = nil
+        _ bits: Int, rows: Int, columns: Int, group: Int, slots: LinearSlots? = nil,
+        isUniform: Bool = false, tiles: Int? = nil, tokens: Int = 1
     ) throws -> Weights {
         guard bits < 16 else {
             let values = try random([rows, columns], 1)
@@ -156,12 +163,16 @@ struct DecodeLinearGPUTests {
                 matrix: try LinearMatrix(values, slots: slots), dense: try double(values),
                 rounding: 0)
         }
-        let (stored, dense) = try codes(bits, rows: rows, columns: columns, group: group)
-        // Levels are rounded to bfloat16, except those of 8 bits; scales to 2^-20.
+        let (stored, dense) = try codes(
+            bits, rows: rows, columns: columns, group: group, isUniform: isUniform)
+        let matrix = try LinearMatrix(
+            stored, slots: slots, tilesPerStage: tiles, on: stream)
+        let problem = matrix.problem(tokens: tokens, normalised: false)
+        // Levels that are not equally spaced are rounded to bfloat16; scales to 2^-20.
         return Weights(
-            matrix: try LinearMatrix(stored, slots: slots, on: stream), dense: dense,
-            rounding: (bits == 8 ? 0 : 0x1p-8) + 0x1p-20,
-            piece: bits < 8 ? nil : group >= columns || group % 64 == 0 ? 64 : 32)
+            matrix: matrix, dense: dense,
+            rounding: (bits == 8 || isUniform ? 0 : 0x1p-8) + 0x1p-20,
+            piece: problem.multipliesIntegers ? problem.piece : nil)
     }
 
     /// `|found - expected| <= units · 2^-8 · |expected| + slack` everywhere.
@@ -194,7 +205,8 @@ struct DecodeLinearGPUTests {
             let slots = isPermuted ? LinearSlots(outputs: outputs) : LinearSlots(rows: item.rows)
             let width = item.rows + 3
             let weights = try weights(
-                item.bits, rows: item.rows, columns: item.columns, group: item.group, slots: slots)
+                item.bits, rows: item.rows, columns: item.columns, group: item.group, slots: slots,
+                isUniform: item.isUniform, tiles: item.tiles, tokens: item.tokens)
             let (values, x) = try input(item.tokens, item.columns, 2)
             let norm = try random([item.columns], 3), bias = try random([width], 4)
             let linear = try DecodeLinear(
@@ -266,7 +278,30 @@ struct DecodeLinearGPUTests {
         Case(bits: 4, rows: 100, columns: 1000, tokens: 16, group: 1000),
         Case(bits: 3, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
         Case(bits: 2, rows: 200, columns: 500, tokens: 1, epilogue: .storeFloat),
+        Case(bits: 4, isUniform: true, rows: 300, columns: 1024, tokens: 1),
+        Case(bits: 4, isUniform: true, tiles: 2, rows: 300, columns: 1024, tokens: 1),
+        Case(
+            bits: 4, isUniform: true, tiles: 2, rows: 1280, columns: 5120, tokens: 1,
+            normalised: true, compact: true),
+        Case(
+            bits: 4, isUniform: true, tiles: 2, rows: 333, columns: 25_600, tokens: 1,
+            epilogue: .add),
+        Case(bits: 4, isUniform: true, rows: 100, columns: 25_600, tokens: 1, epilogue: .add),
+        Case(
+            bits: 4, isUniform: true, tiles: 2, rows: 101, columns: 1390, tokens: 1, group: 96,
+            biased: true, compact: true),
+        Case(bits: 4, isUniform: true, rows: 101, columns: 1390, tokens: 2, group: 32),
+        Case(
+            bits: 4, isUniform: true, tiles: 2, rows: 300, columns: 1000, tokens: 8,
+            normalised: true),
+        Case(bits: 4, isUniform: true, rows: 100, columns: 1000, tokens: 16, group: 1000),
+        Case(
+            bits: 3, isUniform: true, tiles: 2, rows: 200, columns: 1000, tokens: 1,
+            epilogue: .storeFloat),
+        Case(bits: 3, isUniform: true, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
+        Case(bits: 2, isUniform: true, rows: 200, columns: 500, tokens: 3),
         Case(bits: 8, rows: 300, columns: 1024, tokens: 1),
+        Case(bits: 8, rows: 64, columns: 8200, tokens: 1, epilogue: .storeFloat),
         Case(bits: 8, rows: 333, columns: 25_600, tokens: 1, epilogue: .add),
         Case(bits: 8, rows: 101, columns: 1100, tokens: 1, group: 96, epilogue: .storeFloat),
         Case(bits: 8, rows: 101, columns: 1005, tokens: 2, group: 32, compact: true),
@@ -278,12 +313,20 @@ struct DecodeLinearGPUTests {
     }
 
     /// However the work is cut: stages, grains, chunks, and more blocks than tiles.
-    @Test(arguments: [(16, 1), (16, 8), (4, 1), (8, 3)])
-    func everyCutGivesTheProduct(_ bits: Int, _ tokens: Int) throws {
-        let item = Case(bits: bits, rows: 100, columns: 2790, tokens: tokens)
+    @Test(arguments: [
+        Case(rows: 100, columns: 2790, tokens: 1), Case(rows: 100, columns: 2790, tokens: 8),
+        Case(bits: 4, rows: 100, columns: 2790, tokens: 1),
+        Case(bits: 4, isUniform: true, tiles: 1, rows: 100, columns: 2790, tokens: 1),
+        Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 2790, tokens: 1),
+        Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 16_400, tokens: 1),
+        Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 2790, tokens: 3),
+        Case(bits: 8, rows: 100, columns: 2790, tokens: 3),
+    ])
+    func everyCutGivesTheProduct(_ item: Case) throws {
         let problem = LinearProblem(
-            bits: bits, slots: item.rows, columns: item.columns, tokens: tokens, normalised: false,
-            tilesPerStage: 1, piece: 64, lookedUp: bits == 4 ? 4 : 0)
+            bits: item.bits, slots: item.rows, columns: item.columns, tokens: item.tokens,
+            normalised: false, tilesPerStage: item.tiles ?? 1, piece: 64,
+            lookedUp: item.bits == 4 && !item.isUniform ? 4 : 0, isUniform: item.isUniform)
         let candidates = problem.candidates(
             multiprocessors: context.multiprocessors, limit: context.sharedPerBlock / 2)
         for var tuning in candidates.prefix(8) {
@@ -326,13 +369,19 @@ struct DecodeLinearGPUTests {
         return (try gate.silu() * up, bound)
     }
 
-    @Test(arguments: [(16, 640, 1), (16, 333, 5), (4, 333, 1), (8, 320, 8)])
-    func gatesMeetTheirUps(_ bits: Int, _ half: Int, _ tokens: Int) throws {
+    @Test(arguments: [
+        (16, false, 640, 1), (16, false, 333, 5), (4, false, 333, 1), (4, true, 333, 1),
+        (4, true, 4240, 1), (4, true, 160, 6), (8, false, 320, 8),
+    ])
+    func gatesMeetTheirUps(
+        _ bits: Int, _ isUniform: Bool, _ half: Int, _ tokens: Int
+    ) throws {
         try stream.use {
             let columns = 512
             let slots = LinearSlots.swiglu(half: half, stored: bits < 16)
             let weights = try weights(
-                bits, rows: 2 * half, columns: columns, group: 64, slots: slots)
+                bits, rows: 2 * half, columns: columns, group: 64, slots: slots,
+                isUniform: isUniform, tokens: tokens)
             let x = try random([tokens, columns], 2) * 0.04
             let linear = try DecodeLinear(
                 weights.matrix, tokens: tokens, epilogue: .swiglu, inputStride: columns,
@@ -348,8 +397,10 @@ struct DecodeLinearGPUTests {
         }
     }
 
-    @Test(arguments: [(16, 1), (16, 8), (8, 2)])
-    func interpolatedGatesMeetTheirUps(_ bits: Int, _ tokens: Int) throws {
+    @Test(arguments: [(16, false, 1), (16, false, 8), (8, false, 2), (4, true, 1), (4, true, 4)])
+    func interpolatedGatesMeetTheirUps(
+        _ bits: Int, _ isUniform: Bool, _ tokens: Int
+    ) throws {
         try stream.use {
             let (half, rank) = (390, 200)
             var generator = Generator(state: 7)
@@ -358,7 +409,8 @@ struct DecodeLinearGPUTests {
             let others = (0..<2 * half).filter { !isPivot.contains($0) }
             let weights = try weights(
                 bits, rows: others.count, columns: rank, group: 64,
-                slots: .interpolatedSwiglu(half: half, pivots: pivots))
+                slots: .interpolatedSwiglu(half: half, pivots: pivots), isUniform: isUniform,
+                tiles: bits == 4 ? 2 : nil, tokens: tokens)
             let p = try random([tokens, rank], 2) * 0.07
             let linear = try DecodeLinear(
                 weights.matrix, tokens: tokens, epilogue: .interpolatedSwiglu, inputStride: rank,
@@ -381,12 +433,22 @@ struct DecodeLinearGPUTests {
         }
     }
 
-    @Test(arguments: [(2, 96, 500, 64), (3, 100, 1003, 64), (4, 101, 1000, 96), (8, 80, 1100, 128)])
+    @Test(arguments: [
+        (2, 96, 500, 64), (3, 100, 1003, 64), (4, 101, 1000, 96), (8, 80, 1100, 128),
+    ])
     func codesAreExpanded(_ bits: Int, _ rows: Int, _ columns: Int, _ group: Int) throws {
+        for isUniform in bits == 8 ? [true] : [false, true] {
+            try expand(bits, rows, columns, group, isUniform: isUniform)
+        }
+    }
+
+    private func expand(
+        _ bits: Int, _ rows: Int, _ columns: Int, _ group: Int, isUniform: Bool
+    ) throws {
         try stream.use {
             let weights = try weights(
                 bits, rows: rows, columns: columns, group: group,
-                slots: .swiglu(half: rows / 2, stored: true))
+                slots: .swiglu(half: rows / 2, stored: true), isUniform: isUniform)
             let count = rows / 2 * 2
             let pitch = (columns + 7) / 8 * 8
             let out = try Tensor.full(

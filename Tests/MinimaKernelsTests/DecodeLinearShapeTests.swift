@@ -1,3 +1,4 @@
+import MinimaTensor
 import Testing
 
 @testable import MinimaKernels
@@ -7,12 +8,12 @@ import Testing
 struct DecodeLinearShapeTests {
     private func problem(
         bits: Int, slots: Int, columns: Int, tokens: Int, normalised: Bool = false,
-        lookedUp: Int = 4, tilesPerStage: Int? = nil
+        lookedUp: Int = 4, tilesPerStage: Int? = nil, isUniform: Bool = false
     ) -> LinearProblem {
         LinearProblem(
             bits: bits, slots: slots, columns: columns, tokens: tokens, normalised: normalised,
             tilesPerStage: tilesPerStage ?? (bits == 16 ? 1 : 2), piece: 64,
-            lookedUp: bits == 4 ? lookedUp : 0)
+            lookedUp: bits == 4 && !isUniform ? lookedUp : 0, isUniform: isUniform)
     }
 
     @Test func gatesStandAboveTheirUps() throws {
@@ -80,6 +81,11 @@ struct DecodeLinearShapeTests {
         #expect(eight.piece == 32)
         #expect(eight.bytes(slots: 16, columns: 64) == 16 * (64 + 2))
         #expect(eight.bytes(slots: 17, columns: 65) == 32 * (128 + 4))
+        let uniform = try LinearLayout(
+            codeBits: 3, groupSize: 64, columns: 5120, isUniform: true)
+        #expect(uniform.isUniform && uniform.lookedUp == 0 && !four.isUniform)
+        #expect(
+            uniform.bytes(slots: 2240, columns: 5120) == four.bytes(slots: 2240, columns: 5120))
         let whole = try LinearLayout(codeBits: 4, groupSize: 4096, columns: 1000)
         #expect(whole.piece == 64)
         #expect(throws: KernelError.self) {
@@ -106,31 +112,52 @@ struct DecodeLinearShapeTests {
         #expect(LinearLevels([-1, 1]) == nil)
     }
 
+    @Test func equallySpacedLevelsAreTold() throws {
+        func isUniform(_ levels: [Float]) throws -> Bool {
+            let codes = try Tensor([0] as [UInt8], shape: [1, 1])
+            return try LinearCodes(
+                bits: 2, groupSize: 64, columns: 4, codes: codes, scales: codes,
+                base: Tensor([1] as [Float]), levels: levels
+            ).isUniform
+        }
+        #expect(try isUniform([-1, -1 / 3, 1 / 3, 1]))
+        #expect(try isUniform((0..<256).map { Float(2 * $0 - 255) / 255 }))
+        #expect(try !isUniform([-1, -0.299771, 0.299771, 1]))
+        #expect(try !isUniform([-2, -2 / 3, 2 / 3, 2]))
+    }
+
     /// The bytes with which linear.cu was measured (NOTES-linear.md).
     @Test func sharedMemoryIsCountedAsInTheKernel() {
-        func bytes(_ bits: Int, _ stage: Int, depth: Int) -> Int {
-            problem(bits: bits, slots: 10_240, columns: 5120, tokens: 1, normalised: true)
-                .sharedBytes(
-                    LinearTuning(
-                        stage: stage, grain: stage, chunk: 5120, readsAhead: false, blocks: 132),
-                    depth: depth)
+        func bytes(
+            _ bits: Int, _ stage: Int, depth: Int, isUniform: Bool = false, tokens: Int = 1
+        ) -> Int {
+            problem(
+                bits: bits, slots: 10_240, columns: 5120, tokens: tokens, normalised: true,
+                isUniform: isUniform
+            ).sharedBytes(
+                LinearTuning(
+                    stage: stage, grain: stage, chunk: 5120, readsAhead: false, blocks: 132),
+                depth: depth)
         }
         #expect(bytes(16, 1024, depth: 3) == 111_744)
         #expect(bytes(4, 1024, depth: 3) == 98_176)
         #expect(bytes(8, 512, depth: 6) == 113_280)
+        #expect(bytes(4, 1024, depth: 5, isUniform: true) == 97_792)
+        #expect(bytes(4, 512, depth: 7, isUniform: true, tokens: 4) == 108_928)
     }
 
     /// Half of the shared memory of an H200, an A100's and a workstation's multiprocessor.
     @Test(arguments: [115_712, 166_912, 50_176])
     func everyCutFits(_ limit: Int) {
-        for bits in [16, 8, 4] {
+        for (bits, isUniform) in [(16, false), (8, false), (4, false), (4, true)] {
             for (slots, columns) in [
                 (5120, 8192), (51_200, 5120), (2790, 25_600), (2330, 2790), (1, 1),
             ] {
                 for tokens in [1, 3, 8, 16] {
                     let problem = problem(
                         bits: bits, slots: slots, columns: columns, tokens: tokens,
-                        normalised: true, lookedUp: limit > 80_000 ? 4 : 0)
+                        normalised: true, lookedUp: limit > 80_000 ? 4 : 0,
+                        isUniform: isUniform)
                     let candidates = problem.candidates(multiprocessors: 132, limit: limit)
                     #expect(Set(candidates).count == candidates.count)
                     for tuning in candidates {
@@ -145,9 +172,13 @@ struct DecodeLinearShapeTests {
 
     /// The cuts that were fastest for Qwen3-32B's shapes on an H200 (NOTES-linear.md).
     @Test func measuredCutsAreTheUsualOnes() {
-        func cut(_ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int) -> LinearTuning {
-            problem(bits: bits, slots: slots, columns: columns, tokens: tokens)
-                .tuning(multiprocessors: 132, limit: tokens == 1 ? 115_712 : 232_448)
+        func cut(
+            _ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int, isUniform: Bool = false
+        ) -> LinearTuning {
+            problem(
+                bits: bits, slots: slots, columns: columns, tokens: tokens,
+                tilesPerStage: bits < 16 && slots < 32 * 132 ? 1 : nil, isUniform: isUniform
+            ).tuning(multiprocessors: 132, limit: tokens == 1 ? 115_712 : 232_448)
         }
         func expected(_ stage: Int, _ grain: Int, _ chunk: Int, ahead: Bool = false) -> LinearTuning
         {
@@ -167,6 +198,14 @@ struct DecodeLinearShapeTests {
             .tuning(multiprocessors: 132, limit: 115_712)
         #expect(small == expected(1024, 256, 25_600))
         #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
-        #expect(cut(4, 5120, 25_600, 1) == expected(1024, 1024, 5120, ahead: true))
+        #expect(cut(4, 5120, 25_600, 1) == expected(512, 512, 25_600))
+        for (slots, columns, stage) in [
+            (10_240, 5120, 512), (5120, 8192, 1024), (51_200, 5120, 1024), (5120, 25_600, 1024),
+            (2560, 5120, 1024), (48_672, 2560, 512), (2432, 25_600, 1024), (2688, 2432, 1024),
+        ] {
+            #expect(cut(4, slots, columns, 1, isUniform: true) == expected(stage, stage, columns))
+        }
+        #expect(cut(4, 51_200, 5120, 8, isUniform: true) == expected(512, 512, 5120))
+        #expect(cut(4, 5120, 25_600, 4, isUniform: true) == expected(512, 512, 5120))
     }
 }

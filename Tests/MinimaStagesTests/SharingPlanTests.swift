@@ -34,7 +34,7 @@ struct SharingPlanTests {
 
     private func sharing(
         _ source: any WeightSource, _ ratio: Double, _ format: String, alignment: Int = 1,
-        _ quantization: (bits: Int, groupSize: Int)? = nil
+        _ quantization: (bits: Int, groupSize: Int, levels: FormatSpec.Levels)? = nil
     ) throws -> CompressionPlan {
         try .sharing(
             source, ratio: ratio, format: format, alignment: alignment,
@@ -70,7 +70,7 @@ struct SharingPlanTests {
         let whole = try sharing(source, 0.383, Interpolative.name, alignment: 128)
         let plan = try CompressionPlan.sharing(
             source, ratio: 0.383, from: "mlp", format: Interpolative.name, alignment: 128,
-            quantization: (4, 64), version: "test")
+            quantization: (4, 64, .uniform), version: "test")
         for module in plan.modules {
             let isTaken = module.name.contains(".mlp.")
             #expect(module.spec.format == Quantized.name)
@@ -130,7 +130,7 @@ struct SharingPlanTests {
     func quantized(bits: Int) throws {
         for (ratio, format) in [(0, Dense.name), (0.4, Interpolative.name), (0.4, "tt")] {
             let plain = try sharing(parent, ratio, format)
-            let coded = try sharing(parent, ratio, format, (bits, 16))
+            let coded = try sharing(parent, ratio, format, (bits, 16, .normal))
             #expect(coded.linearParametersAfter == plain.linearParametersAfter)
             #expect(coded.linearBytesAfter < plain.linearBytesAfter)
             for (one, other) in zip(plain.modules, coded.modules) {
@@ -143,7 +143,7 @@ struct SharingPlanTests {
                 #expect(other.bytes == bytes)
             }
         }
-        let large = try sharing(Self.large(), 0, Dense.name, (bits, 64))
+        let large = try sharing(Self.large(), 0, Dense.name, (bits, 64, .uniform))
         // Codes, a byte per group of 64, and four bytes per matrix.
         let expected = large.linearParametersBefore * bits / 8 + large.linearParametersBefore / 64
         #expect(large.linearBytesAfter == expected + 4 * large.modules.count)
@@ -151,7 +151,9 @@ struct SharingPlanTests {
 
     @Test("every format with a budget gives a model that loads and computes", arguments: bonded)
     func loads(format: String) throws {
-        for quantization in [nil, (4, 16)] as [(bits: Int, groupSize: Int)?] {
+        for quantization in [nil, (4, 16, .normal)]
+            as [(bits: Int, groupSize: Int, levels: FormatSpec.Levels)?]
+        {
             let plan = try sharing(parent, 0.3, format, alignment: 2, quantization)
             let source = try RandomWeights(path: parent.path, seed: 3, plan: plan.modules)
             let model = try source.loadModel()
@@ -191,8 +193,8 @@ struct SharingPlanTests {
             _ = try sharing(parent, 0.9999, LowRank.name)
             Issue.record("a matrix was compressed to nothing")
         } catch { #expect("\(error)".contains("qkv_proj"), "\(error)") }
-        #expect(throws: FormatError.self) { try sharing(parent, 0, Dense.name, (7, 16)) }
-        #expect(throws: FormatError.self) { try sharing(parent, 0, Dense.name, (4, 0)) }
+        #expect(throws: FormatError.self) { try sharing(parent, 0, Dense.name, (7, 16, .normal)) }
+        #expect(throws: FormatError.self) { try sharing(parent, 0, Dense.name, (4, 0, .normal)) }
         let plan = try sharing(parent, 0.3, LowRank.name)
         let compressed = try RandomWeights(path: parent.path, seed: 1, plan: plan.modules)
         do {

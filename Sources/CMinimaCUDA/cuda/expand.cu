@@ -4,14 +4,16 @@
 //
 // A warp decodes blocks of 16 slots and 64 columns into shared memory and writes 128 bytes a row.
 // Constants: as of repack.cu without the storage's, and PITCH (a multiple of 8), BLOCKS (blocks of
-// 64 columns per warp), VALUE_0…VALUE_7 (WEIGHT 4: positive levels).
+// 64 columns per warp), VALUE_0…VALUE_7 (positive levels; WEIGHT 4 without UNIFORM), FACTOR (as of
+// linear.cu; else).
 // Grid (ceil(ceil(PITCH / 64) / (8 · BLOCKS)), tiles of 16 slots), block 256.
 // Parameters: in, base [1] float, order [SLOTS] (null: slot), out.
 // Reference: QuantizedMatrix.dense; within 2^-8 of a value for the rounding and 2^-20 for the
 // scale.
-// compile: WEIGHT=4 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 PITCH=1000 BLOCKS=4 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0
-// compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=2 PITCH=1008 BLOCKS=1 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0
-// compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4
+// compile: WEIGHT=4 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 PITCH=1000 BLOCKS=4 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0 UNIFORM=0
+// compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=2 PITCH=1008 BLOCKS=1 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0 UNIFORM=0
+// compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4 UNIFORM=0 FACTOR=0.0039215686
+// compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=1 FACTOR=0.0666666667
 #include "common.cuh"
 
 struct alignas(16) Words {
@@ -31,7 +33,7 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
     const i32 lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane / 4, q = lane & 3;
     const i32 tile = blockIdx.y, m = tile % TILES_PER_STAGE;
     u8* own = rows[warp];
-#if WEIGHT == 4
+#if WEIGHT == 4 && !UNIFORM
     __shared__ float levels[16];
     if (threadIdx.x == 0) {
         const float values[8] = {VALUE_0, VALUE_1, VALUE_2, VALUE_3,
@@ -45,7 +47,7 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
     __syncthreads();
     const float unit = *base;
 #else
-    const float unit = *base * (1.0f / 255.0f);
+    const float unit = *base * (float)FACTOR;
 #endif
     for (i32 i = 0; i < BLOCKS; ++i) {
         const i32 block = (blockIdx.x * BLOCKS + i) * 8 + warp;
@@ -69,7 +71,7 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
         for (i32 k = 0; k < WEIGHT / 4; ++k)
             words[k] = present ? ((const Words*)(from + m * codeBytes))[k * 32 + lane] : Words{};
         __syncwarp();
-#if WEIGHT == 4
+#if WEIGHT == 4 && !UNIFORM
 #pragma unroll
         for (i32 k = 0; k < 4; ++k) {
 #pragma unroll
@@ -99,9 +101,16 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
                 float values[8];
 #pragma unroll
                 for (i32 i = 0; i < 8; ++i) {
+#if WEIGHT == 8
                     const u32 word = words[j].w[i / 4 * 2 + half];
                     const u32 code = (word >> (8 * (i % 4)) & 255) ^ 128;
                     const float level = (float)((i32)code * 2 - 255);
+#else
+                    const u32 word = words[0].w[j * 2 + i / 4];
+                    const i32 byte = i % 4 / 2 + i % 2 * 2;
+                    const u32 code = word >> (8 * byte + 4 * half) & 15;
+                    const float level = (float)((i32)code * 2 - 15);
+#endif
                     values[i] = first + i < COLUMNS ? level * scales[half][j * 32 / PIECE] : 0.0f;
                 }
                 Words eight;

@@ -7,16 +7,17 @@
 // around a ring of DEPTH stages in shared memory, and a finisher warp. The consumers split a
 // stage's columns; the finisher adds what they have of a tile. Of a tile cut between two blocks the
 // last to come adds both parts, of one cut more often all, in the order of the blocks: results
-// depend on neither timing nor other tokens nor, with the same constants, on T (with codes of 8
-// bits T = 1 and T = 2 each add in an order of their own). Where x does not fit into shared memory, a
-// block goes through its run once for every CHUNK columns and keeps the sums of its tiles in the
-// workspace.
+// depend on neither timing nor other tokens nor, with the same constants, on T (with INTEGERS T = 1
+// and T = 2 each add in an order of their own). Where x does not fit into shared memory, a block goes
+// through its run once for every CHUNK columns and keeps the sums of its tiles in the workspace.
 //
-// Codes of 8 bits are multiplied by integer tensor cores as they are, s + 1/2 with s = c - 128: of
-// each token and piece of PIECE columns x becomes 16-bit multiples of its largest magnitude /
-// 32512, a high and a low byte, two columns of the operand B. One or two tokens leave columns free;
-// there B holds several pieces side by side, whose sums of integers are turned into floats and
-// scaled at once.
+// With INTEGERS tensor cores multiply codes as they are: of 8 bits s + 1/2, s = c - 128; equally
+// spaced ones of 4 bits c - 15/2, two rows of an operand from the same bytes. Of each token and
+// piece of PIECE columns x becomes 16-bit multiples of its largest magnitude / 32512, a high and a
+// low byte, two columns of the operand B. One or two tokens leave columns free; there B holds
+// several pieces side by side, whose sums of integers are turned into floats and scaled at once.
+// Other codes of 4 bits become bfloat16: equally spaced ones, (2c - 15) / 128, by one multiply-add a
+// pair; the rest by a table or byte permutations.
 //
 // Nothing that precedes in the stream is touched before griddepcontrol.wait; W is, so the ring is
 // full by then. Launched with programmatic dependent launch, two kernels share a multiprocessor if
@@ -38,8 +39,10 @@
 //   COMPACT         beside STORE or ADD: compact[t, slot] = bf16(v)
 //
 // Constants
-//   WEIGHT          16: bfloat16; 8: (2c - 255) / 255; 4: LEVEL_0…LEVEL_7, the bits of the positive
-//                   levels in bfloat16, and the sign
+//   WEIGHT          16: bfloat16; 8: (2c - 255) / 255; 4: with UNIFORM (2c - 15) · FACTOR, else
+//                   LEVEL_0…LEVEL_7, the bits of the positive levels in bfloat16, and the sign
+//   UNIFORM         1: codes of 4 bits equally spaced; 0: others, and other weights
+//   INTEGERS        1: codes are multiplied as integers (8 bits: always; 4: with UNIFORM); 0: not
 //   ROWS COLUMNS    slots, inputs. PITCH (bf16): elements from row to row, a multiple of 8
 //   TOKENS          tokens, 1…16 (T in shapes)
 //   STAGE DEPTH     columns of a stage of the ring, a multiple of GRAIN; stages in the ring
@@ -48,8 +51,10 @@
 //   CTAS CHUNK      blocks; columns of x held at a time, a multiple of GRAIN and of 64, or COLUMNS
 //   TILES_PER_STAGE tiles of 16 slots that share a stage: 1 (bf16), 1 or 2 (codes)
 //   PIECE           columns per scale: 32 or 64 (codes)
-//   FACTOR          of all levels (codes); 8 bits: 1/255
-//   LOOKED_UP       of four words of codes, how many go through the table in shared memory (4 bits)
+//   FACTOR          of all levels (codes); 8 bits: 1/255; UNIFORM: 1/15, 1/7, 1/3 for codes of 4, 3,
+//                   2 bits
+//   LOOKED_UP       of four words of codes, how many go through the table in shared memory (4 bits
+//                   without UNIFORM; else 0)
 //   WARPS           consumer warps: 8, or 16 with codes; a multiple of 4 for each tile of a stage
 //   PROLOGUE (0, 1) EPILOGUE (0…4 in the order above) COMPACT BIAS ROW_TABLE OUTPUT_TABLE (0, 1)
 //   X_STRIDE Y_STRIDE P_STRIDE   elements from token to token; X_STRIDE a multiple of 8
@@ -66,17 +71,22 @@
 // PROLOGUE. sm_80 or newer; bulk copies from sm_90 on.
 // Reference: x · W^T in float64 of the bf16 (or decoded) values. Tolerance: float sums of COLUMNS
 // products of one rounding each, |error| <= 2^-23 · COLUMNS · sum |w x| at worst, plus half a unit
-// of the result's last place (at most 2^-8 · |v|) per rounding named above. Codes of 4 bits add the
-// rounding of a level to bfloat16, at most 2^-8 · |w x| per product; codes of 8 bits that of x to
-// an integer, |w| · (largest |x| of the piece) / 65024 · (1 + 2^-6) per product, and nothing else:
-// sums of a piece are exact.
-// compile: WEIGHT=16 ROWS=10240 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=1 EPILOGUE=0 COMPACT=1 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=5120 Y_STRIDE=10240 P_STRIDE=10240
-// compile: WEIGHT=16 ROWS=2330 COLUMNS=2790 PITCH=2792 TOKENS=11 STAGE=256 GRAIN=128 DEPTH=5 CTAS=132 CHUNK=1024 AHEAD=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=0 EPILOGUE=4 COMPACT=0 BIAS=0 ROW_TABLE=1 OUTPUT_TABLE=1 X_STRIDE=2792 Y_STRIDE=25600 P_STRIDE=0
-// compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0
-// compile: WEIGHT=8 ROWS=2944 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=256 DEPTH=3 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2944
-// compile: WEIGHT=8 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0
-// compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 FACTOR=1.0 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
-// compile: WEIGHT=4 ROWS=1001 COLUMNS=1000 PITCH=1000 TOKENS=3 STAGE=256 GRAIN=64 DEPTH=4 CTAS=7 CHUNK=1000 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=2 FACTOR=1.0 PROLOGUE=0 EPILOGUE=1 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1000 Y_STRIDE=1001 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256
+// of the result's last place (at most 2^-8 · |v|) per rounding named above. Levels that are not
+// equally spaced add their rounding to bfloat16, at most 2^-8 · |w x| per product; INTEGERS that of x
+// to an integer, |w| · (largest |x| of the piece) / 65024 · (1 + 2^-6) per product, and nothing else:
+// sums of a piece are exact. (2c - 15) / 128 is exact in bfloat16.
+// compile: WEIGHT=16 ROWS=10240 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=1 EPILOGUE=0 COMPACT=1 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=5120 Y_STRIDE=10240 P_STRIDE=10240 UNIFORM=0 INTEGERS=0
+// compile: WEIGHT=16 ROWS=2330 COLUMNS=2790 PITCH=2792 TOKENS=11 STAGE=256 GRAIN=128 DEPTH=5 CTAS=132 CHUNK=1024 AHEAD=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=0 EPILOGUE=4 COMPACT=0 BIAS=0 ROW_TABLE=1 OUTPUT_TABLE=1 X_STRIDE=2792 Y_STRIDE=25600 P_STRIDE=0 UNIFORM=0 INTEGERS=0
+// compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=0 INTEGERS=1
+// compile: WEIGHT=8 ROWS=2944 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=256 DEPTH=3 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2944 UNIFORM=0 INTEGERS=1
+// compile: WEIGHT=8 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0 UNIFORM=0 INTEGERS=1
+// compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 FACTOR=1.0 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256 UNIFORM=0 INTEGERS=0
+// compile: WEIGHT=4 ROWS=1001 COLUMNS=1000 PITCH=1000 TOKENS=3 STAGE=256 GRAIN=64 DEPTH=4 CTAS=7 CHUNK=1000 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=2 FACTOR=1.0 PROLOGUE=0 EPILOGUE=1 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1000 Y_STRIDE=1001 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256 UNIFORM=0 INTEGERS=0
+// compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=5 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 UNIFORM=1 INTEGERS=1
+// compile: WEIGHT=4 ROWS=5120 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=0 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=1
+// compile: WEIGHT=4 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=0 FACTOR=0.1428571429 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0 UNIFORM=1 INTEGERS=1
+// compile: WEIGHT=4 ROWS=2432 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=7 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2432 UNIFORM=1 INTEGERS=0
+// compile: WEIGHT=4 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=7 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=0
 #include "linear_geometry.cuh"
 #include "linear_ring.cuh"
 #include "linear_input.cuh"
@@ -102,7 +112,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #if WEIGHT == 16
         const float factor = 1.0f;
 #else
-        const float factor = *base * (float)FACTOR;
+        const float factor = *base * ((float)FACTOR * (SPACED ? 128.0f : 1.0f));
 #endif
         barrier_sync(START_BARRIER, THREADS);
         dependencies_wait();
@@ -111,7 +121,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
         return;
     }
 
-#if WEIGHT == 4 && LOOKED_UP > 0
+#if LOOKED_UP > 0
     fill_table();
 #endif
     Share share;
@@ -123,6 +133,9 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #if PROLOGUE
     float inverse[TOKENS];
 #endif
+#if PROGRESSIVE
+    Progress progress(x, begin % GRAINS * GRAIN);
+#else
     if (DIRECT) {
         load_directly(x, share, epsilon);
     } else {
@@ -130,18 +143,19 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #if PROLOGUE
         statistics(x, epsilon, inverse);
         normalise(norm, 0, inverse);
-#elif WEIGHT == 8
+#elif INTEGERS
         convert(0);
 #endif
     }
     barrier_sync(CONSUMER_BARRIER, CONSUMERS);
     request_after(x, 0);
+#endif
 
 #if EPILOGUE == SWIGLU_FACTORED
     store_pairs(x, (bf16*)y, pairs, pairCount);
 #endif
 
-#if WEIGHT == 8
+#if INTEGERS
     Place place;
 #else
     const i32 place = lane;
@@ -156,13 +170,13 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
             load_x(x, chunk);
 #if PROLOGUE
             normalise(norm, chunk, inverse);
-#elif WEIGHT == 8
+#elif INTEGERS
             convert(chunk);
 #endif
             barrier_sync(CONSUMER_BARRIER, CONSUMERS);
             request_after(x, chunk);
         }
-#if WEIGHT == 8
+#if INTEGERS
         const u32 xStart = place.start(chunk);
 #else
         const u32 xStart = x_address() + (x_offset(chunk) - X_AT);
@@ -176,6 +190,9 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
                 // Rows are read by their address, codes by their offset.
                 const u32 ring = WEIGHT == 16 ? shared_address(shared + RING_AT) : RING_AT;
                 const u32 from = ring + slot * STAGE_BYTES;
+#if PROGRESSIVE
+                progress.advance(x, columns);
+#endif
                 mbarrier_wait(full_barrier(slot), parity);
                 if (EVEN && (ALL_FULL || columns == STAGE)) {
                     accumulate<true>(sums, from, at, STAGE, member, place, empty_barrier(slot));
@@ -192,7 +209,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
             }
             const i32 buffer = tiles & 1;
             if (tiles >= 2) mbarrier_wait(taken_barrier(buffer), (tiles / 2 - 1) & 1);
-#if WEIGHT == 8
+#if INTEGERS
             shelve(sums, (Four*)(shared + SUMS_AT)
                              + (buffer * WARPS + warp) * (WARP_SETS * SET_LANES));
 #else

@@ -10,15 +10,15 @@ DEVICE u32 permute(u32 low, u32 high, u32 selector) {
     return bytes;
 }
 
-/// 2^(-code / 16) for a byte of `codes`; 0 for 255.
-DEVICE float scale_of(u32 codes, i32 byte) {
+/// 2^(-code / 16 - octaves) for a byte of `codes`; 0 for 255.
+DEVICE float scale_of(u32 codes, i32 byte, float octaves = 0.0f) {
     // 2^23 + code, exactly.
     const float shifted = __uint_as_float(permute(codes, 0x4b000000u, 0x7440 + byte));
-    const float exponent = fmaf(shifted, -0.0625f, 524288.0f);
-    return exp2_fast(exponent < -15.9f ? -200.0f : exponent);
+    const float exponent = fmaf(shifted, -0.0625f, 524288.0f - octaves);
+    return exp2_fast(exponent < -15.9f - octaves ? -200.0f : exponent);
 }
 
-#if WEIGHT == 4
+#if WEIGHT == 4 && !UNIFORM
 /// Bytes of four levels for `permute`: the lower or the upper ones.
 #define LEVEL_BYTES(a, b, c, d, shift)                                \
     ((u32)(((a) >> shift) & 255) | (u32)(((b) >> shift) & 255) << 8 | \
@@ -67,28 +67,61 @@ DEVICE void fill_table() {
             Eight{{a[0], a[0], a[0], a[0]}};
 }
 #endif
+#elif SPACED
+/// One word of codes c to the operand A of 16 columns, (2c - 15) / 128.
+DEVICE void decode(u32 (&a)[4], u32 word) {
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) {
+        // An integer below 256 is, as bits of a bfloat16, 2^-133 times itself.
+        const u32 codes = (i < 2 ? word : word >> 8) & (i % 2 == 0 ? 0x000f000f : 0x00f000f0);
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+            : "=r"(a[i])
+            : "r"(codes), "r"(i % 2 == 0 ? 0x7f007f00u : 0x7d007d00u), "r"(0xbdf0bdf0u));
+    }
+}
 #else
-/// c [16, 8] += a [16, 32] · b [32, 8], signed bytes into integers; lanes as with bfloat16, four
-/// bytes where two values were.
+/// c [16, 8] += a [16, 32] · b [32, 8], bytes times signed bytes into integers; lanes as with
+/// bfloat16, four bytes where two values were. Bytes of A are signed with 8 bits, unsigned with 4.
 DEVICE void multiply_add(i32 (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if WEIGHT == 8
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }
 
-/// A lane's codes of one block of 16 slots and 64 columns: signed bytes s that stand for s + 1/2,
-/// as they are the operands A of two times 32 columns.
+/// A lane's codes of one block of 16 slots and 64 columns, in the order of operands A of two times
+/// 32 columns. 8 bits: signed bytes s that stand for s + 1/2, as they are. 4 bits: bytes u + 16 v of
+/// two codes, u of the slot g and v of g + 8. u alone is the operand's row g; both together are its
+/// row g + 8, whose sum is taken apart later.
 struct Codes {
-    u32 a[2][4];
+    u32 words[WEIGHT];
 
     DEVICE void load(const u8* block, i32 lane) {
         const Eight* from = (const Eight*)block + lane;
 #pragma unroll
-        for (i32 half = 0; half < 2; ++half) {
-            const Eight four = from[half * 32];
+        for (i32 k = 0; k < WEIGHT / 4; ++k) {
+            const Eight four = from[k * 32];
 #pragma unroll
-            for (i32 i = 0; i < 4; ++i) a[half][i] = four.pairs[i];
+            for (i32 i = 0; i < 4; ++i) words[k * 4 + i] = four.pairs[i];
+        }
+    }
+
+    DEVICE void operand(u32 (&a)[4], i32 half) const {
+#pragma unroll
+        for (i32 i = 0; i < 4; ++i) {
+#if WEIGHT == 8
+            a[i] = words[half * 4 + i];
+#else
+            const u32 both = words[half * 2 + i / 2];
+            a[i] = i % 2 == 0 ? both & 0x0f0f0f0f : both;
+#endif
         }
     }
 };

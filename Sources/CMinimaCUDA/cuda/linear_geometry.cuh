@@ -21,6 +21,13 @@
 #define MINIMUM(a, b) ((a) < (b) ? (a) : (b))
 #define MAXIMUM(a, b) ((a) > (b) ? (a) : (b))
 
+// Equally spaced codes of 4 bits are turned into bfloat16.
+#define SPACED (UNIFORM && !INTEGERS)
+// x becomes integers where a run comes to its columns, not all before the first stage: worth a
+// barrier now and then where it is long.
+#define PROGRESSIVE \
+    (INTEGERS && TOKENS == 1 && !PROLOGUE && CHUNK >= COLUMNS && COLUMNS * WEIGHT >= 65536)
+
 // ---- tiles and stages ----
 
 constexpr i32 TOKEN_SETS = (TOKENS + 7) / 8;
@@ -38,10 +45,10 @@ constexpr i32 LONGER_RUNS = UNITS % CTAS;
 // Parts of a tile's sums: one for each of its 16-slot tiles and token sets.
 constexpr i32 SETS = TILES_PER_STAGE * TOKEN_SETS;
 constexpr i32 SET_LANES = 8 * PAIRS;
-// Consumer warps of a tile of 16 slots. With 8 bits the tiles of a stage go to the warps in turn,
+// Consumer warps of a tile of 16 slots. Of integers the tiles of a stage go to the warps in turn,
 // and a warp has its own tile's sets only.
-constexpr i32 TILE_WARPS = WEIGHT == 8 ? WARPS / TILES_PER_STAGE : WARPS;
-constexpr i32 WARP_SETS = WEIGHT == 8 ? TOKEN_SETS : SETS;
+constexpr i32 TILE_WARPS = INTEGERS ? WARPS / TILES_PER_STAGE : WARPS;
+constexpr i32 WARP_SETS = INTEGERS ? TOKEN_SETS : SETS;
 static_assert(TILE_WARPS % 4 == 0, "warps are gathered by fours");
 
 #if WEIGHT == 16
@@ -59,12 +66,13 @@ constexpr i32 STAGE_BYTES = STAGE / 64 * BLOCK_BYTES;
 constexpr i32 PIECES = 64 / PIECE;
 #endif
 constexpr i32 X_COLUMNS = ROUND_UP(MINIMUM(CHUNK, COLUMNS), 64);
-constexpr i32 X_PITCH = X_COLUMNS * 2 + 16;
+// Of neighbouring tokens, 16 bytes at the same columns are in banks of their own (64 with SPACED).
+constexpr i32 X_PITCH = X_COLUMNS * 2 + (SPACED ? 64 : 16);
 
 // ---- shared memory, in this order ----
 
 constexpr i32 TABLE_AT = 0;
-#if WEIGHT == 4 && LOOKED_UP > 0
+#if LOOKED_UP > 0
 constexpr i32 TABLE_BYTES = 256 * 128;
 #else
 constexpr i32 TABLE_BYTES = 0;
@@ -79,7 +87,7 @@ constexpr i32 X_AT = STATISTICS_AT + STATISTIC_BYTES;
 constexpr i32 X_BYTES = ROUND_UP(TOKENS * X_PITCH, 128);
 constexpr i32 X_BUFFERS = CHUNKS > 1 && AHEAD ? 2 : 1;
 constexpr i32 PIECES_AT = X_AT + X_BUFFERS * X_BYTES;
-#if WEIGHT == 8
+#if INTEGERS
 // Of x in integers: the scale and the sum of each token's pieces.
 constexpr i32 PIECES_PITCH = X_COLUMNS / PIECE * 8;
 constexpr i32 RING_AT = PIECES_AT + ROUND_UP(TOKENS * PIECES_PITCH, 128);

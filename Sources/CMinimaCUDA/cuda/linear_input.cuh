@@ -1,15 +1,16 @@
 // x in shared memory, chunk by chunk, as it is or normalised; by the consumer warps. Beside codes
-// of 8 bits in integers: of each token and piece of PIECE columns 16-bit multiples of one scale, in
+// that are integers in integers, too: of each token and piece of PIECE columns 16-bit multiples of one scale, in
 // two planes of signed bytes.
 #pragma once
 #include "linear_codes.cuh"
 #include "linear_ring.cuh"
 
-#if WEIGHT == 8
-/// What a piece of a token's columns is multiplied with, and the sum of its integers.
+#if INTEGERS
+/// What a piece of a token's columns is multiplied with, and the sum of its integers times twice
+/// the value of the code 0.
 struct alignas(8) Piece {
     float scale;
-    i32 sum;
+    i32 offset;
 };
 
 /// The larger of each pair; NaN if either is.
@@ -46,23 +47,23 @@ DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const 
     // A piece so small is 0; NaN stays.
     const float most = low_float(top) < 1e-30f ? 0.0f : low_float(top);
     const float inverse = most == 0.0f ? 0.0f : __fdividef(32512.0f, most);
-    u32 integers[8], rounded[8];
-#pragma unroll
-    for (i32 k = 0; k < 8; ++k) {
-        const u32 pair = values.pairs[k / 2];
-        const float value = k % 2 == 0 ? low_float(pair) : high_float(pair);
-        // 1.5 · 2^23 and the nearest integer, and 128 more, whose second byte is `high`.
-        integers[k] = __float_as_uint(fmaf(value, inverse, 12582912.0f));
-        rounded[k] = __float_as_uint(fmaf(value, inverse, 12583040.0f));
-    }
     u32 low[2], high[2];
     i32 lows = 0, highs = 0;
 #pragma unroll
     for (i32 h = 0; h < 2; ++h) {
-        low[h] = permute(permute(integers[4 * h], integers[4 * h + 1], 0x0040),
-                         permute(integers[4 * h + 2], integers[4 * h + 3], 0x0040), 0x5410);
-        high[h] = permute(permute(rounded[4 * h], rounded[4 * h + 1], 0x0051),
-                          permute(rounded[4 * h + 2], rounded[4 * h + 3], 0x0051), 0x5410);
+        u32 pairs[2];
+#pragma unroll
+        for (i32 k = 0; k < 2; ++k) {
+            const u32 pair = values.pairs[2 * h + k];
+            // 1.5 · 2^23 + 2^15 + 2^7 and the nearest integer: its lower bytes are `high` and `low`
+            // with the uppermost bit of each turned over.
+            constexpr float shift = 12582912.0f + 32896.0f;
+            pairs[k] = permute(__float_as_uint(fmaf(low_float(pair), inverse, shift)),
+                               __float_as_uint(fmaf(high_float(pair), inverse, shift)), 0x5410);
+        }
+        // With 4 bits the columns 1 and 2 change places.
+        low[h] = permute(pairs[0], pairs[1], WEIGHT == 4 ? 0x6240 : 0x6420) ^ 0x80808080;
+        high[h] = permute(pairs[0], pairs[1], WEIGHT == 4 ? 0x7351 : 0x7531) ^ 0x80808080;
         lows = __dp4a((i32)low[h], 0x01010101, lows);
         highs = __dp4a((i32)high[h], 0x01010101, highs);
     }
@@ -78,7 +79,7 @@ DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const 
     *(u64*)(place + 64) = (u64)low[1] << 32 | low[0];
     if (vector % (PIECE / 8) == 0)
         *(Piece*)(shared + PIECES_AT + token * PIECES_PITCH + vector / (PIECE / 8) * 8) =
-            Piece{most * (1.0f / 32512.0f), sum};
+            Piece{most * (1.0f / 32512.0f), WEIGHT == 8 ? sum : -15 * sum};
 }
 #endif
 
@@ -133,7 +134,7 @@ DEVICE void load_x(const bf16* x, i32 chunk) {
                 *(const Eight*)((const u8*)(x + (i64)t * X_STRIDE + chunk * CHUNK) + at);
     barrier_sync(CONSUMER_BARRIER, CONSUMERS);
 #endif
-#if WEIGHT != 8
+#if !INTEGERS
     // What pads the last step's columns must not be NaN.
     const i32 padding = ROUND_UP(columns, 64) - columns;
     for (i32 i = thread; i < TOKENS * padding; i += CONSUMERS)
@@ -143,14 +144,14 @@ DEVICE void load_x(const bf16* x, i32 chunk) {
 
 // x of one chunk and few values goes through registers, at most four vectors of 8 to a thread. In
 // integers also more, one lot after the other; whole blocks of 64 columns.
-constexpr i32 VECTORS = WEIGHT == 8 ? X_COLUMNS / 8 : (COLUMNS + 7) / 8;
+constexpr i32 VECTORS = INTEGERS ? X_COLUMNS / 8 : (COLUMNS + 7) / 8;
 constexpr i32 HELD = (TOKENS * VECTORS + CONSUMERS - 1) / CONSUMERS;
 constexpr bool DIRECT = CHUNKS == 1 && (TOKENS == 1 || !PROLOGUE)
-    && (WEIGHT == 8 ? HELD <= (PROLOGUE ? 4 : 16) : COLUMNS % 8 == 0 && HELD <= 4);
+    && (INTEGERS ? HELD <= (PROLOGUE ? 4 : 16) : COLUMNS % 8 == 0 && HELD <= 4);
 
 /// A thread's share of the norm's weights.
 struct Share {
-    Eight values[DIRECT && (PROLOGUE || WEIGHT != 8) ? HELD : 1];
+    Eight values[DIRECT && (PROLOGUE || !INTEGERS) ? HELD : 1];
 
     DEVICE void load(const bf16* norm) {
 #pragma unroll
@@ -158,19 +159,25 @@ struct Share {
             const i32 vector = threadIdx.x + i * CONSUMERS;
             if (DIRECT && PROLOGUE && vector < (COLUMNS + 7) / 8)
                 values[i] = ((const Eight*)norm)[vector];
-            else if (DIRECT && PROLOGUE && WEIGHT == 8)
+            else if (DIRECT && PROLOGUE && INTEGERS)
                 values[i] = Eight{};
         }
     }
 };
+
+/// The rounded products of two pairs.
+DEVICE u32 product(u32 a, u32 b) {
+    u32 both;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(both) : "r"(a), "r"(b), "r"(0x80008000u));
+    return both;
+}
 
 DEVICE Eight normalised(Eight values, const Eight& weight, float inverse) {
 #pragma unroll
     for (i32 k = 0; k < 4; ++k) {
         const u32 unit = to_bf16x2(low_float(values.pairs[k]) * inverse,
                                    high_float(values.pairs[k]) * inverse);
-        values.pairs[k] = to_bf16x2(low_float(unit) * low_float(weight.pairs[k]),
-                                    high_float(unit) * high_float(weight.pairs[k]));
+        values.pairs[k] = product(unit, weight.pairs[k]);
     }
     return values;
 }
@@ -190,7 +197,7 @@ DEVICE void store_sum(i32 token, float sum) {
         ((float*)(shared + STATISTICS_AT))[token * WARPS + threadIdx.x / 32] = sum;
 }
 
-#if WEIGHT != 8
+#if !INTEGERS
 /// x, normalised if so asked, to shared memory.
 DEVICE void load_directly(const bf16* x, const Share& norm, float epsilon) {
     Eight held[DIRECT ? HELD : 1];
@@ -230,6 +237,40 @@ DEVICE Eight columns_from(const bf16* x, i32 index) {
     return without_rest(*((const Eight*)(x + (i64)token * X_STRIDE) + vector),
                         COLUMNS - vector * 8);
 }
+
+#if PROGRESSIVE
+/// x of one token on its way to integers in shared memory, a vector of 8 per consumer at a time,
+/// from the columns where the block's run begins.
+struct Progress {
+    // Columns of the run that are there, and that the run has come to.
+    i32 done = 0, needed = 0;
+    // The next vector of this thread.
+    i32 vector;
+    Eight held;
+
+    DEVICE Progress(const bf16* x, i32 column) {
+        vector = column / 8 + threadIdx.x;
+        fetch(x);
+    }
+
+    DEVICE void fetch(const bf16* x) {
+        if (vector >= VECTORS) vector -= VECTORS;
+        held = columns_from(x, vector);
+    }
+
+    /// Has the run's next `columns` columns in shared memory; by all consumers.
+    DEVICE void advance(const bf16* x, i32 columns) {
+        needed += ROUND_UP(columns, 64);
+        while (done < MINIMUM(needed, X_COLUMNS)) {
+            store_integers(X_AT, 0, vector, done + (i32)threadIdx.x * 8 < X_COLUMNS, held);
+            done += CONSUMERS * 8;
+            vector += CONSUMERS;
+            if (done < X_COLUMNS) fetch(x);
+            barrier_sync(CONSUMER_BARRIER, CONSUMERS);
+        }
+    }
+};
+#endif
 
 /// x, normalised if so asked, to shared memory in integers.
 DEVICE void load_directly(const bf16* x, const Share& norm, float epsilon) {
@@ -284,7 +325,7 @@ DEVICE void statistics(const bf16* x, float epsilon, float (&inverse)[TOKENS]) {
     for (i32 t = 0; t < TOKENS; ++t) inverse[t] = inverse_of(t, epsilon);
 }
 
-#if WEIGHT != 8
+#if !INTEGERS
 /// Normalises the chunk in shared memory.
 DEVICE void normalise(const bf16* norm, i32 chunk, const float (&inverse)[TOKENS]) {
     const i32 columns = columns_of(chunk);
@@ -320,7 +361,7 @@ DEVICE void normalise(const bf16* norm, i32 chunk, const float (&inverse)[TOKENS
 #endif
 #endif
 
-#if WEIGHT == 8
+#if INTEGERS
 /// Turns the chunk in shared memory into integers.
 DEVICE void convert(i32 chunk) {
     const i32 columns = columns_of(chunk), lane = threadIdx.x & 31;

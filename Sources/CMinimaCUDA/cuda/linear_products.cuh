@@ -6,15 +6,24 @@
 // A full stage has as many steps for every warp.
 constexpr bool EVEN = STAGE % (STEP * TILE_WARPS) == 0;
 
-#if WEIGHT != 8
+#if !INTEGERS
 typedef float Sums[TILES_PER_STAGE][TOKEN_SETS][4];
 
+#if SPACED
+/// The offset of this lane's columns of x, at the first block.
+DEVICE u32 x_address() {
+    const i32 lane = threadIdx.x & 31, token = lane / 4;
+    // Columns of unused tokens are computed from another and dropped.
+    return X_AT + (token < TOKENS ? token : 0) * X_PITCH + (lane & 3) * 16;
+}
+#else
 /// The address of this lane's row of x in `load_matrices`, at column 0.
 DEVICE u32 x_address() {
     const i32 lane = threadIdx.x & 31, token = lane & 7;
     // Columns of unused tokens are computed from another and dropped.
     return shared_address(shared + X_AT) + (token < TOKENS ? token : 0) * X_PITCH + lane / 8 * 16;
 }
+#endif
 
 #if WEIGHT == 16
 /// Adds a stage's products; the warp takes every WARPS-th step from `first` on. `full`: the stage
@@ -59,8 +68,17 @@ struct Step {
     DEVICE void load(u32 stage, u32 x, i32 step, i32 lane) {
 #pragma unroll
         for (i32 set = 0; set < TOKEN_SETS; ++set) {
-            load_matrices(b[set][0], x + set * (8 * X_PITCH) + step * 128);
-            load_matrices(b[set][1], x + set * (8 * X_PITCH) + step * 128 + 64);
+#pragma unroll
+            for (i32 j = 0; j < 2; ++j) {
+                const u32 from = x + set * (8 * X_PITCH) + step * 128 + j * 64;
+#if SPACED
+                const Eight four = *(const Eight*)(shared + from);
+#pragma unroll
+                for (i32 i = 0; i < 4; ++i) b[set][j][i] = four.pairs[i];
+#else
+                load_matrices(b[set][j], from);
+#endif
+            }
         }
         const u8* block = shared + stage + step * BLOCK_BYTES;
 #pragma unroll
@@ -76,10 +94,14 @@ struct Step {
     }
 
     DEVICE void operand(u32 (&a)[4], i32 m, i32 k) const {
+#if SPACED
+        decode(a, words[m][k]);
+#else
         if (k < LOOKED_UP)
             decode<true>(a, words[m][k]);
         else
             decode<false>(a, words[m][k]);
+#endif
     }
 
     DEVICE void accumulate(Sums& sums) const {
@@ -252,35 +274,50 @@ struct Span {
         }
 #pragma unroll
         for (i32 f = 0; f < BLOCK_SPANS; ++f) {
-            i32 c[QUADS][4] = {};
+            // Two chains of sums where there is one quad, for a product waits for the one before.
+            i32 c[QUADS][4] = {}, other[4] = {};
 #pragma unroll
             for (i32 k = 0; k < SPAN_BLOCKS; ++k) {
                 if (k >= count) break;
 #pragma unroll
                 for (i32 j = f * (2 / BLOCK_SPANS); j < (f + 1) * (2 / BLOCK_SPANS); ++j) {
+                    u32 a[4];
+                    codes[k].operand(a, j);
 #pragma unroll
                     for (i32 quad = 0; quad < QUADS; ++quad) {
                         const u32 low = b[quad][words == 4 ? 2 * j : 0];
                         const u32 high = b[quad][words == 4 ? 2 * j + 1 : 1];
                         if (SPAN == 1) {
-                            multiply_add(c[quad], codes[k].a[j], low, high);
+                            multiply_add(c[quad], a, low, high);
                         } else {
                             const u32 mask = place.masks[PIECES == 1 ? k : 2 * k + j];
-                            multiply_add(c[quad], codes[k].a[j], low * mask, high * mask);
+                            multiply_add(j == 1 ? other : c[0], a, low * mask, high * mask);
                         }
                     }
                 }
             }
-            const float scale[2] = {scale_of(scales[f], 0), scale_of(scales[f], 1)};
+            if (SPAN > 1) {
+#pragma unroll
+                for (i32 i = 0; i < 4; ++i) c[0][i] += other[i];
+            }
+            // With 4 bits the second row's products are 16 times as large.
+            const float scale[2] = {scale_of(scales[f], 0),
+                                    scale_of(scales[f], 1, WEIGHT == 4 ? 4.0f : 0.0f)};
 #pragma unroll
             for (i32 quad = 0; quad < QUADS; ++quad) {
                 const Piece piece =
                     *(const Piece*)(shared + place.piece[quad] + (own * PIECES + f) * 8);
 #pragma unroll
                 for (i32 row = 0; row < 2; ++row) {
-                    // Twice the sum of (s + 1/2) · x.
-                    const i32 twice =
-                        c[quad][2 * row] * 512 + (c[quad][2 * row + 1] * 2 + piece.sum);
+                    i32 high = c[quad][2 * row], low = c[quad][2 * row + 1];
+                    i32 offset = piece.offset;
+                    if (WEIGHT == 4 && row == 1) {
+                        high -= c[quad][0];
+                        low -= c[quad][1];
+                        offset *= 16;
+                    }
+                    // Twice the sum of (s + 1/2) · x, or of (c - 15/2) · x.
+                    const i32 twice = high * 512 + (low * 2 + offset);
                     const float factor = SPAN_BLOCKS == 1 || place.block < count
                         ? scale[row] * piece.scale
                         : 0.0f;

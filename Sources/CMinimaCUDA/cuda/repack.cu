@@ -15,17 +15,23 @@
 //   ascending levels symmetric about 0 becomes a sign and the place of a positive level. WEIGHT
 //   8, for 32 columns at a time (half j): bytes i of the registers 2h and 2h + 1 are c - 128 of
 //   the slots g and g + 8 at column 32j + 8q + 4h + i; register r is the lane's word 4j + r,
-//   words 0–3 of all lanes before words 4–7.
+//   words 0–3 of all lanes before words 4–7. WEIGHT 4 with UNIFORM, likewise: byte i of the lane's
+//   word 2j + h holds the codes of slot g (lower four bits) and g + 8 at column 32j + 8q + 4h + 0,
+//   2, 1, 3 (i = 0, 1, 2, 3); so its bytes are operands of integers, and its halves of bfloat16.
+//   Codes of 2 and 3 bits become the middle ones of 16.
 //   Scales: bytes [g][piece][slot g, slot g + 8].
 // Constants: BITS WEIGHT (4: BITS 2, 3, 4; 8: BITS 8) SLOTS COLUMNS ROW_BYTES GROUPS GROUP_SIZE
-// TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP.
+// TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP UNIFORM (1: levels are
+// equally spaced; of WEIGHT 8 they always are, with 0).
 // Grid (ceil(COLUMNS / 64), tiles · TILES_PER_STAGE), block 32. Parameters: codes, scales, order,
 // out.
 // Reference: BitPlanes.unpack and the layout above; exact.
-// compile: BITS=2 WEIGHT=4 ROW_BYTES=250 LOOKED_UP=4 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
-// compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
-// compile: BITS=4 WEIGHT=4 ROW_BYTES=500 LOOKED_UP=2 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
-// compile: BITS=8 WEIGHT=8 ROW_BYTES=1000 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64
+// compile: BITS=2 WEIGHT=4 ROW_BYTES=250 LOOKED_UP=4 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
+// compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
+// compile: BITS=4 WEIGHT=4 ROW_BYTES=500 LOOKED_UP=2 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
+// compile: BITS=8 WEIGHT=8 ROW_BYTES=1000 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
+// compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=1 PIECE=64 UNIFORM=1
+// compile: BITS=4 WEIGHT=4 ROW_BYTES=500 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=1
 #include "common.cuh"
 
 /// The code of a row's column.
@@ -61,7 +67,16 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
     };
     u32* words = (u32*)(to + m * codeBytes);
     for (i32 k = 0; k < 4; ++k) {
-#if WEIGHT == 4
+#if WEIGHT == 4 && UNIFORM
+        u32 word = 0;
+        for (i32 half = 0; half < 2; ++half) {
+            for (i32 i = 0; i < 4; ++i) {
+                const i32 column = block * 64 + k / 2 * 32 + q * 8 + k % 2 * 4 + i / 2 + i % 2 * 2;
+                word |= (code(half, column) + (8 - (1 << (BITS - 1)))) << (8 * i + 4 * half);
+            }
+        }
+        words[lane * 4 + k] = word;
+#elif WEIGHT == 4
         u32 word = 0;
         for (i32 pair = 0; pair < 4; ++pair) {
             for (i32 second = 0; second < 2; ++second) {

@@ -72,7 +72,7 @@ public struct DecodeMatrix: Sendable {
             DecodeCodes(
                 bits: matrix.bits, groupSize: matrix.groupSize, planes: matrix.codes,
                 scales: matrix.scales, base: matrix.base,
-                levels: Codebook.values(bits: matrix.bits), matrix: matrix))
+                levels: Codebook.values(bits: matrix.bits, levels: matrix.levels), matrix: matrix))
     }
 
     /// The values `[rows, columns]` in `dtype`, multiplied out where codes are stored.

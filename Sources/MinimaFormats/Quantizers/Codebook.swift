@@ -7,10 +7,11 @@ private let takeOperator = Operator("aten::take")
 /// The values that codes of a number of bits stand for, relative to a scale: 2^bits levels,
 /// symmetric about 0, the outermost ±1.
 ///
-/// Up to 6 bits they are the Lloyd–Max quantiser of a normal distribution (Max 1960, table I):
+/// Normal levels are, up to 6 bits, the Lloyd–Max quantiser of a normal distribution (Max 1960, table I):
 /// weights of a group are close to normal, and under GPTQ at 3 and 4 bits these levels leave 12%
 /// and 22% less error than equally spaced ones with equally searched scales (ref-qwen3-20m, layers
-/// 3 and 8, groups of 64). At 8 bits the levels are equally spaced.
+/// 3 and 8, groups of 64). Uniform ones, and all at 8 bits, are equally spaced: integers, which
+/// decoding multiplies with as they are.
 struct Codebook: Sendable {
     /// Bits that a code may have.
     static let allowedBits = [2, 3, 4, 5, 6, 8]
@@ -30,8 +31,8 @@ struct Codebook: Sendable {
     let reach: Double
 
     /// The levels of `bits` on `device`.
-    init(bits: Int, device: Device) throws(TensorError) {
-        let values = Self.values(bits: bits)
+    init(bits: Int, levels kind: FormatSpec.Levels = .normal, device: Device) throws(TensorError) {
+        let values = Self.values(bits: bits, levels: kind)
         let middles = zip(values, values.dropFirst()).map { ($0 + $1) / 2 }
         levels = try Tensor(values).to(device)
         bounds = try Tensor(middles).to(device)
@@ -69,8 +70,8 @@ struct Codebook: Sendable {
     }
 
     /// All levels, ascending.
-    static func values(bits: Int) -> [Float] {
-        guard let positive = lloydMax[bits] else {
+    static func values(bits: Int, levels kind: FormatSpec.Levels = .normal) -> [Float] {
+        guard kind == .normal, let positive = lloydMax[bits] else {
             let last = (1 << bits) - 1
             return (0...last).map { Float(2 * $0 - last) / Float(last) }
         }

@@ -12,12 +12,12 @@ struct MatrixQuantizer {
     ///
     /// Of GPTQ, what its refinement makes of it, and plain rounding, the one with the least error is
     /// returned: GPTQ can lose where C is far from what its damping makes of it.
-    func quantize(_ matrix: Tensor, bits: Int, groupSize: Int, metric: Metric?)
-        throws(TensorError) -> QuantizedMatrix
-    {
+    func quantize(
+        _ matrix: Tensor, bits: Int, levels: FormatSpec.Levels, groupSize: Int, metric: Metric?
+    ) throws(TensorError) -> QuantizedMatrix {
         let weight = try matrix.to(dtype: .float32)
         let quantizer = GPTQ(
-            codebook: try Codebook(bits: bits, device: weight.device),
+            codebook: try Codebook(bits: bits, levels: levels, device: weight.device),
             grid: try ScaleGrid(covering: weight),
             groupSize: min(groupSize, weight.shape[1]))
         let even = try Tensor.ones([weight.shape[1], 1], device: weight.device)
@@ -29,7 +29,7 @@ struct MatrixQuantizer {
                 if found < error { (best, error) = (candidate, found) }
             }
         }
-        return try QuantizedMatrix(best, by: quantizer, bits: bits)
+        return try QuantizedMatrix(best, by: quantizer, bits: bits, levels: levels)
     }
 
     func candidates(_ weight: Tensor, _ quantizer: GPTQ, _ metric: Metric)

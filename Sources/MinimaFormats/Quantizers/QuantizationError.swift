@@ -13,17 +13,19 @@ extension Quantized {
     ///   - weight: `[outputs, inputs]`, any float dtype.
     ///   - metric: `nil` is the Frobenius norm.
     ///   - groupSizes: Neighbours of a row per scale; `nil` in a specification is not tried.
+    ///   - levels: Of all.
     /// - Returns: A specification for every pair, bits outermost, with the expected `tr(Δᵀ·H·Δ·C)`.
     /// - Throws: `FormatError` for bits or group sizes that there are not, `TensorError.notFinite`.
     /// - Complexity: O(inputs³) flops once, and per pair six roundings of ``sampledValues`` values.
     public static func candidates(
-        _ weight: Tensor, metric: Metric?, bits: [Int], groupSizes: [Int]
+        _ weight: Tensor, metric: Metric?, bits: [Int], groupSizes: [Int],
+        levels: FormatSpec.Levels = .normal
     ) throws -> [(spec: FormatSpec, squaredError: Double)] {
         var specs: [FormatSpec] = []
         for bits in bits {
             for groupSize in groupSizes {
                 let spec = FormatSpec(
-                    format: name, bits: bits, groupSize: groupSize,
+                    format: name, bits: bits, groupSize: groupSize, levels: levels,
                     parts: [FormatSpec(format: Dense.name)])
                 _ = try checkWeight(weight, spec)
                 specs.append(spec)
@@ -68,7 +70,8 @@ extension Quantized {
         throws(TensorError) -> Double
     {
         let quantizer = GPTQ(
-            codebook: try Codebook(bits: spec.bits ?? 8, device: sample.device),
+            codebook: try Codebook(
+                bits: spec.bits ?? 8, levels: spec.levels, device: sample.device),
             grid: try ScaleGrid(covering: sample),
             groupSize: min(spec.groupSize ?? sample.shape[0], sample.shape[0]))
         let columns = try weights.mean([1], keepDims: true)

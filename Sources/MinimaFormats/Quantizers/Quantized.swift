@@ -4,7 +4,7 @@ import MinimaTensor
 /// Another format with its values quantised: a dense weight, or the cores of a decomposed one.
 ///
 /// Specification: one part, the format inside; bits 2, 3, 4, 5, 6 or 8; groupSize, the neighbours of
-/// a row that share one scale (none: the whole row). No modes, no ranks, and no quantised format
+/// a row that share one scale (none: the whole row); levels, normal or uniform. No modes, no ranks, and no quantised format
 /// inside. Every floating-point tensor of the part with two dimensions or more becomes three, see
 /// ``QuantizedMatrix``: `cores.0` becomes `cores.0.codes`, `cores.0.scales`, `cores.0.base`. What the
 /// part stores in types of its own (indices) and vectors stay as they are.
@@ -136,8 +136,9 @@ public struct Quantized: LinearWeight {
         for item in part {
             if let (_, columns) = Self.matrix(item, spec) {
                 let matrix = QuantizedMatrix(
-                    bits: bits, groupSize: min(spec.groupSize ?? columns, columns),
-                    columns: columns, tensors: rest.prefix(3))
+                    bits: bits, levels: spec.levels,
+                    groupSize: min(spec.groupSize ?? columns, columns), columns: columns,
+                    tensors: rest.prefix(3))
                 pieces.append(.matrix(matrix, shape: item.shape))
                 rest = rest.dropFirst(3)
             } else {

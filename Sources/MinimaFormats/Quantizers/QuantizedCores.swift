@@ -92,6 +92,7 @@ struct QuantizedCores {
                 guard let size = Quantized.matrix(layout[index], spec) else { continue }
                 let matrix = try quantizer(size.columns).quantize(
                     core.reshape([size.rows, size.columns]), bits: spec.bits ?? 8,
+                    levels: spec.levels,
                     groupSize: spec.groupSize ?? size.columns,
                     metric: seen(by: index, of: cores, columns: size.columns))
                 cores[index] = try matrix.dense(dtype: .float64).reshape(core.shape)

@@ -9,6 +9,8 @@ import MinimaTensor
 /// `[rows, bytes]` (``BitPlanes``), `scales` uint8 `[rows, groups]`, `base` float32 `[1]`.
 struct QuantizedMatrix: Sendable {
     let bits: Int
+    /// How the levels are spaced.
+    let levels: FormatSpec.Levels
     let groupSize: Int
     let columns: Int
     /// Packed codes, uint8 `[rows, bytes]`.
@@ -34,8 +36,12 @@ struct QuantizedMatrix: Sendable {
     }
 
     /// What ``tensors`` listed.
-    init(bits: Int, groupSize: Int, columns: Int, tensors: ArraySlice<Tensor>) {
+    init(
+        bits: Int, levels: FormatSpec.Levels, groupSize: Int, columns: Int,
+        tensors: ArraySlice<Tensor>
+    ) {
         self.bits = bits
+        self.levels = levels
         self.groupSize = groupSize
         self.columns = columns
         codes = tensors[tensors.startIndex]
@@ -45,13 +51,17 @@ struct QuantizedMatrix: Sendable {
 
     /// `other` with other codes and scales.
     init(_ other: QuantizedMatrix, codes: Tensor, scales: Tensor) {
-        (bits, groupSize, columns) = (other.bits, other.groupSize, other.columns)
+        (bits, levels) = (other.bits, other.levels)
+        (groupSize, columns) = (other.groupSize, other.columns)
         (self.codes, self.scales, base) = (codes, scales, other.base)
     }
 
     /// Packs what `quantizer` has made.
-    init(_ quantized: GPTQ.Columns, by quantizer: GPTQ, bits: Int) throws(TensorError) {
+    init(
+        _ quantized: GPTQ.Columns, by quantizer: GPTQ, bits: Int, levels: FormatSpec.Levels
+    ) throws(TensorError) {
         self.bits = bits
+        self.levels = levels
         groupSize = quantizer.groupSize
         columns = quantized.values.shape[0]
         let plain = try quantizer.codes(quantized).to(dtype: .uint8).transpose().contiguous()
@@ -65,10 +75,10 @@ struct QuantizedMatrix: Sendable {
 
     /// The matrix in `dtype`, computed in float32.
     func dense(dtype: DType) throws(TensorError) -> Tensor {
-        let codebook = try Codebook(bits: bits, device: codes.device)
-        let levels = try codebook.values(plainCodes())
+        let codebook = try Codebook(bits: bits, levels: levels, device: codes.device)
+        let values = try codebook.values(plainCodes())
         let factors = try ScaleGrid(base: base).values(scales.to(dtype: .int64))
-        return try (levels.reshape(grouped) * spread(factors)).reshape([rows, columns])
+        return try (values.reshape(grouped) * spread(factors)).reshape([rows, columns])
             .to(dtype: dtype)
     }
 

@@ -61,7 +61,8 @@ struct StraightThrough: Sendable {
         _ matrix: QuantizedMatrix, trainsValues: Bool, trainsScales: Bool, original: Tensor? = nil
     ) throws(TensorError) {
         start = matrix
-        codebook = try Codebook(bits: matrix.bits, device: matrix.codes.device)
+        codebook = try Codebook(
+            bits: matrix.bits, levels: matrix.levels, device: matrix.codes.device)
         grid = try ScaleGrid(base: matrix.base)
         let scaleCodes = try matrix.scales.to(dtype: .int64)
         units = try grid.values(scaleCodes)

@@ -6,9 +6,9 @@ import Synchronization
 /// the same kernel; see `linear.cu`.
 ///
 /// Compiled for one shape, number of tokens and row lengths; the same kernel serves all layers that
-/// have these in common. Results depend on neither timing nor other launches. Beside codes of 8 bits x
-/// is rounded, per token and 64 columns (or 32), to multiples of its largest magnitude / 32512, which
-/// is finer than bfloat16's rounding of that value; sums over so many columns are exact then.
+/// have these in common. Results depend on neither timing nor other launches. Beside codes of 8 bits,
+/// and for one token of 4 bits where their levels are equally spaced, x is rounded, per token and 64
+/// columns (or 32), to multiples of its largest magnitude / 32512, which is finer than bfloat16's rounding of that value; sums over so many columns are exact then.
 public struct DecodeLinear: Sendable {
     /// What becomes of the sums, and what `y` is.
     public enum Epilogue: Int, Sendable, Hashable {
@@ -101,6 +101,7 @@ public struct DecodeLinear: Sendable {
         var constants = matrix.constants
         constants.merge(tuning.constants(depth: depth, columns: matrix.columns)) { $1 }
         constants["TOKENS"] = .int(tokens)
+        constants["INTEGERS"] = .int(problem.multipliesIntegers ? 1 : 0)
         constants["PROLOGUE"] = .int(normalised ? 1 : 0)
         constants["EPILOGUE"] = .int(epilogue.rawValue)
         constants["COMPACT"] = .int(compactStride == nil ? 0 : 1)
@@ -219,7 +220,8 @@ public struct DecodeLinear: Sendable {
             let needs = [1, 2].map { tiles in
                 LinearProblem(
                     bits: 4, slots: slots, columns: 64, tokens: min(max(tokens, 1), 16),
-                    normalised: false, tilesPerStage: tiles, piece: 64, lookedUp: 0
+                    normalised: false, tilesPerStage: tiles, piece: 64, lookedUp: 0,
+                    isUniform: false
                 ).workspace(blocks: multiprocessors)
             }
             let (parts, places, counters) = (
@@ -294,7 +296,8 @@ extension LinearMatrix {
         return LinearProblem(
             bits: layout?.bits ?? 16, slots: slots.count, columns: columns, tokens: tokens,
             normalised: normalised, tilesPerStage: layout?.tilesPerStage ?? 1,
-            piece: layout?.piece ?? 64, lookedUp: layout?.lookedUp ?? 0)
+            piece: layout?.piece ?? 64, lookedUp: layout?.lookedUp ?? 0,
+            isUniform: layout?.isUniform ?? false)
     }
 
     /// What the kernel streams.
@@ -327,9 +330,10 @@ extension LinearMatrix {
         result["TILES_PER_STAGE"] = .int(problem.tilesPerStage)
         result["PIECE"] = .int(problem.piece)
         result["LOOKED_UP"] = .int(problem.lookedUp)
+        result["UNIFORM"] = .int(problem.isUniform ? 1 : 0)
         result["FACTOR"] = 1.0
         if case .codes(let packed) = storage {
-            result["FACTOR"] = .double(packed.levels.map { 1 / $0.multiplier } ?? 1.0 / 255)
+            result["FACTOR"] = .double(packed.factor)
             for (index, bits) in (packed.levels?.bits ?? []).enumerated() {
                 result["LEVEL_\(index)"] = .int(bits)
             }

@@ -7,6 +7,9 @@ public struct LinearLayout: Sendable, Hashable {
     public let tilesPerStage: Int
     /// Neighbouring columns with one scale, 32 or 64.
     public let piece: Int
+    /// Whether levels of 4-bit codes are equally spaced: their bytes are integers as they are, in an
+    /// order of their own.
+    public let isUniform: Bool
     /// Of every four words of 4-bit codes, how many are decoded by a table in shared memory; the
     /// others by byte permutations.
     public let lookedUp: Int
@@ -14,9 +17,11 @@ public struct LinearLayout: Sendable, Hashable {
     /// - Parameters:
     ///   - codeBits: Bits of the stored codes: 2, 3, 4 or 8.
     ///   - groupSize: Columns with one scale: a multiple of 32, or at least a whole row.
+    ///   - isUniform: Whether levels are equally spaced, which those of 8 bits always are.
     /// - Throws: `KernelError` for other bits or groups.
     public init(
-        codeBits: Int, groupSize: Int, columns: Int, tilesPerStage: Int = 2, lookedUp: Int = 4
+        codeBits: Int, groupSize: Int, columns: Int, isUniform: Bool = false,
+        tilesPerStage: Int = 2, lookedUp: Int = 4
     ) throws(KernelError) {
         guard [2, 3, 4, 8].contains(codeBits), groupSize >= columns || groupSize % 32 == 0,
             groupSize > 0, (1...2).contains(tilesPerStage), (0...4).contains(lookedUp)
@@ -32,7 +37,8 @@ public struct LinearLayout: Sendable, Hashable {
         bits = codeBits == 8 ? 8 : 4
         self.tilesPerStage = tilesPerStage
         piece = groupSize >= columns || groupSize % 64 == 0 ? 64 : 32
-        self.lookedUp = bits == 4 ? lookedUp : 0
+        self.isUniform = bits == 4 && isUniform
+        self.lookedUp = bits == 4 && !isUniform ? lookedUp : 0
     }
 
     /// Bytes of 64 columns of a stage's tiles.

@@ -19,6 +19,14 @@ public struct LinearCodes: Sendable {
     /// All 2^bits levels, ascending, symmetric about 0. With 8 bits they are (2c - 255) / 255.
     public let levels: [Float]
 
+    /// Whether the levels are equally spaced.
+    var isUniform: Bool {
+        let last = Float(levels.count - 1)
+        return levels.enumerated().allSatisfy { index, level in
+            abs(level - Float(2 * index - (levels.count - 1)) / last) <= 0x1p-22
+        }
+    }
+
     /// What the properties say.
     public init(
         bits: Int, groupSize: Int, columns: Int, codes: Tensor, scales: Tensor, base: Tensor,
@@ -50,7 +58,10 @@ public struct LinearMatrix: Sendable {
         let bytes: Tensor
         let base: Tensor
         let layout: LinearLayout
+        /// Levels that are not equally spaced.
         let levels: LinearLevels?
+        /// What a level is a multiple of in the kernel.
+        let factor: Double
     }
 
     /// A matrix of bfloat16 rows.
@@ -90,23 +101,26 @@ public struct LinearMatrix: Sendable {
     ) throws(KernelError) {
         let context = stream.context
         let (shape, groups) = (codes.codes.shape, codes.scales.shape)
-        let levels = codes.bits == 8 ? nil : LinearLevels(codes.levels)
+        let isUniform = codes.isUniform
+        let levels = isUniform ? nil : LinearLevels(codes.levels)
         guard shape.count == 2, groups.count == 2, shape[0] == groups[0],
             codes.codes.dtype == .uint8, codes.scales.dtype == .uint8, codes.base.count == 1,
             codes.base.dtype == .float32, codes.levels.count == 1 << codes.bits,
-            codes.bits == 8 || levels != nil
+            isUniform || (codes.bits < 8 && levels != nil)
         else {
             throw .invalidLaunch(
                 kernel: "repack.cu",
                 reason: """
                     \(codes.codes.summary), \(codes.scales.summary), \(codes.base.summary) and \
-                    \(codes.levels.count) levels are no codes of \(codes.bits) bits with symmetric levels
+                    \(codes.levels.count) levels are no codes of \(codes.bits) bits with symmetric levels, \
+                    equally spaced with 8
                     """)
         }
         let slots = slots ?? LinearSlots(rows: shape[0])
         try slots.check(rows: shape[0])
         let layout = try LinearLayout(
             codeBits: codes.bits, groupSize: codes.groupSize, columns: codes.columns,
+            isUniform: isUniform,
             tilesPerStage: tilesPerStage ?? (slots.count < 32 * context.multiprocessors ? 1 : 2),
             // The table takes 32 KiB of shared memory.
             lookedUp: context.sharedPerMultiprocessor < 160 << 10 ? 0 : 4)
@@ -133,7 +147,8 @@ public struct LinearMatrix: Sendable {
         columns = codes.columns
         storage = .codes(
             Packed(
-                bytes: packed, base: codes.base, layout: layout, levels: levels))
+                bytes: packed, base: codes.base, layout: layout, levels: levels,
+                factor: levels.map { 1 / $0.multiplier } ?? 1 / Double(codes.levels.count - 1)))
     }
 
     /// Bytes that a token's product reads.
@@ -177,6 +192,7 @@ public struct LinearMatrix: Sendable {
         let blocks = 4
         constants["PITCH"] = .int(shape[1])
         constants["BLOCKS"] = .int(blocks)
+        if packed.levels == nil { constants["FACTOR"] = .double(packed.factor) }
         if let levels = packed.levels {
             for (index, value) in levels.positive.enumerated() {
                 constants["VALUE_\(index)"] = .double(value)
@@ -201,7 +217,7 @@ extension LinearLayout {
         [
             "WEIGHT": .int(bits), "SLOTS": .int(slots), "COLUMNS": .int(columns),
             "TILES_PER_STAGE": .int(tilesPerStage), "PIECE": .int(piece),
-            "LOOKED_UP": .int(lookedUp),
+            "LOOKED_UP": .int(lookedUp), "UNIFORM": .int(isUniform ? 1 : 0),
         ]
     }
 }

@@ -33,6 +33,8 @@ struct LinearProblem: Sendable, Hashable {
     let piece: Int
     /// Words of codes that a table decodes, of four.
     let lookedUp: Int
+    /// Whether codes of 4 bits have equally spaced levels.
+    let isUniform: Bool
 
     static let warps = 8
     /// Threads of a block: consumers, producer, finisher.
@@ -40,6 +42,13 @@ struct LinearProblem: Sendable, Hashable {
 
     /// Columns that one warp takes at a time.
     var step: Int { bits == 16 ? 32 : 64 }
+
+    /// Whether codes and x are multiplied as integers. Where 4 bits would do with bfloat16, turning x
+    /// into integers pays for one token, for large matrices and where x is normalised anyway
+    /// (`NOTES-linear.md`).
+    var multipliesIntegers: Bool {
+        bits == 8 || isUniform && tokens == 1 && (tilesPerStage == 2 || normalised)
+    }
 
     private var tokenSets: Int { (tokens + 7) / 8 }
     /// Values of a lane, four each, that a tile's sums take.
@@ -60,12 +69,13 @@ struct LinearProblem: Sendable, Hashable {
         let held = min(tuning.chunk, columns)
         let blocks = (held + 63) / 64
         let buffers = held < columns && tuning.readsAhead ? 2 : 1
-        // With 8 bits a warp has the sums of one tile, and x has scales.
-        let sums = bits == 8 ? lanes / tilesPerStage : lanes
-        let pieces = bits == 8 ? padded(tokens * blocks * (64 / piece) * 8) : 0
+        // Of integers a warp has the sums of one tile, and x has scales.
+        let sums = multipliesIntegers ? lanes / tilesPerStage : lanes
+        let pieces = multipliesIntegers ? padded(tokens * blocks * (64 / piece) * 8) : 0
+        let padding = isUniform && !multipliesIntegers ? 64 : 16
         return (bits == 4 && lookedUp > 0 ? 256 * 128 : 0) + padded((2 * depth + 5) * 8)
             + 2 * Self.warps * sums * 16 + (normalised ? padded(tokens * Self.warps * 4) : 0)
-            + buffers * padded(tokens * (blocks * 128 + 16)) + pieces
+            + buffers * padded(tokens * (blocks * 128 + padding)) + pieces
             + depth * stageBytes(tuning.stage)
     }
 
@@ -88,14 +98,15 @@ struct LinearProblem: Sendable, Hashable {
 
     /// The cut that measurements on an H200 favour (`NOTES-linear.md`).
     func tuning(multiprocessors: Int, limit: Int) -> LinearTuning {
-        if bits == 8, tokens == 1 {
-            let choice = unchunked(multiprocessors)
-            if depth(choice, limit: limit) != nil { return choice }
+        if tokens == 1, let choice = unchunked(multiprocessors),
+            depth(choice, limit: limit) ?? 0 >= (bits == 8 ? 2 : 3)
+        {
+            return choice
         }
         // All columns at once where x leaves the ring enough room.
         let whole = tokens == 1 ? 8192 : 40_960 / tokens
         let most =
-            tokens == 1 || bits == 16
+            tokens == 1 || bits == 16 || isUniform
             ? (columns <= whole ? columns : min(whole, 5120)) : 20_480 / tokens
         let widest =
             bits == 16
@@ -133,12 +144,32 @@ struct LinearProblem: Sendable, Hashable {
         return result
     }
 
-    /// All columns at once, in stages of 1024 columns of one tile or 512 of two.
-    private func unchunked(_ multiprocessors: Int) -> LinearTuning {
-        let stage = min(1024 / tilesPerStage, (columns + 63) / 64 * 64)
+    /// All columns at once, where that is best for one token.
+    private func unchunked(_ multiprocessors: Int) -> LinearTuning? {
+        let all = (columns + 63) / 64 * 64
+        var (stage, grain) = (0, 0)
+        if bits == 8 {
+            // Stages of 1024 columns of one tile or 512 of two.
+            stage = min(1024 / tilesPerStage, all)
+            grain = tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage
+        } else if isUniform {
+            // Stages of 1024 columns, of two tiles unless the longest run is 3% longer then.
+            func longest(_ stage: Int) -> Int {
+                let units = tiles * ((columns + stage - 1) / stage)
+                return (units + multiprocessors - 1) / multiprocessors * stage
+            }
+            let (wide, narrow) = (min(1024, all), min(512, all))
+            let isEven = 100 * longest(wide) <= 103 * longest(narrow)
+            stage = tilesPerStage == 1 || isEven ? wide : narrow
+            grain = stage
+        } else if bits == 4, columns > 8192 {
+            (stage, grain) = (1024 / tilesPerStage, 1024 / tilesPerStage)
+        } else {
+            return nil
+        }
         return LinearTuning(
-            stage: stage, grain: tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage,
-            chunk: columns, readsAhead: false, blocks: multiprocessors)
+            stage: stage, grain: grain, chunk: columns, readsAhead: false,
+            blocks: multiprocessors)
     }
 
     /// Chunks of at most about `most` columns in stages of at most `widest`, as even as they come.

@@ -13,7 +13,7 @@ extension Survey {
             .prefix(piece.share < 1 ? 1 : options.groups.count)
         let dense = try Quantized.candidates(
             piece.weight, metric: piece.metric, bits: options.bits,
-            groupSizes: groups.isEmpty ? [piece.inputs] : Array(groups))
+            groupSizes: groups.isEmpty ? [piece.inputs] : Array(groups), levels: options.levels)
         var found = try dense.map {
             try option($0.spec, of: piece, error: 0.5 * $0.squaredError)
         }
@@ -47,13 +47,13 @@ extension Survey {
             let projected = try b.matmul(piece.metric.input).matmul(b.transpose())
             let first = try Quantized.candidates(
                 b, metric: Metric(input: piece.metric.input, output: inner),
-                bits: options.coreBits, groupSizes: [min(group, n)])
+                bits: options.coreBits, groupSizes: [min(group, n)], levels: options.levels)
             let second = try Quantized.candidates(
                 a, metric: Metric(input: projected, output: piece.metric.output),
-                bits: options.coreBits, groupSizes: [min(group, rank)])
+                bits: options.coreBits, groupSizes: [min(group, rank)], levels: options.levels)
             return try zip(options.coreBits, zip(first, second)).map { bits, rounding in
                 let spec = FormatSpec(
-                    format: Quantized.name, bits: bits, groupSize: group,
+                    format: Quantized.name, bits: bits, groupSize: group, levels: options.levels,
                     parts: [FormatSpec(format: LowRank.name, ranks: [rank])])
                 let squared =
                     piece.spectrum.tail(rank) + rounding.0.squaredError + rounding.1.squaredError
@@ -72,7 +72,8 @@ extension Survey {
         func add(_ first: FormatSpec, _ approximation: Tensor) throws {
             let rest = try Quantized.candidates(
                 exact - approximation, metric: piece.metric, bits: options.bits.filter { $0 <= 4 },
-                groupSizes: [min(options.groups.max() ?? 64, piece.inputs)])
+                groupSizes: [min(options.groups.max() ?? 64, piece.inputs)],
+                levels: options.levels)
             for (spec, squaredError) in rest {
                 found.append(
                     try option(

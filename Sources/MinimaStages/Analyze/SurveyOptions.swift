@@ -25,6 +25,8 @@ public struct SurveyOptions: Sendable, Hashable {
     public var bits = [2, 3, 4, 5, 6, 8]
     /// Neighbours that share a scale.
     public var groups = [32, 64, 128]
+    /// How the levels of codes are spaced.
+    public var levels = FormatSpec.Levels.normal
     /// Bits of quantised cores.
     public var coreBits = [4, 8]
     /// Ranks that are listed with quantised cores.

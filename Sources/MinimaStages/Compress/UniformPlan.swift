@@ -60,14 +60,14 @@ extension CompressionPlan {
     ///   - format: A registered format that has a specification for every budget.
     ///   - alignment: The rank of the bond next to the input is a multiple of this: the nearest, or
     ///     the next below where that is too large for the site or removes nothing.
-    ///   - quantization: Bits, and neighbours that share a scale, of what is stored; `nil` keeps the
-    ///     model's type.
+    ///   - quantization: Bits, neighbours that share a scale, and spacing of levels of what is
+    ///     stored; `nil` keeps the model's type.
     /// - Throws: As ``uniform(_:ratio:format:version:)``; `StageError.noAlignedRank` for a site that
     ///   has no such rank, `StageError.badPart` for a `part` that has not as much to remove.
     public static func sharing(
         _ source: any WeightSource, ratio: Double, from part: String? = nil, format name: String,
         alignment: Int,
-        quantization: (bits: Int, groupSize: Int)?, version: String
+        quantization: (bits: Int, groupSize: Int, levels: FormatSpec.Levels)?, version: String
     ) throws -> CompressionPlan {
         guard ratio >= 0, ratio < 1 else { throw StageError.badRatio(ratio) }
         guard let format = try FormatRegistry.format(name) as? any BudgetedFormat.Type else {
@@ -115,7 +115,7 @@ extension CompressionPlan {
             if let quantization {
                 spec = FormatSpec(
                     format: Quantized.name, bits: quantization.bits,
-                    groupSize: quantization.groupSize, parts: [spec])
+                    groupSize: quantization.groupSize, levels: quantization.levels, parts: [spec])
             }
             let whole = try FormatRegistry.format(spec.format)
             plan.append(

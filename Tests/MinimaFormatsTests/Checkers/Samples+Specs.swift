@@ -46,6 +46,7 @@ extension Samples {
         ],
         "quantized": [
             quantized(4, 12, FormatSpec(format: "dense")), quantized(3, nil, lowRank(6)),
+            uniform(4, 12, FormatSpec(format: "dense")), uniform(3, nil, lowRank(6)),
             quantized(8, 16, lowRank(5, "interpolative")),
         ],
         "sum": [
@@ -70,6 +71,11 @@ extension Samples {
     private static func quantized(_ bits: Int, _ groupSize: Int?, _ part: FormatSpec) -> FormatSpec
     {
         FormatSpec(format: "quantized", bits: bits, groupSize: groupSize, parts: [part])
+    }
+
+    private static func uniform(_ bits: Int, _ groupSize: Int?, _ part: FormatSpec) -> FormatSpec {
+        FormatSpec(
+            format: "quantized", bits: bits, groupSize: groupSize, levels: .uniform, parts: [part])
     }
 
     private static func lowRank(_ rank: Int, _ format: String = "lowrank") -> FormatSpec {

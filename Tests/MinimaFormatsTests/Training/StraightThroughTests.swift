@@ -12,12 +12,14 @@ struct StraightThroughTests {
     private let rows = 10
     private let columns = 36
 
-    private func matrix(_ bits: Int, groupSize: Int?) throws -> (Quantized, original: Tensor) {
+    private func matrix(
+        _ bits: Int, groupSize: Int?, levels: FormatSpec.Levels = .normal
+    ) throws -> (Quantized, original: Tensor) {
         let original = try Samples.normal([rows, columns], seed: 50)
         // A row of zeros has scales of zero.
         try original.narrow(0, 3..<4).copy(from: .zeros([1, 1], dtype: .float64))
         let spec = FormatSpec(
-            format: "quantized", bits: bits, groupSize: groupSize,
+            format: "quantized", bits: bits, groupSize: groupSize, levels: levels,
             parts: [FormatSpec(format: "dense")])
         let metric = try Samples.metric(columns, tokens: 80, seed: 51)
         return (try Quantized.decompose(original, spec: spec, metric: metric), original)
@@ -29,7 +31,8 @@ struct StraightThroughTests {
         [Set<TrainedTensor.Role>([.quantised]), [.scale], [.quantised, .scale]])
     func exact(bits: Int, roles: Set<TrainedTensor.Role>) throws {
         for groupSize in [nil, 12, 16, 1] {
-            let (weight, original) = try matrix(bits, groupSize: groupSize)
+            let levels: FormatSpec.Levels = groupSize == 16 ? .uniform : .normal
+            let (weight, original) = try matrix(bits, groupSize: groupSize, levels: levels)
             for start in [nil, original] {
                 let trained = try TrainableWeight(weight, roles: roles, original: start)
                 #expect(trained.tensors.map(\.role) == roles.sorted { $0.rawValue < $1.rawValue })
@@ -64,7 +67,8 @@ struct StraightThroughTests {
     @Test("starting near the original keeps the codes", arguments: Codebook.allowedBits)
     func original(bits: Int) throws {
         for groupSize in [nil, 12, 16] {
-            let (weight, original) = try matrix(bits, groupSize: groupSize)
+            let levels: FormatSpec.Levels = groupSize == 12 ? .uniform : .normal
+            let (weight, original) = try matrix(bits, groupSize: groupSize, levels: levels)
             let near = try TrainableWeight(weight, roles: [.quantised], original: original)
             let plain = try TrainableWeight(weight, roles: [.quantised])
             for (new, old) in zip(try near.stored().tensors, weight.tensors) {
