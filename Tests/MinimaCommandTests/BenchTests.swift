@@ -56,8 +56,8 @@ struct BenchTests {
         "ways of storing weights that do not exist",
         arguments: [
             ("", ["--weights"]),
-            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS]"]),
-            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS]"]),
+            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]]"]),
+            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS[u]]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
             ("dense:int4:0.3", ["'dense:int4:0.3'"]), ("dense:int4uu", ["'dense:int4uu'"]),
@@ -145,7 +145,7 @@ struct BenchTests {
         for text in [
             "USAGE: minima bench", "--shape",
             "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS]", "Default: dense.", "--plan",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]]", "Default: dense.", "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",
             "(default: cuda:0)", "--json", "random",
