@@ -1,6 +1,5 @@
 import MinimaCheckpoint
 import MinimaCore
-import MinimaFormats
 import MinimaTensor
 
 /// A family whose decoder layer is the common one, so that Minima's own kernels can run it: RMSNorm,
@@ -57,9 +56,6 @@ public struct DecoderEnds: Sendable {
     public var embedding: Tensor
     /// Weight of the final norm, `[hidden]`.
     public var norm: Tensor
-    /// Output projection `[vocabulary, hidden]`; the embedding itself where they are tied.
-    public var head: Tensor
-
-    /// The output projection as a linear layer.
-    public var headLayer: Linear { Linear(name: "lm_head", weight: Dense(head), biases: []) }
+    /// Output projection; its weight is the embedding itself where they are tied.
+    public var head: Linear
 }

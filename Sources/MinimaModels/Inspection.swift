@@ -31,6 +31,9 @@ extension InspectionResult {
             guard let value = checkpoint.config.value(key) else { continue }
             architecture[name] = value.text(indent: nil)
         }
+        if manifest.modules[LinearShape.headName] != nil, architecture["tied"] == "true" {
+            architecture["tied"] = "false (\(LinearShape.headName) is stored beside the embedding)"
+        }
         var dtypes: [String: Int] = [:]
         var parts: [Part] = []
         var modules: [String: Set<String>] = [:]
@@ -70,7 +73,8 @@ extension InspectionResult {
     {
         guard !manifest.modules.isEmpty, let sites = try? checkpoint.sites() else { return [:] }
         var counts: [String: Int] = [:]
-        for site in sites {
+        let head = try? checkpoint.config.headSite()
+        for site in sites + (head.map { [$0] } ?? []) {
             let shapes =
                 [(name: site.name, outputs: site.outputs, inputs: site.inputs)]
                 + site.members.map { ($0.name, $0.outputs, $0.inputs) }

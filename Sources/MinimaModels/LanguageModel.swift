@@ -37,6 +37,9 @@ public protocol LanguageModel: Sendable {
     /// The residual stream after the last layer, normalised: what ``logits(_:)`` takes.
     func normed(_ x: Tensor) throws -> Tensor
 
+    /// The output projection; its weight is the embedding itself where they are tied.
+    var head: Linear { get }
+
     /// Hidden states `[…, hidden]` to logits `[…, vocabulary]`.
     func logits(_ hidden: Tensor) throws -> Tensor
 }
@@ -54,6 +57,11 @@ public struct ModelDimensions: Sendable, Hashable {
 }
 
 extension LanguageModel {
+    /// What ``head`` makes of them.
+    ///
+    /// For many calls take `head.expanded(_:)` once: what is no dense matrix is unpacked on each.
+    public func logits(_ hidden: Tensor) throws -> Tensor { try head(hidden) }
+
     /// Throws `ModelError.tokenOutOfRange` at the first id without a row in the embedding; on a GPU
     /// such an id would end every later operator, too.
     public func requireTokens(_ ids: some Sequence<Int32>) throws(ModelError) {

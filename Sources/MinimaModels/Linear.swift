@@ -33,6 +33,14 @@ public struct Linear: Sendable {
         return try y + bias
     }
 
+    /// This layer with its weight as a matrix of `dtype`, for many calls, each of which would unpack or
+    /// contract it again. A dense layer is returned as it is, leaves that train included.
+    public func expanded(_ dtype: DType) throws(TensorError) -> Linear {
+        guard !(weight is Dense) else { return self }
+        return Linear(
+            name: name, weight: Dense(try weight.reconstruct().to(dtype: dtype)), biases: biases)
+    }
+
     /// Whether multiplying a weight out and then by `rows` rows takes less arithmetic than its own
     /// contraction, as for a tensor train whose input is split.
     ///

@@ -1,11 +1,35 @@
 import MinimaCheckpoint
 import MinimaCore
 
+extension ModelConfig {
+    /// The output projection `lm_head`, without its weight: `[vocab_size, hidden_size]` in every family,
+    /// behind the last layer.
+    ///
+    /// It is none of a model's sites: nothing is analysed or planned for it unless it is asked for.
+    public func headSite() throws -> Site {
+        let outputs = try int("vocab_size")
+        let inputs = try int("hidden_size")
+        try requireMatrix("vocab_size", rows: outputs, hidden: inputs)
+        let shape = LinearShape(
+            name: LinearShape.headName, outputs: outputs, inputs: inputs,
+            patches: PatchGrid(.outputs, count: 1))
+        return Site(shape, layer: try int("num_hidden_layers", in: 1...10_000))
+    }
+}
+
 /// What every family asks of its configuration before it computes with its numbers.
 extension ModelConfig {
     /// Values of the largest matrix that is believed: 32 TiB in bfloat16, and the products of a
     /// model's 10,000 layers with it do not overflow.
     static let largestMatrix = 1 << 44
+
+    /// Whether the output projection is the embedding: tied, and not stored in a format of its own.
+    var tiesHead: Bool {
+        get throws {
+            guard try tieWordEmbeddings == true else { return false }
+            return try CompressionManifest(self).modules[LinearShape.headName] == nil
+        }
+    }
 
     /// Throws unless the FFN's activation is SiLU.
     func requireSiLU() throws {

@@ -70,7 +70,10 @@ public struct RandomWeights: WeightSource {
         let specs = try CompressionManifest(config).modules
         guard !specs.isEmpty else { return }
         let planned = Dictionary(plan.map { ($0.name, $0) }) { $1 }
-        for site in try known ?? sites() {
+        var sites = try known ?? sites()
+        // A draft's output projection is one of its sites.
+        if known == nil { sites.append(try config.headSite()) }
+        for site in sites {
             // A site of one member has its name.
             let group = site.members.count > 1 ? [(site.name, site.outputs)] : []
             for (name, outputs) in group + site.members.map({ ($0.name, $0.outputs) }) {

@@ -99,6 +99,9 @@ public struct LinearShape: Sendable, Hashable {
     /// How W is cut into patches.
     public internal(set) var patches: PatchGrid
 
+    /// The name of every family's output projection.
+    public static let headName = "lm_head"
+
     /// What the layer is within its decoder layer: `q_proj`, `down_proj`, ….
     public var role: String { name.split(separator: ".").last.map(String.init) ?? name }
 }

@@ -88,13 +88,29 @@ public struct WeightLoader {
         return try source.tensor(name, shape: shape, on: device).to(dtype: stored ?? dtype)
     }
 
-    /// The output projection `[vocabulary, hidden]` of a model whose configuration says whether it
-    /// is `embedding`.
+    /// The output projection, of `[vocabulary, hidden]` as `embedding`: in the format that the manifest
+    /// names, else dense, or `embedding` itself where the configuration ties them.
     ///
     /// A checkpoint that stores other values under `lm_head.weight` is not tied, whatever its
-    /// configuration says; transformers 5 decides so, too.
-    public mutating func head(tied: Bool, embedding: Tensor) throws -> Tensor {
-        let name = "lm_head.weight"
+    /// configuration says; transformers 5 decides so, too. Adapters see dense ones only: others stay
+    /// as they are stored.
+    public mutating func head(tied: Bool, embedding: Tensor) throws -> Linear {
+        let name = LinearShape.headName
+        let spec = manifest.modules[name] ?? FormatSpec(format: Dense.name)
+        let weight: any LinearWeight
+        if spec.format == Dense.name, spec.parts.isEmpty {
+            let isNamed = unused.remove(name) != nil
+            weight = Dense(try denseHead(tied: tied && !isNamed, embedding: embedding))
+        } else {
+            weight = try self.weight(
+                name, spec, outputs: embedding.shape[0], inputs: embedding.shape[1],
+                isAdapted: false)
+        }
+        return Linear(name: name, weight: weight, biases: [])
+    }
+
+    private mutating func denseHead(tied: Bool, embedding: Tensor) throws -> Tensor {
+        let name = "\(LinearShape.headName).weight"
         guard tied else { return try tensor(name, shape: embedding.shape) }
         guard source.holds(name) else { return embedding }
         let head = try read(name, shape: embedding.shape)
@@ -143,9 +159,9 @@ public struct WeightLoader {
     }
 
     /// The weight of the module called `name`, stored as `spec` says.
-    private mutating func weight(_ name: String, _ spec: FormatSpec, outputs: Int, inputs: Int)
-        throws -> any LinearWeight
-    {
+    private mutating func weight(
+        _ name: String, _ spec: FormatSpec, outputs: Int, inputs: Int, isAdapted: Bool = true
+    ) throws -> any LinearWeight {
         unused.remove(name)
         let format: any LinearWeight.Type
         let layout: [TensorLayout]
@@ -165,6 +181,7 @@ public struct WeightLoader {
             return Dense(try Tensor.zeros([1, 1], dtype: dtype).expand([outputs, inputs]))
         }
         let weight = try format.init(spec: spec, outputs: outputs, inputs: inputs, tensors: tensors)
+        guard isAdapted else { return weight }
         return try adapter?.adapt(weight, name: name) ?? weight
     }
 
@@ -189,7 +206,7 @@ public struct WeightLoader {
             throw .value(
                 path: source.config.path, key: "quantization_config.modules",
                 found: unused.sorted().prefix(3).joined(separator: ", "),
-                expected: "names of the model's linear layers only")
+                expected: "names of the model's linear layers and \(LinearShape.headName) only")
         }
     }
 }

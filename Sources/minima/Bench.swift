@@ -34,10 +34,12 @@ struct Bench: ParsableCommand {
     @Option(
         parsing: .upToNextOption,
         help: """
-            With --shape or --sizes, how the weights are stored: FORMAT[:SHARE[@PART]][:intBITS[u]], as \
-            dense, interpolative:0.383, tt:0.383@mlp:int8, dense:int4u. SHARE of the linear layers' \
-            parameters is removed, from those with PART in their names; codes share a scale in groups \
-            of 64, and with u their levels are equally spaced. Default: dense.
+            With --shape or --sizes, how the weights are stored: \
+            FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]], as dense, interpolative:0.383, \
+            tt:0.383@mlp:int8, dense:int4u, dense:int4+head8. SHARE of the linear layers' parameters is \
+            removed, from those with PART in their names; codes share a scale in groups of 64, and with \
+            u their levels are equally spaced; the output projection is in bfloat16 or in codes of its \
+            own. Default: dense.
             """)
     var weights: [WeightChoice] = []
 
@@ -143,6 +145,9 @@ struct Bench: ParsableCommand {
             }
         }
         try checkSpeculation()
+        guard costs == nil || choices.allSatisfy({ $0.head == nil }) else {
+            throw ValidationError("--costs times layers, no output projection; leave +head out")
+        }
         for choice in choices {
             do { try choice.check() } catch { throw ValidationError("\(error)") }
         }

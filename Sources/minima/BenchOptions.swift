@@ -17,9 +17,9 @@ struct CodeChoice: Hashable {
     }
 
     /// Reads `int4`, `int4u`.
-    init?(_ text: Substring) {
+    init?(_ text: some StringProtocol) {
         guard text.hasPrefix("int") else { return nil }
-        var digits = text.dropFirst(3)
+        var digits = Substring(text.dropFirst(3))
         if digits.last == "u" {
             levels = .uniform
             digits = digits.dropLast()
@@ -32,7 +32,7 @@ struct CodeChoice: Hashable {
     var label: String { "int\(bits)\(levels == .uniform ? "u" : "")" }
 }
 
-/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES]`.
+/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES][+headCODES]`, the last without `int`.
 struct WeightChoice: Hashable, ExpressibleByArgument {
     var format: String
     /// Share of the linear layers' parameters that is removed.
@@ -41,6 +41,8 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
     var part: String?
     /// Codes; `nil` for bfloat16.
     var codes: CodeChoice?
+    /// The output projection's codes; `nil` for bfloat16.
+    var head: CodeChoice?
 
     /// Neighbours that share a scale.
     static let groupSize = 64
@@ -51,9 +53,18 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         self.format = format
     }
 
-    /// Reads `dense`, `dense:int4u`, `interpolative:0.383`, `tt:0.383@mlp:int8`.
+    /// Reads `dense`, `dense:int4u`, `interpolative:0.383`, `tt:0.383@mlp:int8`, `dense:int4+head8`.
     init?(argument: String) {
-        var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
+        var layers = argument[...]
+        if let plus = argument.lastIndex(of: "+") {
+            let text = argument[argument.index(after: plus)...]
+            guard text.hasPrefix("head"), let codes = CodeChoice("int\(text.dropFirst(4))") else {
+                return nil
+            }
+            head = codes
+            layers = argument[..<plus]
+        }
+        var parts = layers.split(separator: ":", omittingEmptySubsequences: false)[...]
         guard let name = parts.popFirst(), !name.isEmpty else { return nil }
         format = String(name)
         if let first = parts.first {
@@ -90,7 +101,10 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
                 "--weights \(format) needs a share to remove between 0 and 1, found "
                     + "\(ratio == 0 ? "none" : "\(ratio)"); write for example \(format):0.35")
         }
-        guard let codes else { return }
+        for codes in [codes, head].compactMap(\.self) { try check(codes) }
+    }
+
+    private func check(_ codes: CodeChoice) throws {
         let spec = FormatSpec(
             format: Quantized.name, bits: codes.bits, levels: codes.levels,
             parts: [FormatSpec(format: Dense.name)])
@@ -105,15 +119,19 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
     var label: String {
         let place = part.map { " (\($0))" } ?? ""
         let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%\(place)" : ""
-        return "\(format)\(size) \(codes?.label ?? "bf16")"
+        let tail = head.map { ", head \($0.label)" } ?? ""
+        return "\(format)\(size) \(codes?.label ?? "bf16")\(tail)"
     }
 
-    /// The plan for all linear layers of `model`.
+    /// The plan for all linear layers of `model`, and its output projection.
     func plan(_ model: any WeightSource) throws -> CompressionPlan {
-        try .sharing(
+        let plan = try CompressionPlan.sharing(
             model, ratio: ratio, from: part, format: format, alignment: Self.alignment,
             quantization: codes.map { ($0.bits, Self.groupSize, $0.levels) },
             version: Minima.versionNumber)
+        return try head.map {
+            try plan.withHead(bits: $0.bits, levels: $0.levels, of: model.config)
+        } ?? plan
     }
 }
 

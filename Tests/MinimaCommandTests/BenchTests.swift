@@ -30,6 +30,10 @@ struct BenchTests {
             (shape + ["--kv-dtype", "int4"], ["--kv-dtype", "int4", "bfloat16", "float8"]),
             (["bench", "x", "--costs", "c"], ["--costs", "--shape"]),
             (shape + ["--costs", "c", "--plan", "p"], ["--costs", "--weights"]),
+            (
+                shape + ["--costs", "c", "--weights", "dense+head8"],
+                ["--costs", "output projection", "+head"]
+            ),
             (shape + ["--costs", "c", "--draft", "ngram"], ["--costs", "--draft"]),
             (shape + ["--speculate", "3"], ["--speculate", "--draft"]),
             (shape + ["--acceptance", "2"], ["--acceptance", "--draft"]),
@@ -56,11 +60,17 @@ struct BenchTests {
         "ways of storing weights that do not exist",
         arguments: [
             ("", ["--weights"]),
-            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]]"]),
+            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]"]),
             ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS[u]]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
             ("dense:int4:0.3", ["'dense:int4:0.3'"]), ("dense:int4uu", ["'dense:int4uu'"]),
+            ("dense:int4+", ["'dense:int4+'"]),
+            ("dense+tail8", ["'dense+tail8'"]),
+            ("dense+head", ["'dense+head'"]),
+            ("dense+head8+head8", ["dense+head8", "lowrank"]),
+            ("+head8", ["'+head8'"]),
+            ("dense:int4+head7", ["dense", "2, 3, 4, 5, 6, 8 bits", "7 were asked for"]),
             ("dense:int", ["'dense:int'"]),
             ("interpolative:0.3@", ["'interpolative:0.3@'"]),
             ("dense:int7", ["dense", "2, 3, 4, 5, 6, 8 bits", "7 were asked for"]),
@@ -102,7 +112,8 @@ struct BenchTests {
         arguments: [
             "dense", "dense:int2", "dense:int8", "dense:int4u", "interpolative:0.383",
             "tt:0.383:int8",
-            "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4",
+            "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4", "dense+head8",
+            "dense:int4u+head6", "interpolative:0.383@mlp+head4u",
         ])
     func withoutAGPU(choice: String) throws {
         let scratch = try Scratch()
@@ -145,7 +156,7 @@ struct BenchTests {
         for text in [
             "USAGE: minima bench", "--shape",
             "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]]", "Default: dense.", "--plan",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]", "Default: dense.", "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",
             "(default: cuda:0)", "--json", "random",

@@ -76,13 +76,13 @@ struct LoadingTests {
                 #expect(key == "quantization_config.modules.\(name)")
             }
         }
-        manifest.modules = ["lm_head": FormatSpec(format: "dense")]
+        manifest.modules = ["model.head": FormatSpec(format: "dense")]
         try withChanged(["quantization_config": manifest.json]) { checkpoint in
             do {
                 try checkpoint.checkModel()
                 Issue.record("a module that the model lacks is accepted")
             } catch CheckpointError.value(_, let key, let found, _) {
-                #expect(key == "quantization_config.modules" && found == "lm_head")
+                #expect(key == "quantization_config.modules" && found == "model.head")
             }
         }
     }

@@ -20,10 +20,12 @@ struct CUDABackendGPUTests {
         kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
     }
 
-    /// Ways of storing a site's weight: dense, factored, with codes, in blocks.
+    /// Ways of storing a site's weight: dense, factored, with codes, in blocks; behind a plus, that of the
+    /// output projection, which is dense otherwise.
     static let ways = [
         "dense", "interpolative", "lowrank", "tucker", "tt", "tr", "dense int8", "dense int4",
         "dense int3", "dense int6", "interpolative int8", "interpolative int4", "blocks",
+        "dense+dense int8", "dense int4+dense int8", "dense int8+dense int4", "dense+dense int6",
     ]
 
     private static func spec(_ way: String, outputs: Int, inputs: Int) throws -> FormatSpec {
@@ -62,8 +64,11 @@ struct CUDABackendGPUTests {
         ]
         let config = try ModelConfig(
             json: .object(.init(uniqueKeysWithValues: sizes)), path: "test")
-        let plan = try Qwen3.sites(config).map { site in
-            CompressionPlan.Module(
+        let parts = way.split(separator: "+").map(String.init)
+        let sites = try Qwen3.sites(config) + (parts.count > 1 ? [config.headSite()] : [])
+        let plan = try sites.map { site in
+            let way = site.name == LinearShape.headName ? parts[1] : parts[0]
+            return CompressionPlan.Module(
                 name: site.name, outputs: site.outputs, inputs: site.inputs,
                 spec: try Self.spec(way, outputs: site.outputs, inputs: site.inputs),
                 parameters: 0, bytes: 0, damage: nil)

@@ -361,9 +361,9 @@ private struct BrokenModel: LanguageModel {
     var rotary: RotaryEmbedding { model.rotary }
     var device: Device { model.device }
     var dtype: DType { model.dtype }
+    var head: Linear { model.head }
     func embed(_ tokens: Tensor) throws -> Tensor { try model.embed(tokens) }
     func normed(_ x: Tensor) throws -> Tensor { try model.normed(x) }
-    func logits(_ hidden: Tensor) throws -> Tensor { try model.logits(hidden) }
 
     /// The last layer's output is NaN where the angle is that of the bad position.
     func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {

@@ -51,6 +51,7 @@ struct AnalyzeProbeTests {
         var rotary: RotaryEmbedding { base.rotary }
         var device: Device { base.device }
         var dtype: DType { base.dtype }
+        var head: Linear { base.head }
         func embed(_ tokens: Tensor) throws -> Tensor { try base.embed(tokens) }
         func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {
             let own = try ForwardContext(
@@ -59,7 +60,6 @@ struct AnalyzeProbeTests {
             return try base.layer(index, x, own)
         }
         func normed(_ x: Tensor) throws -> Tensor { try base.normed(x) }
-        func logits(_ hidden: Tensor) throws -> Tensor { try base.logits(hidden) }
     }
 
     @Test func divergenceIsTheEvaluators() throws {

@@ -94,23 +94,9 @@ public struct DraftWeights: WeightSource {
     /// The rows of the target's output projection for `ids`, `[ids, hidden]`.
     private static func head(of target: any LanguageModel, _ ids: [Int32]) throws -> Tensor {
         let rows = try Tensor(ids.map(Int64.init)).to(target.device)
-        let hidden = target.dimensions.hidden
-        var columns: [Tensor] = []
-        // Logits of unit vectors, a few at a time: all of them are the whole projection.
-        for start in stride(from: 0, to: hidden, by: 256) {
-            let count = min(256, hidden - start)
-            let unit = try Tensor.cat(
-                [
-                    .zeros([count, start]), .identity(count),
-                    .zeros([count, hidden - start - count]),
-                ], dim: 1)
-            columns.append(
-                try withoutGradients {
-                    try target.logits(unit.to(target.device, dtype: target.dtype))
-                        .selecting(1, rows).transpose(0, 1).to(.cpu, dtype: .float32)
-                })
+        return try withoutGradients {
+            try target.head.weight.reconstruct().selecting(0, rows).to(.cpu, dtype: .float32)
         }
-        return try .cat(columns, dim: 1)
     }
 
     /// These weights with what training has changed.

@@ -42,7 +42,7 @@ public struct Qwen3: DecoderModel {
                 maxPositions: try config.int("max_position_embeddings"))
             epsilon = try config.doubleIfPresent("rms_norm_eps", in: 0...1) ?? 1e-6
             attentionBias = try config.boolIfPresent("attention_bias") ?? false
-            tied = try config.tieWordEmbeddings ?? false
+            tied = try config.tiesHead
             try config.requireDivisible("num_attention_heads", heads, by: kvHeads)
             try config.requireMatrix(
                 "num_attention_heads", rows: heads * headDim, hidden: hidden)
@@ -126,12 +126,13 @@ public struct Qwen3: DecoderModel {
     public let dtype: DType
     /// Rotary embedding of queries and keys.
     public let rotary: RotaryEmbedding
+    /// The output projection.
+    public let head: Linear
 
     private let config: Configuration
     private let embedding: Tensor
     private let layers: [Layer]
     private let norm: Tensor
-    private let head: Tensor
 
     /// Sizes of this model.
     public var dimensions: ModelDimensions {
@@ -158,11 +159,6 @@ public struct Qwen3: DecoderModel {
     /// The final norm.
     public func normed(_ x: Tensor) throws -> Tensor {
         try x.rmsNorm(norm, epsilon: config.epsilon)
-    }
-
-    /// The output projection.
-    public func logits(_ hidden: Tensor) throws -> Tensor {
-        try hidden.linear(head)
     }
 
     // MARK: Parts for kernels

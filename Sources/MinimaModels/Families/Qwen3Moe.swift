@@ -106,12 +106,13 @@ public struct Qwen3Moe: LanguageModel {
     public let dtype: DType
     /// Rotary embedding of queries and keys.
     public let rotary: RotaryEmbedding
+    /// The output projection.
+    public let head: Linear
 
     private let config: Qwen3.Configuration
     private let embedding: Tensor
     private let layers: [Layer]
     private let norm: Tensor
-    private let head: Tensor
 
     /// Sizes of this model.
     public var dimensions: ModelDimensions {
@@ -139,11 +140,6 @@ public struct Qwen3Moe: LanguageModel {
     /// The final norm.
     public func normed(_ x: Tensor) throws -> Tensor {
         try x.rmsNorm(norm, epsilon: config.epsilon)
-    }
-
-    /// The output projection.
-    public func logits(_ hidden: Tensor) throws -> Tensor {
-        try hidden.linear(head)
     }
 
     // MARK: Loading

@@ -175,7 +175,7 @@ extension WeightBounds {
         let isQuantized = formats.contains { $0.contains { $0.bits != nil } }
         let matrices = sizes.sites.map { Self.padded($0.outputs, $0.inputs) }
         let head = Self.padded(sizes.vocabularySize, sizes.hiddenSize)
-        largestExpanded = isQuantized ? max(matrices.max() ?? 0, head) : 0
+        largestExpanded = isQuantized ? matrices.max() ?? 0 : 0
         loadingBytes = max(2 * matrices.reduce(0, +), 2 * head)
     }
 

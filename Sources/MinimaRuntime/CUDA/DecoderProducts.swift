@@ -106,7 +106,9 @@ extension DecoderProducts {
         let count = x.shape[0]
         let isCoded = site.products.contains { $0.form.matrices.contains(where: \.isQuantized) }
         var limit = isCoded ? Self.mostCodeRows : Self.narrowRows
-        if case .logits = destination, !wide.givesLogits { limit = count }
+        // An output projection expanded would take more memory than anything else that steps need; it is
+        // read again instead, up to 256 rows.
+        if case .logits = destination, isCoded || !wide.givesLogits { limit = count }
         guard count <= limit else { return nil }
         let most = isCoded ? Self.narrowCodeRows : Self.narrowRows
         let groups = (count + most - 1) / most

@@ -67,7 +67,7 @@ struct DecoderWeights: Sendable {
         let ends = try part(.ends).ends
         embedding = try ends.embedding.contiguous()
         norm = try ends.norm.contiguous()
-        head = try DecoderSite(ends.headLayer, use: .values, on: stream)
+        head = try DecoderSite(ends.head, use: .values, on: stream)
         let (inverse, scaling) = architecture.rope.inverseFrequencies(
             headDim: architecture.dimensions.headDim, sequenceLength: context)
         frequencies = try Tensor(inverse.map { Float($0) }).to(device)
@@ -127,8 +127,9 @@ struct DecoderWeights: Sendable {
     /// Whether every layer's gates and ups come from one interpolated weight, which is gathered from.
     var gathersGates: Bool { layers.allSatisfy(\.gateUp.isGathered) }
 
-    /// Values of the largest matrix of codes; 0 without one.
-    var largestExpanded: Int { sites.map(\.largestExpanded).max() ?? 0 }
+    /// Values of the layers' largest matrix of codes, 0 without one; those of the output projection are
+    /// never expanded.
+    var largestExpanded: Int { layers.flatMap(\.sites).map(\.largestExpanded).max() ?? 0 }
 }
 
 extension DecoderWeights.Layer {

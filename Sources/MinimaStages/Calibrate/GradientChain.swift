@@ -39,6 +39,7 @@ struct GradientChain: Sendable {
         let batches = outputs.batches.filter(\.hasGradients)
         let (hidden, vocabulary) = (ends.dimensions.hidden, ends.dimensions.vocabulary)
         let step = max(Self.logitsPerChunk(ends.device) / vocabulary, 1)
+        let head = try ends.head.expanded(ends.dtype)
         self.batches = batches
         boundary = outputs.boundary
         states = try BatchTensors(
@@ -51,7 +52,9 @@ struct GradientChain: Sendable {
             for start in stride(from: 0, to: rows.shape[0], by: step) {
                 let range = start..<min(start + step, rows.shape[0])
                 parts.append(
-                    try Self.head(ends, rows.narrow(0, range)) { try labels($0, index, range) })
+                    try Self.head(ends, head, rows.narrow(0, range)) {
+                        try labels($0, index, range)
+                    })
             }
             try onBatch(index)
             return try Tensor.cat(parts).reshape(x.shape)
@@ -102,11 +105,12 @@ struct GradientChain: Sendable {
 
     /// The gradient of the summed negative log-likelihood with respect to `rows` `[n, hidden]`.
     private static func head(
-        _ ends: any LanguageModel, _ rows: Tensor, _ labels: (Tensor) throws -> Tensor
+        _ ends: any LanguageModel, _ head: Linear, _ rows: Tensor,
+        _ labels: (Tensor) throws -> Tensor
     ) throws -> Tensor {
         let x = try rows.detach()
         try x.setRequiresGrad()
-        let logits = try ends.logits(ends.normed(x.unsqueeze(0))).squeeze(0).to(dtype: .float32)
+        let logits = try head(ends.normed(x.unsqueeze(0))).squeeze(0).to(dtype: .float32)
         let targets = try withoutGradients { try labels(logits.detach()) }.to(ends.device)
         guard let gradient = try logits.crossEntropy(targets).sum().gradients([x])[0] else {
             throw CalibrationError.noGradient(what: "the residual stream")

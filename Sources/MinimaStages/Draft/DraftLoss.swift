@@ -58,6 +58,7 @@ struct DraftLoss {
     ) throws -> Result {
         let (windows, tokens) = (hidden.shape[0], hidden.shape[1])
         var result = Result(loss: try .zeros([], device: draft.device))
+        let head = try target.head.expanded(target.dtype)
         if !leaves.isEmpty {
             result.atHidden = try steps.map {
                 try .zeros($0.shape, dtype: $0.dtype, device: $0.device)
@@ -71,7 +72,7 @@ struct DraftLoss {
         // Place 0 says what follows the first token, which no guess is about.
         for start in stride(from: 1, to: tokens, by: length) {
             let places = start..<min(start + length, tokens)
-            let aim = try withoutGradients { try self.aim(hidden, places, mask) }
+            let aim = try withoutGradients { try self.aim(head, hidden, places, mask) }
             for (step, states) in steps.enumerated() {
                 let from = max(places.lowerBound, step + 1)
                 guard from < places.upperBound else { continue }
@@ -119,8 +120,10 @@ struct DraftLoss {
         let choice: Tensor
     }
 
-    private func aim(_ hidden: Tensor, _ places: Range<Int>, _ mask: Tensor?) throws -> Aim {
-        let logits = try target.logits(hidden.narrow(1, places))
+    private func aim(
+        _ head: Linear, _ hidden: Tensor, _ places: Range<Int>, _ mask: Tensor?
+    ) throws -> Aim {
+        let logits = try head(hidden.narrow(1, places))
         let choice = try logits.argmax(-1)
         var counts = try isKnown.selectingAny(choice)
         if let mask { counts = try counts * mask.narrow(1, places) }

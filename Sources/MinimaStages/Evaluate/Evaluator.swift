@@ -104,16 +104,18 @@ public struct Evaluator {
         against reference: (hidden: Tensor, model: any LanguageModel)?, to sum: inout Measurement
     ) throws {
         let count = hidden.shape[0]
+        let head = try model.head.expanded(model.dtype)
+        let denseHead = try reference.map { try $0.model.head.expanded($0.model.dtype) }
         let step = max(logitsPerChunk(model.device) / model.dimensions.vocabulary, 1)
         var likelihood = try Tensor.zeros([], dtype: .float64, device: model.device)
         var (divergence, denseLikelihood) = (likelihood, likelihood)
         for start in stride(from: 0, to: count, by: step) {
             let range = start..<min(start + step, count)
-            let logits = try model.logits(hidden.narrow(0, range)).to(dtype: .float32)
+            let logits = try head(hidden.narrow(0, range)).to(dtype: .float32)
             let target = try targets.narrow(0, range)
-            if let reference {
+            if let reference, let denseHead {
                 let q = try logits.logSoftmax()
-                let p = try reference.model.logits(reference.hidden.narrow(0, range))
+                let p = try denseHead(reference.hidden.narrow(0, range))
                     .to(dtype: .float32).logSoftmax()
                 let chosen = try target.unsqueeze(1)
                 likelihood = try likelihood - q.gather(1, chosen).sum(dtype: .float64)

@@ -86,6 +86,7 @@ public struct DistillationLoss: Sendable, Hashable {
             throw StageError.vocabulariesDiffer(model.dimensions.vocabulary, vocabulary)
         }
         let weights = Weights(self, targets, hasTeacher: teacher != nil)
+        let head = try withoutGradients { try student.head.expanded(student.dtype) }
         let limit = logitsPerChunk ?? GradientChain.logitsPerChunk(hidden.device)
         let step = max(limit / vocabulary, 1)
         var sums = Sums(
@@ -96,7 +97,7 @@ public struct DistillationLoss: Sendable, Hashable {
         for start in stride(from: 0, to: hidden.shape[0], by: step) {
             let rows = start..<min(start + step, hidden.shape[0])
             atHidden.append(
-                try chunk(rows, student, hidden, teacher, targets, leaves, weights, &sums))
+                try chunk(rows, head, hidden, teacher, targets, leaves, weights, &sums))
         }
         return Result(
             loss: try sums.kl * (weights.kl * temperature * temperature)
@@ -128,12 +129,12 @@ public struct DistillationLoss: Sendable, Hashable {
 
     /// Adds up the terms of `rows`; returns the gradient at their hidden states.
     private func chunk(
-        _ rows: Range<Int>, _ student: any LanguageModel, _ hidden: Tensor, _ teacher: Teacher?,
+        _ rows: Range<Int>, _ head: Linear, _ hidden: Tensor, _ teacher: Teacher?,
         _ targets: Targets, _ leaves: [Tensor], _ weights: Weights, _ sums: inout Sums
     ) throws -> Tensor {
         let x = try hidden.narrow(0, rows).detach()
         try x.setRequiresGrad()
-        let logits = try withGradients { try student.logits(x) }
+        let logits = try withGradients { try head(x) }
         let descent = try withoutGradients {
             try self.descent(
                 logits.detach(), teacher?.narrow(rows), targets.narrow(rows), weights, &sums)

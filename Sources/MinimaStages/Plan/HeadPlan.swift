@@ -1,0 +1,56 @@
+import MinimaCheckpoint
+import MinimaCore
+import MinimaFormats
+import MinimaModels
+
+extension CompressionPlan {
+    /// Neighbours of the output projection's codes that share a scale.
+    static let headGroupSize = 64
+
+    /// This plan with the output projection stored as codes of `bits` bits in groups of 64, in place of
+    /// what it may say of it already.
+    ///
+    /// It is no linear layer of the sums that the plan states.
+    ///
+    /// - Parameters:
+    ///   - levels: What the codes stand for.
+    ///   - config: The model's.
+    /// - Throws: `FormatError` for bits that codes cannot have, `CheckpointError` for a configuration
+    ///   without sizes.
+    public func withHead(
+        bits: Int, levels: FormatSpec.Levels = .normal, of config: ModelConfig
+    ) throws -> CompressionPlan {
+        var plan = self
+        plan.modules.removeAll { $0.name == LinearShape.headName }
+        plan.modules.append(try Self.head(bits: bits, levels: levels, of: config))
+        return plan
+    }
+
+    /// The output projection as codes of `bits` bits.
+    static func head(bits: Int, levels: FormatSpec.Levels, of config: ModelConfig) throws
+        -> Module
+    {
+        let site = try config.headSite()
+        let spec = FormatSpec(
+            format: Quantized.name, bits: bits, groupSize: headGroupSize, levels: levels,
+            parts: [FormatSpec(format: Dense.name)])
+        return Module(
+            name: site.name, outputs: site.outputs, inputs: site.inputs, spec: spec,
+            parameters: try Quantized.parameterCount(
+                spec, outputs: site.outputs, inputs: site.inputs),
+            bytes: try Quantized.byteCount(
+                spec, outputs: site.outputs, inputs: site.inputs,
+                dtype: try config.dtype ?? .bfloat16),
+            damage: nil)
+    }
+
+    /// A plan that leaves every layer as it is.
+    ///
+    /// - Parameter model: The model's directory.
+    public static func dense(_ model: String, version: String) -> CompressionPlan {
+        CompressionPlan(
+            version: version, model: model, fingerprints: [:], target: "dense",
+            formats: [Dense.name], linearParametersBefore: 0, linearParametersAfter: 0,
+            linearBytesBefore: 0, linearBytesAfter: 0, damage: nil, modules: [])
+    }
+}
