@@ -12,7 +12,8 @@ struct Compress: ParsableCommand {
         discussion: """
             With --plan, every module takes the format that the plan gives it, layer by layer, and \
             each makes up for the error of those before it. With --ratio, every linear layer loses \
-            the same share of its parameters in one format. The output is a Hugging Face directory \
+            the same share of its parameters in one format. --head stores the output projection as \
+            codes, beside either or alone. The output is a Hugging Face directory \
             that appears when it is complete; a run that was killed goes on where it was.
             """)
 
@@ -36,6 +37,13 @@ struct Compress: ParsableCommand {
     @Option(help: .init("With --ratio, one of: \(Compress.formats.joined(separator: ", "))."))
     var format = LowRank.name
 
+    @Option(
+        help: """
+            Store the output projection as codes in groups of 64: int8, int6, int4…; in place of what \
+            a plan says of it. The embedding of a tied model stays as it is.
+            """)
+    var head: CodeBits?
+
     @Option(help: "How earlier layers' errors are made up for: off, auto or a share below 1.")
     var compensation: Compensation?
 
@@ -51,8 +59,8 @@ struct Compress: ParsableCommand {
     var json = false
 
     func validate() throws {
-        guard (plan == nil) != (ratio == nil) else {
-            throw ValidationError("give either --plan or --ratio")
+        guard plan == nil || ratio == nil, plan != nil || ratio != nil || head != nil else {
+            throw ValidationError("give either --plan or --ratio, or --head")
         }
         if let ratio, !(ratio > 0 && ratio < 1) {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
@@ -94,6 +102,14 @@ struct Compress: ParsableCommand {
     }
 
     private func readPlan(_ source: any WeightSource) throws -> CompressionPlan {
+        let plan = try layerPlan(source)
+        return try head.map { try plan.withHead(bits: $0.bits, of: source.config) } ?? plan
+    }
+
+    private func layerPlan(_ source: any WeightSource) throws -> CompressionPlan {
+        if plan == nil, ratio == nil {
+            return .dense(source.path, version: Minima.versionNumber)
+        }
         if let ratio {
             return try .uniform(
                 source, ratio: ratio, format: format, version: Minima.versionNumber)

@@ -152,21 +152,27 @@ public struct Compressor {
                     "dense", boundary: records.count, batches: compressor.batches),
                 compressed: parts.chain(
                     "compressed", boundary: records.count, batches: compressor.batches))
-            for layer in records.count..<planned.layers.count {
-                var result = try compressor.compress(layer) { done.value += $0 }
-                try report("writing layer \(layer)")
+            // The last part is what stands around the layers.
+            for part in records.count..<planned.parts.count {
+                let isLayer = part < planned.layers.count
+                let name = isLayer ? "layer \(part)" : "the rest"
+                var result =
+                    try isLayer
+                    ? compressor.compress(part) { done.value += $0 }
+                    : compressor.compressHead { done.value += $0 }
+                try report("writing \(name)")
                 let clock = ContinuousClock()
                 let start = clock.now
-                try writePart(layer, result.tensors, to: parts)
+                try writePart(part, result.tensors, to: parts)
                 result.record.phases["write"] = (clock.now - start).totalSeconds
                 let chains = [
                     ("dense", compressor.dense), ("compressed", compressor.compressed),
                 ].compactMap { name, chain in chain.map { (name: name, chain: $0) } }
                 try parts.save(chains)
-                try parts.finish(layer, result.record)
+                try parts.finish(part, result.record)
                 parts.forget(before: chains)
                 records.append(result.record)
-                try report("layer \(layer) done")
+                try report("\(name) done")
             }
             return records
         }
@@ -208,8 +214,6 @@ public struct Compressor {
             try progress(StageProgress(stage: "write", done: done, total: count, unit: "files"))
         }
         try report(0)
-        // What stands around the layers; layers are there already.
-        try writePart(count - 1, [], to: parts)
         let size = StoredModel.size(planned.parts.joined())
         guard size.bytes > request.largestFile else {
             let writer = try SafetensorsWriter(
@@ -246,6 +250,9 @@ public struct Compressor {
         for module in planned.modules { manifest.modules[module.entry.name] = module.entry.spec }
         var config = source.config.json.object ?? [:]
         config["quantization_config"] = manifest.json
+        if planned.head != nil, try source.config.tieWordEmbeddings == true {
+            config["tie_word_embeddings"] = .bool(false)
+        }
         try directory.write(JSON.object(config).text() + "\n", to: "config.json")
         for name in try (source as? Checkpoint)?.companionFiles() ?? [] {
             try directory.copy("\(source.path)/\(name)", to: name)
@@ -285,6 +292,15 @@ public struct Compressor {
         return hash.hexadecimalDigest()
     }
 
+    /// What the output projection adds to the model; a tied one stays as the embedding.
+    private var headChange: (parameters: Int, bytes: Int) {
+        guard let head = planned.head else { return (0, 0) }
+        let bytes = StoredModel.size(head.modules.flatMap(\.tensors)).bytes
+        guard planned.stored.storesHead else { return (head.site.parameters, bytes) }
+        let dtype = planned.stored.dtype(of: head.site.members[0])
+        return (0, bytes - head.site.parameters * dtype.byteCount)
+    }
+
     private func account(_ fingerprints: [String: String], _ records: [LayerRecord])
         -> CompressionResult
     {
@@ -294,7 +310,9 @@ public struct Compressor {
         let linear = sites.reduce(0) { $0 + $1.parameters }
         // Packed codes are counted as the numbers that they stand for.
         let modules = records.flatMap(\.modules)
-        let change = modules.reduce(0) { $0 + $1.parameters - $1.outputs * $1.inputs }
+        let change = modules.filter { $0.name != LinearShape.headName }
+            .reduce(0) { $0 + $1.parameters - $1.outputs * $1.inputs }
+        let head = headChange
         let linearBytes = sites.flatMap(\.members).reduce(0) {
             $0 + $1.outputs * $1.inputs * planned.stored.dtype(of: $1).byteCount
         }
@@ -313,8 +331,9 @@ public struct Compressor {
                 linearParametersBefore: linear,
                 linearParametersAfter: linear + change,
                 linearBytesBefore: linearBytes,
-                linearBytesAfter: linearBytes + after.bytes - before.bytes,
-                parametersBefore: before.parameters, parametersAfter: before.parameters + change,
+                linearBytesAfter: linearBytes + after.bytes - before.bytes - head.bytes,
+                parametersBefore: before.parameters,
+                parametersAfter: before.parameters + change + head.parameters,
                 bytesBefore: before.bytes, bytesAfter: after.bytes),
             seconds: 0, phases: [:],
             peakDeviceBytes: records.compactMap(\.peakDeviceBytes).max(), modules: modules)

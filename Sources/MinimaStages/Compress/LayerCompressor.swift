@@ -24,11 +24,12 @@ struct LayerCompressor {
         var record = LayerRecord()
     }
 
-    private let planned: PlannedModel
-    private let request: Compressor.Request
-    private let dtype: DType
-    private let report: (_ note: String) throws -> Void
-    /// The last layer with anything to compress: activations are not needed beyond it.
+    let planned: PlannedModel
+    let request: Compressor.Request
+    let dtype: DType
+    let report: (_ note: String) throws -> Void
+    /// The last layer with anything to compress, or the number of layers where the output projection is
+    /// compressed, too: activations are not needed beyond it.
     private let last: Int
     /// Calibration batches; those from `heldOut` on only judge.
     let batches: [TokenBatch]
@@ -47,7 +48,9 @@ struct LayerCompressor {
         self.request = request
         self.dtype = dtype
         self.report = report
-        last = planned.layers.lastIndex { !$0.isEmpty } ?? 0
+        last =
+            planned.head == nil
+            ? planned.layers.lastIndex { !$0.isEmpty } ?? 0 : planned.layers.count
         var (fitting, judging) = (request.sources, [CalibrationSource]())
         if request.compensation == .automatic {
             (fitting, judging) = Self.split(request.sources)
@@ -176,6 +179,13 @@ struct LayerCompressor {
     private mutating func catchUp(to index: Int, _ result: inout Result) throws
         -> any LanguageModel
     {
+        try advance(to: index, &result)
+        return try load(index, &result)
+    }
+
+    /// Brings the activations to the input of layer `index`, or, for the number of layers, behind the
+    /// last one.
+    mutating func advance(to index: Int, _ result: inout Result) throws {
         var chain = try dense ?? embedded(&result)
         var other = compressed
         while chain.boundary < index {
@@ -186,7 +196,6 @@ struct LayerCompressor {
             }
         }
         (dense, compressed) = (chain, other)
-        return try load(index, &result)
     }
 
     private func load(_ index: Int, _ result: inout Result) throws -> any LanguageModel {
@@ -338,6 +347,15 @@ struct LayerCompressor {
                 }
             }
         }
+        try note(outcome, of: planned, onModules, &result)
+        return outcome.stacked
+    }
+
+    /// Notes what a site's modules store.
+    func note(
+        _ outcome: SiteFit.Outcome, of planned: PlannedSite, _ onModules: (Int) -> Void,
+        _ result: inout Result
+    ) throws {
         onModules(outcome.modules.count)
         try report("\(planned.site.name): output error \(rounded(100 * outcome.largestError))%")
         result.record.modules += outcome.modules
@@ -346,13 +364,12 @@ struct LayerCompressor {
                 result.tensors.append(("\(module.entry.name).\(name)", try tensor.to(.cpu)))
             }
         }
-        return outcome.stacked
     }
 }
 
 extension LayerCompressor.Result {
     /// Runs `body` and adds its time to a phase.
-    fileprivate mutating func timing<Value>(
+    mutating func timing<Value>(
         _ phase: String, _ device: Device, _ body: () throws -> Value
     ) throws -> Value {
         let clock = ContinuousClock()

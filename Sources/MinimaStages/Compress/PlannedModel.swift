@@ -31,6 +31,8 @@ struct PlannedModel {
     let stored: StoredModel
     /// Sites of each decoder layer with modules to compress, in forward order.
     let layers: [[PlannedSite]]
+    /// The output projection, where it is compressed.
+    let head: PlannedSite?
     /// Tensors of the output: of each decoder layer, then the rest.
     let parts: [[TensorDescription]]
 
@@ -39,7 +41,8 @@ struct PlannedModel {
     /// - Throws: `CompressionError` for modules that the model does not have, modules that
     ///   overlap, other shapes and specifications that do not suit them.
     init(_ plan: CompressionPlan, _ source: any WeightSource) throws {
-        stored = try StoredModel(source)
+        let stored = try StoredModel(source)
+        self.stored = stored
         var entries = try Self.entries(plan)
         var layers = Array(repeating: [PlannedSite](), count: stored.layers)
         for site in stored.sites {
@@ -61,18 +64,48 @@ struct PlannedModel {
                 layers[site.layer].append(PlannedSite(site: site, modules: compressed))
             }
         }
+        head = try entries.removeValue(forKey: JSON.Name(LinearShape.headName)).flatMap {
+            try Self.head($0, stored)
+        }
         if let unknown = entries.keys.min() {
             let names = stored.sites.prefix(4).flatMap { [$0.name] + $0.members.map(\.name) }
             throw CompressionError.unknownModule(
                 unknown.text, examples: Array(names.prefix(4)))
         }
-        guard layers.contains(where: { !$0.isEmpty }) else { throw CompressionError.nothingToDo }
+        let ends = head.map { [$0] } ?? []
+        guard (layers + [ends]).contains(where: { !$0.isEmpty }) else {
+            throw CompressionError.nothingToDo
+        }
         self.layers = layers
-        parts = zip(stored.parts, layers + [[]]).map(Self.output)
+        var parts = zip(stored.parts, layers + [ends]).map(Self.output)
+        // A tied model's embedding stays where it is, beside the output projection.
+        if !stored.storesHead {
+            parts[stored.layers] += ends.flatMap(\.modules).flatMap(\.tensors)
+        }
+        self.parts = parts
     }
 
+    /// All sites with modules to compress, in forward order.
+    var sites: [PlannedSite] { layers.flatMap(\.self) + (head.map { [$0] } ?? []) }
+
     /// All modules in forward order.
-    var modules: [PlannedModule] { layers.flatMap { $0.flatMap(\.modules) } }
+    var modules: [PlannedModule] { sites.flatMap(\.modules) }
+
+    /// The output projection as `entry` says; `nil` where it stays dense.
+    private static func head(_ entry: CompressionPlan.Module, _ stored: StoredModel) throws
+        -> PlannedSite?
+    {
+        let site = try stored.source.config.headSite()
+        let module = try module(entry, site.members, rows: 0..<site.outputs, stored)
+        guard entry.spec.format != Dense.name else { return nil }
+        guard entry.spec.format == Quantized.name, entry.spec.parts[0].format == Dense.name else {
+            throw CompressionError.unusable(
+                name: entry.name,
+                reason: "\(entry.spec.title) was asked for; the output projection takes codes of the "
+                    + "dense matrix: \(Quantized.name) with a part that is \(Dense.name)")
+        }
+        return PlannedSite(site: site, modules: [module])
+    }
 
     private static func entries(_ plan: CompressionPlan) throws -> [JSON.Name:
         CompressionPlan.Module]

@@ -37,11 +37,11 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
         let activations = Saturating.product([
             pass, Saturating.sum([hidden, hidden, widest, widest]), 8,
         ])
-        let sites = planned.layers.joined()
+        let sites = planned.sites
         let fits = sites.map { Self.fitBytes($0, request.compensation) }
         let moments: [Int]
         if request.compensation == .off {
-            moments = planned.layers.map {
+            moments = (planned.layers + [planned.head.map { [$0] } ?? []]).map {
                 Saturating.sum($0.map { Self.square($0.site.inputs, 8) })
             }
         } else {

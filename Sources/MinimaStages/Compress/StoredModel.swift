@@ -50,10 +50,17 @@ struct StoredModel {
             tensors.map { (JSON.Name($0.name), $0) }, uniquingKeysWith: { first, _ in first })
     }
 
-    /// The type that a linear layer's weight is stored in.
+    /// The type that a linear layer's weight is stored in; an output projection without a tensor is the
+    /// embedding.
     func dtype(of member: LinearShape) -> DType {
-        tensors[JSON.Name("\(member.name).weight")]?.dtype ?? .float32
+        let embedding =
+            member.name == LinearShape.headName
+            ? tensors[JSON.Name("model.embed_tokens.weight")] : nil
+        return (tensors[JSON.Name("\(member.name).weight")] ?? embedding)?.dtype ?? .float32
     }
+
+    /// Whether the output projection has a tensor of its own.
+    var storesHead: Bool { tensors[JSON.Name("\(LinearShape.headName).weight")] != nil }
 
     /// Numbers and bytes of all tensors.
     var size: (parameters: Int, bytes: Int) { Self.size(parts.joined()) }
