@@ -1,6 +1,7 @@
 import ArgumentParser
 import MinimaCheckpoint
 import MinimaCore
+import MinimaModels
 import MinimaStages
 
 struct Plan: ParsableCommand {
@@ -32,7 +33,7 @@ struct Plan: ParsableCommand {
 
     func run() throws {
         let analysis = try readResult(Analysis.self, analysisFile(analysis))
-        let planner = Planner(analysis)
+        let planner = try Planner(analysis, head: choices.plannedHead(analysis))
         var request = try choices.request(target.planTarget(), analysis)
         request.speed = try speed.demands(requests: target.requests)
         let (plan, explanation) = try planner.plan(request)
@@ -50,6 +51,10 @@ struct Plan: ParsableCommand {
             predicted      \(fixed(explanation.damage, 4)) nats per token; no choice of these \
             options does less than \(fixed(explanation.bound, 4))
             """)
+        if let head = plan.modules.last(where: { $0.name == LinearShape.headName }) {
+            try Terminal.output(
+                "\(head.name)        \(head.spec.title), \(byteText(head.bytes)), beside these")
+        }
         if let decoding = explanation.decoding { try Terminal.output(decoding.line) }
         guard explain else { return }
         try Terminal.output("\n" + explanation.text(frontier: frontier(planner, request)))
@@ -184,6 +189,13 @@ struct ChoiceOptions: ParsableArguments {
     @Option(help: "Ranks are multiples of this.")
     var align = 1
 
+    @Option(
+        help: """
+            Store the output projection as codes in groups of 64: int8, int6, int4…. Its bytes count \
+            for --bytes and --vram. Default: as it is.
+            """)
+    var head: CodeBits?
+
     func validate() throws {
         for cut in cuts where !["stacked", "members", "patches"].contains(cut) {
             throw ValidationError("--cuts takes stacked, members and patches, found \(cut)")
@@ -195,6 +207,15 @@ struct ChoiceOptions: ParsableArguments {
             throw ValidationError("--damage-cap must not be negative, found \(damageCap)")
         }
         guard align >= 1 else { throw ValidationError("--align must be at least 1") }
+    }
+
+    /// What ``head`` names, of the sizes in the model's config.json.
+    func plannedHead(_ analysis: Analysis) throws -> PlannedHead? {
+        try head.map {
+            try PlannedHead(
+                bits: $0.bits, of: ModelConfig(path: analysis.model + "/config.json"),
+                dtype: analysis.dtype)
+        }
     }
 
     func request(_ target: PlanTarget, _ analysis: Analysis) throws -> Planner.Request {

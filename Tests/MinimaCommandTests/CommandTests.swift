@@ -102,6 +102,14 @@ struct CommandTests {
         let hopeless = try minima("plan", folder, "--out", plan, "--bits-per-weight", "0.001")
         #expect(hopeless.code == 1 && hopeless.errors.contains("--bits-per-weight"))
         #expect(try minima("plan", folder, "--out", plan).code == 2)
+        let bad = try minima("plan", folder, "--out", plan, "--ratio", "0.35", "--head", "int7")
+        #expect(bad.code == 2 && bad.errors.contains("int7"), "\(bad.errors)")
+        let headed = "\(scratch.path)/headed.json"
+        let withHead = try minima(
+            "plan", folder, "--out", headed, "--ratio", "0.35", "--head", "int8")
+        #expect(withHead.code == 0, "\(withHead.errors)")
+        #expect(withHead.output.contains("lm_head"), "\(withHead.output)")
+        #expect(try String(contentsOfFile: headed, encoding: .utf8).contains("lm_head"))
 
         var totals: [Int] = []
         for arguments in [["--plan", plan, "--analysis", folder], ["--ratio", "0.35"]] {

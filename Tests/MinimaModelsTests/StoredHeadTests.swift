@@ -59,7 +59,8 @@ struct StoredHeadTests {
     }
 
     @Test(
-        "logits are the reconstruction's, all else is the dense model's", arguments: GoldenModel.all)
+        "logits are the reconstruction's, all else is the dense model's", arguments: GoldenModel.all
+    )
     func logits(golden: GoldenModel) throws {
         let row = try #require(golden.rows.first)
         try withStored(golden.directory) { pair in

@@ -120,6 +120,35 @@ struct HealLossTests {
             leaves: [projections.student])
     }
 
+    /// An output projection that is stored as codes is multiplied out once; the gradient at the hidden
+    /// states is (softmax(z) − onehot)·Ŵ / rows, whatever the chunks.
+    @Test func aStoredHeadIsDifferentiatedThrough() throws {
+        let config = try goldenModel("qwen3-gqa4-tied-v5").config
+        let plan = try CompressionPlan.dense("test", version: "test")
+            .withHead(bits: 4, of: config)
+        let student = try RandomWeights(config, path: "test", seed: 5, plan: plan.modules)
+            .loadModel()
+        let matrix = try student.head.weight.reconstruct().to(dtype: .float64)
+        var loss = DistillationLoss()
+        (loss.klWeight, loss.crossEntropyWeight) = (0, 1)
+        let x = hidden.student
+        let z = try x.to(dtype: .float64).matmul(matrix.transpose())
+        let chosen = try Tensor.identity(vocabulary, dtype: .float64).selecting(0, targets)
+        let expected = try (z.softmax() - chosen).matmul(matrix) / Double(rows)
+        for chunk in [vocabulary * 5, 1 << 22] {
+            loss.logitsPerChunk = chunk
+            let found = try loss.evaluate(
+                student, hidden: x, teacher: nil,
+                targets: .init(tokens: targets, tokenCount: rows, targetCount: rows))
+            let error = try (found.hidden.to(dtype: .float64) - expected).norm().item()
+            // Sums over the vocabulary of logits that are sums over the hidden state.
+            let terms = Double(vocabulary + student.dimensions.hidden)
+            let size = try max(z.abs().max().item(), 1)
+            let bound = try terms * DType.float32.epsilon * size * expected.norm().item()
+            #expect(error <= bound)
+        }
+    }
+
     /// Relative rounding of a row's probabilities in float32: of the products behind a logit, at the
     /// size of the logits, and of the sum over the vocabulary.
     private func rounding(_ loss: DistillationLoss) throws -> Double {

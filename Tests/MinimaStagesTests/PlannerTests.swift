@@ -1,3 +1,4 @@
+import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import Testing
@@ -108,6 +109,39 @@ import Testing
                 - 2 * rows * columns
         }
         return (parameters, bytes)
+    }
+
+    /// The output projection's bytes are the whole model's and the card's, not the linear layers'.
+    @Test(arguments: [false, true]) func aHeadCountsWhereTheWholeModelDoes(isTied: Bool) throws {
+        let config = try ModelConfig(
+            json: .object([
+                "model_type": .string("qwen3"), "vocab_size": .integer(100),
+                "hidden_size": .integer(48), "num_hidden_layers": .integer(3),
+                "tie_word_embeddings": .bool(isTied),
+            ]), path: "config.json")
+        let head = try PlannedHead(bits: 8, of: config, dtype: .bfloat16)
+        // 48 codes and a scale per row, and the largest scale.
+        #expect(head.module.bytes == 100 * 49 + 4)
+        #expect(head.addedBytes == head.module.bytes - (isTied ? 0 : 2 * 100 * 48))
+        let analysis = try analysis()
+        let bytes = analysis.linearParameters + 2000
+        let plain = Planner(analysis)
+        let planner = Planner(analysis, head: head)
+        for target in [PlanTarget.ratio(0.35), .totalRatio(0.2), .bitsPerWeight(4.5)] {
+            let (plan, _) = try planner.plan(request(target))
+            #expect(plan.modules.last == head.module)
+            var without = plan
+            without.modules.removeLast()
+            #expect(try without == plain.plan(request(target)).plan)
+        }
+        for target in [
+            PlanTarget.bytes(bytes), .memory(bytes: bytes * 2, context: 10, requests: 5),
+        ] {
+            let (plan, explanation) = try planner.plan(request(target))
+            let limit = target.limit(analysis) - head.addedBytes
+            #expect(explanation.limit == limit && plan.linearBytesAfter <= limit)
+            #expect(plan.modules.last == head.module)
+        }
     }
 
     @Test func everyTargetIsMetAndCounted() throws {

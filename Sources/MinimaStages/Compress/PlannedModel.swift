@@ -101,8 +101,10 @@ struct PlannedModel {
         guard entry.spec.format == Quantized.name, entry.spec.parts[0].format == Dense.name else {
             throw CompressionError.unusable(
                 name: entry.name,
-                reason: "\(entry.spec.title) was asked for; the output projection takes codes of the "
-                    + "dense matrix: \(Quantized.name) with a part that is \(Dense.name)")
+                reason: """
+                    \(entry.spec.title) was asked for; the output projection takes codes of the dense \
+                    matrix: \(Quantized.name) with a part that is \(Dense.name)
+                    """)
         }
         return PlannedSite(site: site, modules: [module])
     }

@@ -54,3 +54,24 @@ extension CompressionPlan {
             linearBytesBefore: 0, linearBytesAfter: 0, damage: nil, modules: [])
     }
 }
+
+/// The output projection of a plan: how it is stored, and what that adds to a model's bytes.
+public struct PlannedHead: Sendable, Hashable {
+    /// The plan's entry.
+    public let module: CompressionPlan.Module
+    /// Bytes that the model gains; a tied one keeps its embedding, others lose the dense matrix.
+    public let addedBytes: Int
+
+    /// Codes of `bits` bits in groups of 64.
+    ///
+    /// - Parameters:
+    ///   - config: The model's.
+    ///   - dtype: The type that its weights are stored in.
+    /// - Throws: As `CompressionPlan.withHead(bits:of:)`.
+    public init(bits: Int, of config: ModelConfig, dtype: DType) throws {
+        module = try CompressionPlan.head(bits: bits, of: config)
+        let isTied = try config.tieWordEmbeddings == true
+        addedBytes =
+            module.bytes - (isTied ? 0 : module.outputs * module.inputs * dtype.byteCount)
+    }
+}

@@ -42,11 +42,17 @@ public struct Planner {
         }
     }
 
-    private let analysis: Analysis
+    private var analysis: Analysis
+    private let head: PlannedHead?
 
     /// A planner for the model of `analysis`.
-    public init(_ analysis: Analysis) {
+    ///
+    /// - Parameter head: The output projection's entry, whose bytes count where a target is the whole
+    ///   model's or a card's; `nil`: it stays dense.
+    public init(_ analysis: Analysis, head: PlannedHead? = nil) {
+        self.head = head
         self.analysis = analysis
+        self.analysis.bytes += head?.addedBytes ?? 0
     }
 
     /// The plan, and why it is so.
@@ -87,18 +93,17 @@ public struct Planner {
         }
         let linear = analysis.linearParameters
         let target = [request.target.description] + (request.speed?.demands ?? [])
-        let plan = CompressionPlan(
+        var plan = CompressionPlan(
             version: request.version, model: analysis.model, fingerprints: analysis.fingerprints,
             target: target.joined(separator: ", "), formats: request.formats.names,
             linearParametersBefore: linear, linearParametersAfter: parameters,
             linearBytesBefore: linear * analysis.dtype.byteCount, linearBytesAfter: bytes,
             damage: solution.damage, modules: modules)
-        return (
-            plan,
-            PlanExplanation(
-                plan: plan, analysis: analysis, limit: limit, bound: solution.bound,
-                price: solution.price, decoding: timing?.decoding)
-        )
+        let explanation = PlanExplanation(
+            plan: plan, analysis: analysis, limit: limit, bound: solution.bound,
+            price: solution.price, decoding: timing?.decoding)
+        plan.modules += head.map { [$0.module] } ?? []
+        return (plan, explanation)
     }
 
     /// The cuts and options that a request allows, by site.
