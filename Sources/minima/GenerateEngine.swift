@@ -112,11 +112,13 @@ struct EngineMaker: Sendable {
         _ device: Device
     ) throws -> Decoder {
         let architecture = try CUDABackend.architecture(of: checkpoint)
+        // What an output projection's format takes is counted with its bytes.
+        let formats = try CompressionManifest(checkpoint.config).modules
+            .filter { $0.key != LinearShape.headName }.values
         let kernels = try options.kernels(on: device)
         return Decoder(
             memory: try CUDAMemory(
-                architecture,
-                formats: Array(CompressionManifest(checkpoint.config).modules.values),
+                architecture, formats: Array(formats),
                 weightBytes: checkpoint.weightBytes(.bfloat16), draft: draft?.memory(),
                 limits: kernels.limits), kernels: kernels)
     }

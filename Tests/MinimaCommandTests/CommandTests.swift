@@ -73,6 +73,29 @@ struct CommandTests {
         #expect(json["kind"] as? String == "inspection")
     }
 
+    @Test("the output projection alone, in codes")
+    func compressedHead() throws {
+        let scratch = try Scratch()
+        let out = "\(scratch.path)/small"
+        let arguments = ["compress", exampleModel, "--out", out, "--calibration", "random"]
+        for wrong in [[], ["--head", "int7"], ["--head", "8"]] {
+            let outcome = try Run(arguments + wrong).wait()
+            #expect(outcome.code == 2 && outcome.errors.contains("--head"), "\(outcome.errors)")
+        }
+        let outcome = try Run(
+            arguments + ["--head", "int4", "--samples", "4", "--context", "32", "--device", "cpu"]
+        ).wait()
+        #expect(outcome.code == 0, "\(outcome.errors)")
+        let inspected = try minima("inspect", out).output
+        #expect(inspected.contains("tied false"), "\(inspected)")
+        #expect(
+            inspected.split(separator: "\n").contains { line in
+                line.hasPrefix("lm_head") && line.hasSuffix("quantized")
+            })
+        let text = try minima("generate", out, "--prompt", "A", "--max-tokens", "2")
+        #expect(text.code == 0, "\(text.errors)")
+    }
+
     @Test("the learned road: analyze, plan, compress by the plan, report")
     func learnedRoad() throws {
         let scratch = try Scratch()

@@ -98,7 +98,8 @@ final class EndToEnd: TrainingObjective {
                 trained: parameters.reduce(0) { $0 + $1.tensor.count }, processes: processes,
                 boundaries: settings.hidden?.boundaries.count ?? 0,
                 windows: (settings.batch + processes - 1) / processes,
-                tokensPerPass: settings.tokensPerPass ?? (device == .cpu ? 4096 : .max)),
+                tokensPerPass: settings.tokensPerPass ?? (device == .cpu ? 4096 : .max),
+                expandsHead: !(student.head.weight is Dense)),
             settings.checkpointing, available: available)
         if let free = HostMemory.available(), memory.hostBytes > free {
             throw StageError.notEnoughMemory(

@@ -18,7 +18,8 @@ struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
     let optimiserBytes: Int
     /// Bytes of the activations of one pass.
     let activationBytes: Int
-    /// Bytes of the logits that exist at one time.
+    /// Bytes of the logits that exist at one time, and of an output projection that they are made with
+    /// where it is not stored as a matrix.
     let logitsBytes: Int
     /// Windows that run through the models at once; a step takes several passes of them.
     let windowsPerPass: Int
@@ -59,6 +60,8 @@ struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
         var windows: Int
         /// Tokens of a pass, at most.
         var tokensPerPass: Int
+        /// Whether the student's output projection is multiplied out for each pass.
+        var expandsHead = false
     }
 
     /// Tokens of a pass below which kernels no longer fill a GPU.
@@ -130,7 +133,10 @@ struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
         // Both models' logits, their log-probabilities and what the gradient is made of.
         let rows = max(GradientChain.logitsPerChunk(sizes.device), sizes.vocabulary)
         let all = Saturating.product([windows, sizes.context, sizes.vocabulary])
-        logitsBytes = Saturating.product([min(rows, all), 6 * 4])
+        let head = Saturating.product([sizes.vocabulary, sizes.hidden, 4 + width])
+        logitsBytes = Saturating.sum([
+            Saturating.product([min(rows, all), 6 * 4]), sizes.expandsHead ? head : 0,
+        ])
         windowsPerPass = windows
         self.recomputes = recomputes
     }
