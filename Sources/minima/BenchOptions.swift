@@ -8,7 +8,7 @@ import MinimaRuntime
 import MinimaStages
 
 /// Codes of weights: `intBITS`, with a `u` behind it equally spaced.
-struct CodeChoice: Hashable {
+struct CodeChoice: Hashable, ExpressibleByArgument {
     var bits: Int
     var levels = FormatSpec.Levels.normal
 
@@ -26,6 +26,25 @@ struct CodeChoice: Hashable {
         }
         guard let bits = Int(digits) else { return nil }
         self.bits = bits
+    }
+
+    /// Reads `int4`, `int4u`.
+    init?(argument: String) {
+        self.init(argument)
+    }
+
+    /// Throws unless codes can have these bits.
+    ///
+    /// - Parameter option: What they were given to, for the message.
+    func check(for option: String) throws {
+        let spec = FormatSpec(
+            format: Quantized.name, bits: bits, levels: levels,
+            parts: [FormatSpec(format: Dense.name)])
+        do throws(FormatError) {
+            _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
+        } catch {
+            throw ValidationError("\(option): \(error)")
+        }
     }
 
     /// What tables call it.
@@ -101,17 +120,8 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
                 "--weights \(format) needs a share to remove between 0 and 1, found "
                     + "\(ratio == 0 ? "none" : "\(ratio)"); write for example \(format):0.35")
         }
-        for codes in [codes, head].compactMap(\.self) { try check(codes) }
-    }
-
-    private func check(_ codes: CodeChoice) throws {
-        let spec = FormatSpec(
-            format: Quantized.name, bits: codes.bits, levels: codes.levels,
-            parts: [FormatSpec(format: Dense.name)])
-        do throws(FormatError) {
-            _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
-        } catch {
-            throw ValidationError("--weights \(format): \(error)")
+        for codes in [codes, head].compactMap(\.self) {
+            try codes.check(for: "--weights \(format)")
         }
     }
 

@@ -39,10 +39,10 @@ struct Compress: ParsableCommand {
 
     @Option(
         help: """
-            Store the output projection as codes in groups of 64: int8, int6, int4…; in place of what \
-            a plan says of it. The embedding of a tied model stays as it is.
+            Store the output projection as codes in groups of 64: int8, int4…, with a u behind it \
+            at equally spaced levels; in place of what a plan says of it. The embedding of a tied model stays as it is.
             """)
-    var head: CodeBits?
+    var head: CodeChoice?
 
     @Option(help: "How earlier layers' errors are made up for: off, auto or a share below 1.")
     var compensation: Compensation?
@@ -62,6 +62,7 @@ struct Compress: ParsableCommand {
         guard plan == nil || ratio == nil, plan != nil || ratio != nil || head != nil else {
             throw ValidationError("give either --plan or --ratio, or --head")
         }
+        try head?.check(for: "--head")
         if let ratio, !(ratio > 0 && ratio < 1) {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
         }
@@ -103,7 +104,9 @@ struct Compress: ParsableCommand {
 
     private func readPlan(_ source: any WeightSource) throws -> CompressionPlan {
         let plan = try layerPlan(source)
-        return try head.map { try plan.withHead(bits: $0.bits, of: source.config) } ?? plan
+        return try head.map {
+            try plan.withHead(bits: $0.bits, levels: $0.levels, of: source.config)
+        } ?? plan
     }
 
     private func layerPlan(_ source: any WeightSource) throws -> CompressionPlan {

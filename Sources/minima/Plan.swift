@@ -191,10 +191,10 @@ struct ChoiceOptions: ParsableArguments {
 
     @Option(
         help: """
-            Store the output projection as codes in groups of 64: int8, int6, int4…. Its bytes count \
-            for --bytes and --vram. Default: as it is.
+            Store the output projection as codes in groups of 64: int8, int4…, with a u behind it \
+            at equally spaced levels. Its bytes count for --bytes and --vram. Default: as it is.
             """)
-    var head: CodeBits?
+    var head: CodeChoice?
 
     func validate() throws {
         for cut in cuts where !["stacked", "members", "patches"].contains(cut) {
@@ -206,6 +206,7 @@ struct ChoiceOptions: ParsableArguments {
         if let damageCap, !(damageCap >= 0) {
             throw ValidationError("--damage-cap must not be negative, found \(damageCap)")
         }
+        try head?.check(for: "--head")
         guard align >= 1 else { throw ValidationError("--align must be at least 1") }
     }
 
@@ -213,7 +214,8 @@ struct ChoiceOptions: ParsableArguments {
     func plannedHead(_ analysis: Analysis) throws -> PlannedHead? {
         try head.map {
             try PlannedHead(
-                bits: $0.bits, of: ModelConfig(path: analysis.model + "/config.json"),
+                bits: $0.bits, levels: $0.levels,
+                of: ModelConfig(path: analysis.model + "/config.json"),
                 dtype: analysis.dtype)
         }
     }

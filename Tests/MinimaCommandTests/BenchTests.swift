@@ -156,7 +156,8 @@ struct BenchTests {
         for text in [
             "USAGE: minima bench", "--shape",
             "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]", "Default: dense.", "--plan",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]", "Default: dense.",
+            "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",
             "(default: cuda:0)", "--json", "random",

@@ -126,7 +126,7 @@ struct CommandTests {
         #expect(hopeless.code == 1 && hopeless.errors.contains("--bits-per-weight"))
         #expect(try minima("plan", folder, "--out", plan).code == 2)
         let bad = try minima("plan", folder, "--out", plan, "--ratio", "0.35", "--head", "int7")
-        #expect(bad.code == 2 && bad.errors.contains("int7"), "\(bad.errors)")
+        #expect(bad.code == 2 && bad.errors.contains("--head"), "\(bad.errors)")
         let headed = "\(scratch.path)/headed.json"
         let withHead = try minima(
             "plan", folder, "--out", headed, "--ratio", "0.35", "--head", "int8")

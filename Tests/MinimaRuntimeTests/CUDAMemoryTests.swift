@@ -297,7 +297,7 @@ struct CUDAMemoryTests {
         let codes = FormatSpec(
             format: "quantized", bits: 4, groupSize: 64, parts: [FormatSpec(format: "dense")])
         let coded = try memory([codes]).prediction(layout)
-        #expect(coded.activations >= more.activations + 2 * 151_936 * 1024)
+        #expect(coded.activations >= more.activations + 2 * 6144 * 1024)
     }
 
     /// A step verifies no more than a draft can read again at a time.

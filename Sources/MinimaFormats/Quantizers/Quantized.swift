@@ -18,9 +18,6 @@ public struct Quantized: LinearWeight {
     /// `quantized`.
     public static let name = "quantized"
 
-    /// Bits that codes may have.
-    public static var bitChoices: [Int] { Codebook.allowedBits }
-
     /// Bits, group size and one part.
     public let spec: FormatSpec
     /// Rows of W.

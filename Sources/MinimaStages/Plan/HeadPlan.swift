@@ -65,11 +65,14 @@ public struct PlannedHead: Sendable, Hashable {
     /// Codes of `bits` bits in groups of 64.
     ///
     /// - Parameters:
+    ///   - levels: What the codes stand for.
     ///   - config: The model's.
     ///   - dtype: The type that its weights are stored in.
-    /// - Throws: As `CompressionPlan.withHead(bits:of:)`.
-    public init(bits: Int, of config: ModelConfig, dtype: DType) throws {
-        module = try CompressionPlan.head(bits: bits, of: config)
+    /// - Throws: As ``CompressionPlan/withHead(bits:levels:of:)``.
+    public init(
+        bits: Int, levels: FormatSpec.Levels = .normal, of config: ModelConfig, dtype: DType
+    ) throws {
+        module = try CompressionPlan.head(bits: bits, levels: levels, of: config)
         let isTied = try config.tieWordEmbeddings == true
         addedBytes =
             module.bytes - (isTied ? 0 : module.outputs * module.inputs * dtype.byteCount)
