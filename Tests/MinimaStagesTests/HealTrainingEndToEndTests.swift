@@ -261,9 +261,9 @@ struct HealTrainingEndToEndTests {
         #expect("\(try #require(error))".contains("optimiser \(last.optimiserBytes >> 20)"))
         let off = try #require(try? memory(last.deviceBytes * 2, .off))
         #expect(!off.recomputes)
-        // An output projection that is multiplied out: float32 once, then in the model's type.
+        // An output projection that is multiplied out, and what it is made from.
         sizes.expandsHead = true
-        #expect(try memory(nil).deviceBytes == whole.deviceBytes + 192 * 8192 * (4 + 2))
+        #expect(try memory(nil).deviceBytes == whole.deviceBytes + 192 * 8192 * (20 + 2))
         sizes.expandsHead = false
         sizes.processes = 8
         #expect(try memory(nil).optimiserBytes == 4_000_000 * (4 + 2) + 500_000 * 12)

@@ -12,13 +12,18 @@ struct MatrixQuantizer {
     ///
     /// Of GPTQ, what its refinement makes of it, and plain rounding, the one with the least error is
     /// returned: GPTQ can lose where C is far from what its damping makes of it.
+    ///
+    /// - Parameter grid: What scales are taken from; `nil`: one for this matrix.
     func quantize(
-        _ matrix: Tensor, bits: Int, levels: FormatSpec.Levels, groupSize: Int, metric: Metric?
+        _ matrix: Tensor, bits: Int, levels: FormatSpec.Levels, groupSize: Int, metric: Metric?,
+        grid: ScaleGrid? = nil
     ) throws(TensorError) -> QuantizedMatrix {
         let weight = try matrix.to(dtype: .float32)
+        let scales: ScaleGrid
+        if let grid { scales = grid } else { scales = try ScaleGrid(covering: weight) }
         let quantizer = GPTQ(
             codebook: try Codebook(bits: bits, levels: levels, device: weight.device),
-            grid: try ScaleGrid(covering: weight),
+            grid: scales,
             groupSize: min(groupSize, weight.shape[1]))
         let even = try Tensor.ones([weight.shape[1], 1], device: weight.device)
         var best = try quantizer.nearest(weight.transpose().contiguous(), weights: even)

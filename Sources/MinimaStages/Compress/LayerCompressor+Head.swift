@@ -22,20 +22,54 @@ extension LayerCompressor {
             try source.loadPart(
                 .ends, device: request.device, dtype: planned.modules[0].dtype,
                 onTensor: { try report("loading the output projection") }
-            ).head.weight.reconstruct()
+            ).head.weight.reconstruct().to(dtype: planned.modules[0].dtype)
         }
-        let outcome = try result.timing("fit", request.device) {
-            try withoutGradients {
-                try SiteFit(
-                    planned, weights: [weight], output: nil, ridge: request.ridge,
-                    isCompensated: false
-                ).fit(InputMoments(dense: moment), share: 0)
-            }
+        let (fitted, record) = try result.timing("fit", request.device) {
+            try withoutGradients { try fitHead(planned.modules[0], weight, moment) }
         }
-        try note(outcome, of: planned, onModules, &result)
+        onModules(1)
+        try report("\(record.name): output error \(rounded(100 * record.outputError))%")
+        result.record.modules.append(record)
+        for (name, tensor) in fitted.tensors {
+            result.tensors.append(("\(record.name).\(name)", try tensor.to(.cpu)))
+        }
         result.record.peakDeviceBytes = try request.device.memory()?.peakAllocated
         try request.device.emptyCache()
         return result
+    }
+
+    /// Rows of it that are fitted at a time: 0.17 GB in float32 for a hidden size of 5120.
+    static let headRows = 8192
+
+    /// The codes of `weight`, and what is said about them.
+    private func fitHead(_ module: PlannedModule, _ weight: Tensor, _ moment: Tensor) throws
+        -> (Quantized, CompressionResult.Module)
+    {
+        let clock = ContinuousClock()
+        let start = clock.now
+        let metric = try Metric(input: moment)
+        // Squared norms of the difference and of the weight, plain and under C.
+        var (plain, weighted) = ((error: 0.0, size: 0.0), (error: 0.0, size: 0.0))
+        let fitted = try Quantized.decompose(
+            weight, spec: module.entry.spec, moment: moment, rowsPerSlice: Self.headRows
+        ) { rows, part in
+            try report("\(module.entry.name): row \(rows.upperBound)")
+            let exact = try weight.narrow(0, rows).to(dtype: .float64)
+            let difference = try part.reconstruct().to(dtype: .float64) - exact
+            plain.error += try difference.square().sum().item()
+            plain.size += try exact.square().sum().item()
+            weighted.error += try metric.squaredNorm(difference)
+            weighted.size += try metric.squaredNorm(exact)
+        }
+        func ratio(_ norms: (error: Double, size: Double)) -> Double {
+            (norms.error / max(norms.size, 1e-300)).squareRoot()
+        }
+        let record = CompressionResult.Module(
+            name: module.entry.name, outputs: module.entry.outputs, inputs: module.entry.inputs,
+            spec: module.entry.spec, parameters: fitted.parameterCount, bytes: fitted.byteCount,
+            weightError: ratio(plain), outputError: ratio(weighted), predictedDamage: nil,
+            compensation: nil, seconds: (clock.now - start).totalSeconds)
+        return (fitted, record)
     }
 
     /// C of the final norm's outputs, all windows together; the identity without any.

@@ -347,15 +347,6 @@ struct LayerCompressor {
                 }
             }
         }
-        try note(outcome, of: planned, onModules, &result)
-        return outcome.stacked
-    }
-
-    /// Notes what a site's modules store.
-    func note(
-        _ outcome: SiteFit.Outcome, of planned: PlannedSite, _ onModules: (Int) -> Void,
-        _ result: inout Result
-    ) throws {
         onModules(outcome.modules.count)
         try report("\(planned.site.name): output error \(rounded(100 * outcome.largestError))%")
         result.record.modules += outcome.modules
@@ -364,6 +355,7 @@ struct LayerCompressor {
                 result.tensors.append(("\(module.entry.name).\(name)", try tensor.to(.cpu)))
             }
         }
+        return outcome.stacked
     }
 }
 

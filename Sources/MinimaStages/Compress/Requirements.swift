@@ -37,11 +37,13 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
         let activations = Saturating.product([
             pass, Saturating.sum([hidden, hidden, widest, widest]), 8,
         ])
-        let sites = planned.sites
-        let fits = sites.map { Self.fitBytes($0, request.compensation) }
+        let sites = planned.layers.joined()
+        let fits =
+            sites.map { Self.fitBytes($0, request.compensation) }
+            + (planned.head.map { [Self.headBytes($0)] } ?? [])
         let moments: [Int]
         if request.compensation == .off {
-            moments = (planned.layers + [planned.head.map { [$0] } ?? []]).map {
+            moments = planned.layers.map {
                 Saturating.sum($0.map { Self.square($0.site.inputs, 8) })
             }
         } else {
@@ -74,6 +76,17 @@ public struct CompressionRequirements: Sendable, Hashable, CustomStringConvertib
 
     private static func square(_ size: Int, _ bytes: Int) -> Int {
         Saturating.product([size, size, bytes])
+    }
+
+    /// The output projection, its codes and what reads it, and for some of its rows what
+    /// ``fitBytes(_:_:)`` counts; the moment, its factor and the factor's inverse.
+    private static func headBytes(_ planned: PlannedSite) -> Int {
+        let (outputs, inputs) = (planned.site.outputs, planned.site.inputs)
+        return Saturating.sum([
+            Saturating.product([outputs, inputs, 8]),
+            Saturating.product([min(outputs, LayerCompressor.headRows), inputs, 12 * 8]),
+            square(inputs, 6 * 8),
+        ])
     }
 
     /// The weight, its target, the difference, products with the moments and the format's own

@@ -133,7 +133,8 @@ struct TrainingMemory: Sendable, Hashable, CustomStringConvertible {
         // Both models' logits, their log-probabilities and what the gradient is made of.
         let rows = max(GradientChain.logitsPerChunk(sizes.device), sizes.vocabulary)
         let all = Saturating.product([windows, sizes.context, sizes.vocabulary])
-        let head = Saturating.product([sizes.vocabulary, sizes.hidden, 4 + width])
+        // Codes as int64, their levels, scales and products as float32, and the matrix.
+        let head = Saturating.product([sizes.vocabulary, sizes.hidden, 8 + 3 * 4 + width])
         logitsBytes = Saturating.sum([
             Saturating.product([min(rows, all), 6 * 4]), sizes.expandsHead ? head : 0,
         ])
