@@ -25,6 +25,13 @@ DEVICE u32 x_address() {
 }
 #endif
 
+/// From this lane's token of the first eight to its token of `set`; 0 where that is unused, for its
+/// row may be beyond the block's memory.
+DEVICE i32 set_offset(i32 set) {
+    const i32 lane = threadIdx.x & 31, token = set * 8 + (SPACED ? lane / 4 : lane & 7);
+    return TOKENS % 8 == 0 || token < TOKENS ? set * (8 * X_PITCH) : 0;
+}
+
 #if WEIGHT == 16
 /// Adds a stage's products; the warp takes every WARPS-th step from `first` on. `full`: the stage
 /// has all its columns. Arrives at `empty` when the stage has been read.
@@ -49,7 +56,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
 #pragma unroll
             for (i32 set = 0; set < TOKEN_SETS; ++set) {
                 u32 b[4];
-                load_matrices(b, x + set * (8 * X_PITCH) + step * 64);
+                load_matrices(b, x + set_offset(set) + step * 64);
                 multiply_add(sums[0][set], a[0], b[0], b[1]);
                 multiply_add(sums[0][set], a[1], b[2], b[3]);
             }
@@ -70,7 +77,7 @@ struct Step {
         for (i32 set = 0; set < TOKEN_SETS; ++set) {
 #pragma unroll
             for (i32 j = 0; j < 2; ++j) {
-                const u32 from = x + set * (8 * X_PITCH) + step * 128 + j * 64;
+                const u32 from = x + set_offset(set) + step * 128 + j * 64;
 #if SPACED
                 const Eight four = *(const Eight*)(shared + from);
 #pragma unroll
