@@ -15,7 +15,8 @@ public struct FormatSpec: Sendable, Hashable, Codable {
     public var bits: Int?
     /// Neighbouring values of a row that share one scale, in formats that quantise.
     public var groupSize: Int?
-    /// How the values that codes stand for are spaced, in formats that quantise.
+    /// How the values that codes stand for are spaced, in formats that quantise; `normal` with 8 bits,
+    /// where it makes no difference.
     public var levels: Levels
     /// What a composite format is made of.
     public var parts: [FormatSpec]
@@ -28,7 +29,8 @@ public struct FormatSpec: Sendable, Hashable, Codable {
         case uniform
     }
 
-    /// A specification; whether it suits a weight is checked by its format.
+    /// A specification; whether it suits a weight is checked by its format. Equal ones describe the
+    /// same tensors: uniform levels of 8 bits are normal ones.
     public init(
         format: String, outputModes: [Int] = [], inputModes: [Int] = [], ranks: [Int] = [],
         bits: Int? = nil, groupSize: Int? = nil, levels: Levels = .normal,
@@ -40,7 +42,7 @@ public struct FormatSpec: Sendable, Hashable, Codable {
         self.ranks = ranks
         self.bits = bits
         self.groupSize = groupSize
-        self.levels = levels
+        self.levels = bits == 8 ? .normal : levels
         self.parts = parts
     }
 }

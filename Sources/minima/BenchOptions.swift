@@ -48,7 +48,9 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
     }
 
     /// What tables call it.
-    var label: String { "int\(bits)\(levels == .uniform ? "u" : "")" }
+    var label: String {
+        FormatSpec(format: Quantized.name, bits: bits, levels: levels).title
+    }
 }
 
 /// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES][+headCODES]`, the last without `int`.
