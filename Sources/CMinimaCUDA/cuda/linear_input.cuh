@@ -1,6 +1,6 @@
-// x in shared memory, chunk by chunk, as it is or normalised; by the consumer warps. Beside codes
-// that are integers in integers, too: of each token and piece of PIECE columns 16-bit multiples of one scale, in
-// two planes of signed bytes.
+// x in shared memory, chunk by chunk, as it is or normalised; by the consumer warps. With INTEGERS
+// in integers: of each token and piece of PIECE columns 16-bit multiples of one scale, in two planes
+// of signed bytes.
 #pragma once
 #include "linear_codes.cuh"
 #include "linear_ring.cuh"

@@ -7,10 +7,10 @@ private let takeOperator = Operator("aten::take")
 /// The values that codes of a number of bits stand for, relative to a scale: 2^bits levels,
 /// symmetric about 0, the outermost ±1.
 ///
-/// Normal levels are, up to 6 bits, the Lloyd–Max quantiser of a normal distribution (Max 1960, table I):
-/// weights of a group are close to normal, and under GPTQ at 3 and 4 bits these levels leave 12%
-/// and 22% less error than equally spaced ones with equally searched scales (ref-qwen3-20m, layers
-/// 3 and 8, groups of 64). Uniform ones, and all at 8 bits, are equally spaced: integers, which
+/// Normal levels are, up to 6 bits, the Lloyd–Max quantiser of a normal distribution (Max 1960,
+/// table I): weights of a group are close to normal, and under GPTQ at 3 and 4 bits these levels
+/// leave 12% and 22% less error than equally spaced ones with equally searched scales
+/// (ref-qwen3-20m, layers 3 and 8, groups of 64). Uniform ones, and all at 8 bits, are equally spaced: integers, which
 /// decoding multiplies with as they are.
 struct Codebook: Sendable {
     /// Bits that a code may have.

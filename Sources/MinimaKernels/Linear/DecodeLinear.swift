@@ -7,8 +7,9 @@ import Synchronization
 ///
 /// Compiled for one shape, number of tokens and row lengths; the same kernel serves all layers that
 /// have these in common. Results depend on neither timing nor other launches. Beside codes of 8 bits,
-/// and for one token of 4 bits where their levels are equally spaced, x is rounded, per token and 64
-/// columns (or 32), to multiples of its largest magnitude / 32512, which is finer than bfloat16's rounding of that value; sums over so many columns are exact then.
+/// and for one token often beside codes of 4 bits whose levels are equally spaced, x is rounded, per
+/// token and 64 columns (or 32), to multiples of its largest magnitude / 32512, which is finer than
+/// bfloat16's rounding of that value; sums over so many columns are exact then.
 public struct DecodeLinear: Sendable {
     /// What becomes of the sums, and what `y` is.
     public enum Epilogue: Int, Sendable, Hashable {

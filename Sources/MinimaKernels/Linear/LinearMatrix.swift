@@ -192,11 +192,12 @@ public struct LinearMatrix: Sendable {
         let blocks = 4
         constants["PITCH"] = .int(shape[1])
         constants["BLOCKS"] = .int(blocks)
-        if packed.levels == nil { constants["FACTOR"] = .double(packed.factor) }
         if let levels = packed.levels {
             for (index, value) in levels.positive.enumerated() {
                 constants["VALUE_\(index)"] = .double(value)
             }
+        } else {
+            constants["FACTOR"] = .double(packed.factor)
         }
         let columnBlocks = (shape[1] + 63) / 64
         try stream.context.kernel(
