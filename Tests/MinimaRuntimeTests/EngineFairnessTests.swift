@@ -116,7 +116,26 @@ struct EngineFairnessTests {
         #expect(backend.violations == [])
     }
 
-    /// A long prompt lets no more tokens of short ones pass than it has itself, however many come.
+    /// How long a prompt is, is what must be computed of it: one that goes on with a known text passes a
+    /// shorter one.
+    @Test func knownBeginningsMakePromptsShort() throws {
+        let backend = HashBackend(slots: 4, pages: 300, chunk: 16)
+        let engine = SteppedEngine(backend)
+        let known = (0..<100).map { Int32($0 % 50) }
+        try engine.submit(known, maxTokens: 1)
+        #expect(engine.finish())
+        let new = try engine.submit((0..<90).map { Int32($0 * $0 % 47) }, maxTokens: 1)
+        engine.core.step()
+        let next = try engine.submit(known + [7, 8, 9], maxTokens: 1)
+        engine.core.step()
+        #expect(engine.outcome(next) != nil && engine.outcome(new) == nil)
+        #expect(engine.finish())
+        for id in 0..<3 { #expect(engine.outcome(id)?.ids == engine.expected(id)) }
+        #expect(backend.violations == [])
+    }
+
+    /// No short prompt passes a long one any more once as many tokens were read as the long one has,
+    /// however many come.
     @Test func aLongPromptIsNotPassedForever() throws {
         let backend = HashBackend(slots: 4, pages: 400, chunk: 16)
         let engine = SteppedEngine(backend, EngineOptions(prefixCaching: false))

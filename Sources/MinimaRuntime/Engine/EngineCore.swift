@@ -142,6 +142,9 @@ final class EngineCore {
         freeSlots.removeLast()
         sequence.start(in: slot, lease)
         sequence.know(prefix.pages.count, prefix.node)
+        // What was begun once goes on before what was not.
+        let own = sequence.length - prefix.pages.count * pool.pageTokens
+        sequence.due = metrics.promptTokens + (sequence.wasPreempted ? 0 : own)
         let place = running.firstIndex { $0.id > sequence.id } ?? running.count
         running.insert(sequence, at: place)
         return true
@@ -193,18 +196,16 @@ final class EngineCore {
         return launches + readPrompts(budget, spent: rows.isEmpty ? nil : spent)
     }
 
-    /// Queues parts of prompts: first of that which has least left, less what was read of others while
-    /// it was to be read. So a short one does not wait for a long one before it, and none lets more
-    /// pass than it is long.
+    /// Queues parts of prompts, first of that which is due first. So a short one does not wait for a long
+    /// one that is being read, and none is passed by what is admitted once as many tokens were read as
+    /// it had to compute.
     ///
     /// - Parameters:
     ///   - most: Tokens of this step.
     ///   - spent: Seconds that the step takes so far; `nil` where its time is not limited.
     private func readPrompts(_ most: Int, spent: Double?) -> [EngineLaunch] {
-        func rank(_ sequence: EngineSequence) -> (Int, UInt64) {
-            (sequence.target - sequence.cached - sequence.passed, sequence.id)
-        }
-        let prompts = running.filter { $0.cached < $0.target }.sorted { rank($0) < rank($1) }
+        let prompts = running.filter { $0.cached < $0.target }
+            .sorted { ($0.due, $0.id) < ($1.due, $1.id) }
         var (launches, budget, spent) = ([EngineLaunch](), most, spent)
         for sequence in prompts {
             guard budget > 0 else { break }
@@ -222,7 +223,6 @@ final class EngineCore {
                 $0 + (backend.prefillSeconds(tokens: size, at: sequence.cached) ?? 0)
             }
             launches += prefill(sequence, size)
-            for other in prompts where other !== sequence { other.passed += size }
         }
         return launches
     }

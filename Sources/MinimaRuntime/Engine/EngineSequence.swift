@@ -28,8 +28,9 @@ final class EngineSequence {
     private var inFlight = 0
     /// How often a later request was admitted before this one.
     var overtaken = 0
-    /// Tokens of other prompts that were read while this one's was to be.
-    var passed = 0
+    /// Tokens of prompts that the engine had read when this one was admitted, and those that it had to
+    /// compute itself: prompts are read in the order of this.
+    var due = 0
     /// Pages at the beginning that others may find, or that were found…
     private(set) var knownPages = 0
     /// …and what stands above the next one; `nil`: it cannot be found.
@@ -80,6 +81,8 @@ final class EngineSequence {
     var canDecode: Bool {
         cached >= target && generated.count + inFlight < limit && !needsResult
     }
+    /// Whether it ran before and lost its pages.
+    var wasPreempted: Bool { timings.preemptions > 0 }
     /// Whether a constraint says which tokens may come.
     var isConstrained: Bool { constraint != nil }
     /// Whether the next step waits for a token that the host does not know.
@@ -126,8 +129,6 @@ final class EngineSequence {
         isOpen = false
         (knownPages, node) = (0, nil)
         (cached, uncertain, inFlight, target) = (0, 0, 0, 0)
-        // What was begun goes on before what was not.
-        passed = length
         timings.preemptions += 1
     }
 
