@@ -27,6 +27,9 @@ struct AnswerPiece: Sendable, Hashable {
 struct AnswerText {
     private var stream: TokenStream
     private var stop: StopMatcher
+    /// Tokens that have come, and how many must before a text may end the answer.
+    private var count = 0
+    private let least: Int
     private let keepsTokens: Bool
     /// Whether an end token is among the tokens told of, behind the text.
     private let tellsEnd: Bool
@@ -52,6 +55,7 @@ struct AnswerText {
         // No decoder looks further back than a scalar's bytes and the first token.
         for id in prompt.suffix(16) { _ = stream.append(id) }
         stop = StopMatcher(parameters.stopTexts, includesFound: parameters.includesStopText)
+        least = parameters.rules.least
         keepsTokens = parameters.sampling.logprobs != nil
         scalars = offset
     }
@@ -61,6 +65,7 @@ struct AnswerText {
 
     mutating func append(_ token: SampledToken) -> AnswerPiece {
         let text = stream.append(token.id)
+        count += 1
         if keepsTokens {
             waiting.append(
                 (
@@ -95,7 +100,7 @@ struct AnswerText {
     private mutating func pass(_ text: String) -> AnswerPiece {
         bytes += text.utf8.count
         scalars += text.unicodeScalars.count
-        var piece = AnswerPiece(text: stop.append(text))
+        var piece = AnswerPiece(text: stop.append(text, mayEnd: count > least))
         passed += piece.text.utf8.count
         guard keepsTokens else { return piece }
         if hasStopped {

@@ -23,15 +23,16 @@ struct StopMatcher {
 
     /// Takes a piece of text.
     ///
-    /// - Returns: What can be passed on: it holds no text searched for unless that ends it, nor the
-    ///   beginning of one.
-    mutating func append(_ piece: String) -> String {
+    /// - Parameter mayEnd: Whether a text that is complete with this piece ends it.
+    /// - Returns: What can be passed on, without the beginning of a text searched for at its end.
+    mutating func append(_ piece: String, mayEnd: Bool = true) -> String {
         guard !hasMatched else { return "" }
         guard longest > 0 else { return piece }
+        let before = held.count
         held += piece.utf8
-        let found = stops.compactMap { Self.first($0, in: held) }
+        let found = stops.compactMap { Self.first($0, in: held, endingAfter: before) }
             .min { ($0.upperBound, $0.lowerBound) < ($1.upperBound, $1.lowerBound) }
-        if let found {
+        if mayEnd, let found {
             hasMatched = true
             return take(includesFound ? found.upperBound : found.lowerBound)
         }
@@ -48,9 +49,12 @@ struct StopMatcher {
         return String(decoding: held[..<count], as: UTF8.self)
     }
 
-    private static func first(_ stop: [UInt8], in text: [UInt8]) -> Range<Int>? {
-        guard stop.count <= text.count else { return nil }
-        let place = (0...text.count - stop.count).first { place in
+    private static func first(
+        _ stop: [UInt8], in text: [UInt8], endingAfter end: Int
+    ) -> Range<Int>? {
+        let least = max(end + 1 - stop.count, 0)
+        guard least + stop.count <= text.count else { return nil }
+        let place = (least...text.count - stop.count).first { place in
             text[place] == stop[0] && text[place..<place + stop.count].elementsEqual(stop)
         }
         return place.map { $0..<$0 + stop.count }

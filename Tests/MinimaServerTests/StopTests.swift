@@ -7,19 +7,25 @@ import Testing
 /// Texts that end answers.
 @Suite("Server: stop texts")
 struct StopTests {
-    /// What should come out: everything before the text that is complete first.
-    private func reference(_ text: String, _ stops: [String]) -> (text: String, found: Bool) {
+    /// What should come out: everything before the text that is complete first behind `begin` bytes.
+    private func reference(
+        _ text: String, _ stops: [String], from begin: Int
+    ) -> (text: String, stop: String)? {
         let bytes = Array(text.utf8)
         let wanted = stops.map { Array($0.utf8) }
-        for end in 0...bytes.count {
+        for end in begin...bytes.count where end > begin {
             let complete = wanted.filter { bytes[..<end].reversed().starts(with: $0.reversed()) }
             guard let longest = complete.map(\.count).max() else { continue }
-            return (String(decoding: bytes[..<(end - longest)], as: UTF8.self), true)
+            return (
+                String(decoding: bytes[..<(end - longest)], as: UTF8.self),
+                String(decoding: bytes[(end - longest)..<end], as: UTF8.self)
+            )
         }
-        return (text, false)
+        return nil
     }
 
-    /// Wherever the text is cut, what comes out is the same and never the beginning of a stop.
+    /// Wherever the text is cut, what comes out is the same and never the beginning of a stop, also where
+    /// the first pieces cannot end it.
     @Test func anyCutsGiveTheSame() {
         var random = SystemRandomNumberGenerator()
         let letters = Array("aab\n日é")
@@ -34,21 +40,26 @@ struct StopTests {
                         letters.randomElement(using: &random) ?? "a"
                     })
             }
-            var matcher = StopMatcher(stops)
+            let includes = Bool.random(using: &random)
+            var matcher = StopMatcher(stops, includesFound: includes)
             var found = ""
+            var (silent, begin) = (Int.random(in: -2...3, using: &random), 0)
             var rest = text.unicodeScalars[...]
             while !rest.isEmpty {
                 let piece = rest.prefix(Int.random(in: 1...4, using: &random))
                 rest = rest.dropFirst(piece.count)
-                found += matcher.append(String(piece))
+                found += matcher.append(String(piece), mayEnd: silent <= 0)
+                if silent > 0 { begin += String(piece).utf8.count }
+                silent -= 1
                 let isPrefix = text.utf8.starts(with: found.utf8)
                 #expect(isPrefix)
             }
             found += matcher.finish()
-            let expected = reference(text, stops)
+            let end = reference(text, stops, from: begin)
+            let expected = end.map { includes ? $0.text + $0.stop : $0.text } ?? text
             #expect(
-                Array(found.utf8) == Array(expected.text.utf8), "\(text.debugDescription) \(stops)")
-            #expect(matcher.hasMatched == expected.found)
+                Array(found.utf8) == Array(expected.utf8), "\(text.debugDescription) \(stops)")
+            #expect(matcher.hasMatched == (end != nil))
         }
     }
 
@@ -72,6 +83,31 @@ struct StopTests {
             ).json()
             #expect(unstopped["choices"]?.array?[0]["text"] == .string(text))
             #expect(unstopped["choices"]?.array?[0]["finish_reason"] == "stop")
+        }
+    }
+
+    /// A text ends an answer behind the tokens that it must have, also where it began among them.
+    @Test func textsWaitForTheLeastTokens() async throws {
+        let text = "one two three four five six seven eight nine ten"
+        try await TestServer.with(ScriptedBackend.engine(text)) { server in
+            let ids = try await server.post("/tokenize", ["prompt": .string(text)]).json()
+            let count = try #require(ids["tokens"]?.array?.count)
+            for least in 0..<count {
+                let answer = try await server.post(
+                    "/v1/completions",
+                    [
+                        "prompt": "count", "max_tokens": 500, "stop": " ",
+                        "min_tokens": .integer(Int64(least)), "include_stop_str_in_output": true,
+                    ]
+                ).json()
+                let begin = try await server.post(
+                    "/detokenize", ["tokens": .array(Array(ids["tokens"]?.array?[..<least] ?? []))]
+                ).json()["prompt"]?.string
+                let place = try #require(begin?.utf8.count)
+                let rest = text.dropFirst(place).prefix { $0 != " " }
+                let expected = text.prefix(min(place + rest.count + 1, text.count))
+                #expect(answer["choices"]?.array?[0]["text"] == .string(String(expected)))
+            }
         }
     }
 
