@@ -16,7 +16,7 @@ struct AnswerParameters: Sendable {
     var stopTokens: Set<Int32>
     /// What else is said of single tokens.
     var rules: TokenRules
-    /// The last tokens of a prompt that count; `nil`: all.
+    /// The last tokens of a prompt that count; -1: as many as leave room for the answer, `nil`: all.
     var promptTokens: Int?
     /// What answers must look like; `nil`: any text.
     var form: AskedForm?
@@ -180,10 +180,13 @@ struct AnswerParameters: Sendable {
 
     /// The end of a prompt that counts.
     ///
-    /// - Parameter context: Tokens of prompt and answer.
-    func truncated(_ prompt: [Int32], context: Int) -> [Int32] {
+    /// - Parameters:
+    ///   - context: Tokens of prompt and answer.
+    ///   - standard: New tokens of requests that do not say; `nil`: as many as there is room for.
+    func truncated(_ prompt: [Int32], context: Int, standard: Int?) -> [Int32] {
         guard let promptTokens else { return prompt }
-        let room = max(context - max(maxTokens ?? 1, 1), 1)
+        let answer = maxTokens ?? max(standard ?? 1, rules.least)
+        let room = max(context - max(answer, 1), 1)
         return Array(prompt.suffix(promptTokens < 0 ? room : promptTokens))
     }
 
@@ -195,11 +198,16 @@ struct AnswerParameters: Sendable {
             throw .contextExceeded(context: context, prompt: prompt, parameter: parameter)
         }
         let room = context - prompt
-        guard let maxTokens else { return min(standard ?? room, room) }
-        guard maxTokens <= room else {
+        let limit = maxTokens ?? min(standard ?? room, room)
+        guard limit <= room else {
             throw .contextExceeded(
-                context: context, prompt: prompt, asked: maxTokens, parameter: parameter)
+                context: context, prompt: prompt, asked: limit, parameter: parameter)
         }
-        return maxTokens
+        guard rules.least <= limit else {
+            throw .invalid(
+                "min_tokens is \(rules.least), but the answer has \(limit) tokens at most; ask for "
+                    + "fewer, or for a larger max_tokens", "min_tokens", code: "out_of_range")
+        }
+        return limit
     }
 }

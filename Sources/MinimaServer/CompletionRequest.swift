@@ -52,7 +52,8 @@ struct CompletionRequest: Sendable {
     /// Leaves the ends of prompts, where so many tokens are asked for.
     mutating func truncate(context: Int) {
         for index in prompts.indices {
-            let rest = parameters.truncated(prompts[index].tokens, context: context)
+            let rest = parameters.truncated(
+                prompts[index].tokens, context: context, standard: Self.standardTokens)
             guard rest.count < prompts[index].tokens.count else { continue }
             prompts[index] = Prompt(tokens: rest, text: nil)
         }

@@ -116,7 +116,8 @@ extension InferenceServer {
         var request = try ChatRequest(
             body, model: model, vocabulary: engine.capacity.vocabulary, options: options,
             seed: .random(in: 0 ... .max))
-        request.tokens = request.parameters.truncated(request.tokens, context: context)
+        request.tokens = request.parameters.truncated(
+            request.tokens, context: context, standard: nil)
         let parameters = request.parameters
         let limit = try parameters.limit(
             prompt: request.tokens.count, context: context, standard: nil,

@@ -52,6 +52,8 @@ struct FuzzTests {
         ("{\"prompt\":\"x\",\"temprature\":1}", "temprature"),
         ("{\"prompt\":\"x\",\"guided_json\":5}", "guided_json"),
         ("{\"prompt\":\"x\",\"min_tokens\":-1}", "min_tokens"),
+        ("{\"prompt\":\"x\",\"max_tokens\":4,\"min_tokens\":5}", "min_tokens"),
+        ("{\"prompt\":\"x\",\"min_tokens\":9223372036854775807}", "min_tokens"),
         ("{\"prompt\":\"x\",\"bad_words\":[\"\"]}", "bad_words"),
         ("{\"prompt\":\"x\",\"allowed_token_ids\":[]}", "allowed_token_ids"),
         ("{\"prompt\":\"x\",\"allowed_token_ids\":[9000]}", "9000"),
@@ -85,7 +87,8 @@ struct FuzzTests {
         ("\"response_format\":{\"type\":\"xml\"}", "response_format"),
         ("\"chat_template_kwargs\":{\"messages\":[]}", "chat_template_kwargs"),
         ("\"chat_template_kwargs\":5", "chat_template_kwargs"), ("\"prompt\":\"x\"", "prompt"),
-        ("\"max_tokens\":5000", "5000"),
+        ("\"max_tokens\":5000", "5000"), ("\"min_tokens\":5000", "min_tokens"),
+        ("\"echo\":true", "echo"), ("\"reasoning_effort\":3", "reasoning_effort"),
     ]
 
     @Test func eachSaysWhatIsWrong() async throws {

@@ -20,14 +20,18 @@ struct TokenRuleTests {
         func accept(_ token: Int32) -> Bool { tokens.contains(token) }
     }
 
-    private func rules(_ body: JSON) throws -> TokenRules {
-        try TokenRules(RequestFields(body), model: exampleServed(), vocabulary: 8192)
+    private func rules(_ body: JSON, vocabulary: Int = 8192) throws -> TokenRules {
+        try TokenRules(RequestFields(body), model: exampleServed(), vocabulary: vocabulary)
     }
 
-    private func next(_ constraint: any TokenConstraint) -> Set<Int32>? {
-        var mask = [UInt32](repeating: 0, count: 256)
+    /// What may come next, also of tokens behind a vocabulary that is no multiple of 32.
+    private func next(_ constraint: any TokenConstraint, vocabulary: Int = 8192) -> Set<Int32>? {
+        var mask = [UInt32](repeating: 0, count: (vocabulary + 31) / 32)
         guard constraint.allowed(&mask) else { return nil }
-        return Set((0..<8192).filter { mask[Int($0) / 32] >> (UInt32($0) % 32) & 1 == 1 })
+        return Set(
+            (0..<Int32(32 * mask.count)).filter {
+                mask[Int($0) / 32] >> (UInt32($0) % 32) & 1 == 1
+            })
     }
 
     @Test func withoutRulesTheFormIsAlone() throws {
@@ -35,6 +39,26 @@ struct TokenRuleTests {
         #expect(none.constraint(stop: [0], nil) == nil)
         let form = Only([1, 2])
         #expect(none.constraint(stop: [0], form) === form)
+        // Nothing could end the answer.
+        #expect(try rules(["min_tokens": 5]).constraint(stop: [], nil) == nil)
+    }
+
+    /// Where every token would end the answer any may come; end tokens that no vocabulary has are none.
+    @Test func theVocabularyIsTheBound() throws {
+        let rules = try rules(["min_tokens": 1], vocabulary: 45)
+        let all = Set<Int32>(0..<45)
+        let any = try #require(rules.constraint(stop: all, nil))
+        #expect(next(any, vocabulary: 45) == all)
+        let some = try #require(rules.constraint(stop: [-1, 44, 45, .max], nil))
+        #expect(next(some, vocabulary: 45) == all.subtracting([44]))
+    }
+
+    /// As in vLLM a space before a word says nothing.
+    @Test func wordsAreRefusedBehindSpacesToo() throws {
+        let plain = try rules(["bad_words": ["dog"]])
+        #expect(plain.refused.count == 2)
+        #expect(try rules(["bad_words": [" dog", "dog"]]).refused == plain.refused)
+        #expect(try rules(["bad_words": [" "]]).refused.count == 1)
     }
 
     /// Over random texts of a few tokens: a token may come if no rule excludes it, and each rule is
@@ -42,8 +66,11 @@ struct TokenRuleTests {
     @Test func rulesAreThoseOfTheWholeText() throws {
         var random = SystemRandomNumberGenerator()
         let few = (0..<5).map { Int32($0 * 31) }
+        let vocabulary = 150
+        let all = Set(0..<Int32(vocabulary))
+        let none = try rules([:], vocabulary: vocabulary)
         for _ in 0..<300 {
-            var rules = try rules([:])
+            var rules = none
             rules.least = Int.random(in: 0...4, using: &random)
             rules.refused = (0..<Int.random(in: 0...3, using: &random)).map { _ in
                 (0..<Int.random(in: 1...3, using: &random)).map { _ in
@@ -55,16 +82,15 @@ struct TokenRuleTests {
             guard let constraint = rules.constraint(stop: stop, nil) else { continue }
             var text: [Int32] = []
             for place in 0..<8 {
-                let expected = Set(0..<Int32(8192)).subtracting(
+                let expected = all.subtracting(
                     rules.refused.filter {
                         text.suffix($0.count - 1).elementsEqual($0.dropLast())
                             && text.count >= $0.count - 1
                     }.compactMap(\.last)
-                ).subtracting(place < rules.least ? stop : []).intersection(
-                    rules.allowed ?? Set(0..<Int32(8192)))
+                ).subtracting(place < rules.least ? stop : []).intersection(rules.allowed ?? all)
                 let isRuled =
                     rules.allowed != nil || !rules.refused.isEmpty || place < rules.least
-                let found = next(constraint)
+                let found = next(constraint, vocabulary: vocabulary)
                 #expect((found != nil) == isRuled)
                 if let found, !expected.isEmpty { #expect(found == expected) }
                 if let found { #expect(!found.isEmpty) }
@@ -134,8 +160,11 @@ struct TokenRuleTests {
             #expect(cut["usage"]?["prompt_tokens"] == 5)
             #expect(
                 try await text(cut) == text(answer([:], prompt: .array(Array(tokens.suffix(5))))))
-            let whole = try await answer(["truncate_prompt_tokens": -1], prompt: .array(tokens))
-            #expect(whole["usage"]?["prompt_tokens"]?.int == tokens.count)
+            for most in [-1, Int64.max] {
+                let whole = try await answer(
+                    ["truncate_prompt_tokens": .integer(most)], prompt: .array(tokens))
+                #expect(whole["usage"]?["prompt_tokens"]?.int == tokens.count)
+            }
             #expect(await server.becomesIdle())
         }
     }
@@ -145,10 +174,14 @@ struct TokenRuleTests {
         let engine = try ScriptedBackend.engine("one two three four")
         try await TestServer.with(engine) { server in
             let long = JSON.array(Array(repeating: 5, count: 5000))
-            let answer = try await server.post(
-                "/v1/completions", ["prompt": long, "max_tokens": 24, "truncate_prompt_tokens": -1]
-            ).json()
-            #expect(answer["usage"]?["prompt_tokens"]?.int == engine.context - 24)
+            for (most, room) in [(JSON.integer(24), 24), (.null, CompletionRequest.standardTokens)]
+            {
+                let answer = try await server.post(
+                    "/v1/completions",
+                    ["prompt": long, "max_tokens": most, "truncate_prompt_tokens": -1]
+                ).json()
+                #expect(answer["usage"]?["prompt_tokens"]?.int == engine.context - room)
+            }
         }
     }
 
