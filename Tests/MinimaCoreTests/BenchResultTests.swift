@@ -55,6 +55,11 @@ enum BenchSample {
         #expect(figures.tokensPerSecond == 125)
         #expect(figures.rooflineShare == plain.rooflineShare)
         #expect(figures.bytesPerSecond == plain.bytesPerSecond)
+        // Kernels and what is outside the graph belong to the whole step.
+        #expect(figures.unexplainedSeconds == plain.unexplainedSeconds)
+        #expect(abs((figures.hostSeconds ?? 0) - 0.0001) < 1e-12)
+        let kernel = result.figures(result.runs[0].kernels[0], in: result.runs[0])
+        #expect(abs((kernel.stepShare ?? 0) - 0.125) < 1e-12)
         #expect(result.runs[0].speculation?.words == "K = 3, 2.00 tokens per step")
         result.runs[0].speculation?.simulatedLength = 1e300
         #expect(
