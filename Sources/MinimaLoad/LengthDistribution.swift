@@ -1,4 +1,5 @@
 import Glibc
+import MinimaCore
 
 /// How many tokens prompts or answers have.
 public enum LengthDistribution: Sendable, Hashable, CustomStringConvertible {

@@ -126,22 +126,7 @@ public struct ProbeDesign: Sendable, Hashable {
     }
 }
 
-/// A small source of reproducible numbers.
-///
-/// - Note: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators".
-struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(_ seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
+extension SplitMix {
     /// 0..<count in random order.
     mutating func shuffled(_ count: Int) -> [Int] { Array(0..<count).shuffled(using: &self) }
 }

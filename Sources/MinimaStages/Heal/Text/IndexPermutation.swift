@@ -1,3 +1,5 @@
+import MinimaCore
+
 /// A pseudo-random permutation of `0..<count` that is computed index by index, without a table.
 ///
 /// - Note: A balanced Feistel network over a power of four, applied until the index is below
