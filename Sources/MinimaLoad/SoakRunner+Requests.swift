@@ -59,15 +59,22 @@ extension SoakRunner {
 
     private func ask(_ question: SoakQuestion, _ body: [UInt8]) async -> SoakOutcome {
         while true {
-            switch await client.answer(to: body, question.path) {
-            case .complete(let answer): return compare(question, answer)
-            case .failed(.status(429), let wait, _):
-                record.retry()
-                try? await Task.sleep(for: .seconds(wait ?? 1))
-                if Task.isCancelled { return .left }
-            case .failed(let failure, _, let message):
-                return .unexpected("\(failure) \(message)", isCut: failure == .unfinished)
-            }
+            let answer = await client.answer(to: body, question.path)
+            if let outcome = await judge(answer, to: question) { return outcome }
+        }
+    }
+
+    /// What an answer says; `nil` where the server was busy and is to be asked again, which is after the
+    /// time that it named.
+    private func judge(_ answer: AnswerOutcome, to question: SoakQuestion) async -> SoakOutcome? {
+        switch answer {
+        case .complete(let answer): return compare(question, answer)
+        case .failed(.status(429), let wait, _):
+            record.retry()
+            try? await Task.sleep(for: .seconds(wait ?? 1))
+            return Task.isCancelled ? .left : nil
+        case .failed(let failure, _, let message):
+            return .unexpected("\(failure) \(message)", isCut: failure == .unfinished)
         }
     }
 
@@ -105,15 +112,7 @@ extension SoakRunner {
                 connection.setReading(true)
             }
             connection.close()
-            switch try reader.outcome() {
-            case .complete(let answer): return compare(question, answer)
-            case .failed(.status(429), let wait, _):
-                record.retry()
-                try? await Task.sleep(for: .seconds(wait ?? 1))
-                if Task.isCancelled { return .left }
-            case .failed(let failure, _, let message):
-                return .unexpected("\(failure) \(message)")
-            }
+            if let outcome = await judge(try reader.outcome(), to: question) { return outcome }
         }
     }
 
