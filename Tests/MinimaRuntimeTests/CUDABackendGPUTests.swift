@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
@@ -15,9 +14,7 @@ struct CUDABackendGPUTests {
     let kernels: CUDAContext
 
     init() throws {
-        // Tests share most kernels; each compiles for a second.
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        kernels = try .forTests()
     }
 
     /// Ways of storing a site's weight: dense, factored, with codes, in blocks; behind a plus, that of the

@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
@@ -16,8 +15,7 @@ struct CUDAModelDrafterGPUTests {
     let checkpoint: Checkpoint
 
     init() throws {
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        kernels = try .forTests()
         checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
     }
 

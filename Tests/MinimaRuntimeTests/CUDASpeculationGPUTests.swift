@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaKernels
@@ -14,8 +13,7 @@ struct CUDASpeculationGPUTests {
     let kernels: CUDAContext
 
     init() throws {
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        kernels = try .forTests()
     }
 
     /// What a sequence is asked for.

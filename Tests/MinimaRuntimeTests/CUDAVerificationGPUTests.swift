@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCore
 import MinimaKernels
 import MinimaTensor
@@ -15,8 +14,7 @@ struct CUDAVerificationGPUTests {
     let stream: CUDAStream
 
     init() throws {
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        kernels = try .forTests()
         stream = try CUDAStream(on: kernels)
     }
 

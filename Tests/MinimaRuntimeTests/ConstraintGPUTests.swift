@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaKernels
@@ -14,8 +13,7 @@ struct ConstraintGPUTests {
     let stream: CUDAStream
 
     init() throws {
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        kernels = try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        kernels = try .forTests()
         stream = try CUDAStream(on: kernels)
     }
 

@@ -1,0 +1,12 @@
+import FoundationEssentials
+import MinimaKernels
+import MinimaTensor
+
+extension CUDAContext {
+    /// The first GPU, with a cache that tests share: they have most kernels in common, and each compiles for
+    /// a second.
+    static func forTests() throws -> CUDAContext {
+        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
+        return try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+    }
+}
