@@ -3,17 +3,10 @@
 # Chromium without a window. Does nothing when it is there already. Only `make test` needs it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. Scripts/common.sh
 
 requirements=Tests/MinimaServerTests/Clients/requirements-browser.txt
 folder=$PWD/.deps/browser
-
-say() { printf 'setup: %s\n' "$*"; }
-die() {
-    printf 'setup: error: %s\n' "$1" >&2
-    shift
-    for line in "$@"; do printf 'setup:        %s\n' "$line" >&2; done
-    exit 1
-}
 
 # Ubuntu's chromium-browser is a stub that wants snap, so only what tells its version counts.
 runs() { timeout 30 "$1" --version >/dev/null 2>&1; }
@@ -56,25 +49,15 @@ install_browser() {
         python3 -m playwright install --only-shell "${with_libraries[@]}" chromium
 }
 
-stamp="$(python3 -V) $(sha256sum <"$requirements")" || die "python3 is not installed"
-if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] &&
-    runs "$(cat "$folder/.path" 2>/dev/null)"; then
-    say "browser for tests: present"
-    exit
-fi
-mkdir -p .deps
-if [ "$(cat "$folder/.stamp" 2>/dev/null)" != "$stamp" ]; then
-    new=$(mktemp -d .deps/browser.XXXXXX)
-    trap 'rm -rf "$new"' EXIT
+command -v python3 >/dev/null || die "python3 is not installed"
+if has_packages "$requirements" "$folder"; then
+    if runs "$(cat "$folder/.path" 2>/dev/null)"; then
+        say "browser for tests: present"
+        exit
+    fi
+else
     say "browser for tests: installing playwright (53 MB)"
-    # A site-wide `pip --user` setting would clash with --target.
-    PIP_USER=0 PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --progress-bar off \
-        --disable-pip-version-check --no-deps --no-compile --only-binary=:all: \
-        --target "$new" -r "$requirements"
-    echo "$stamp" >"$new/.stamp"
-    chmod 755 "$new"
-    rm -rf "$folder"
-    mv "$new" "$folder"
+    install_packages "$requirements" "$folder"
 fi
 path=$(find_browser) || {
     install_browser >&2 || die "no Chromium could be installed (the reason is above)" \

@@ -21,14 +21,7 @@ grammar_version=0.2.8
 oldest_swift=6.3
 deps=.deps
 site=$deps/site-packages
-
-say() { printf 'setup: %s\n' "$*"; }
-die() {
-    printf 'setup: error: %s\n' "$1" >&2
-    shift
-    for line in "$@"; do printf 'setup:        %s\n' "$line" >&2; done
-    exit 1
-}
+. Scripts/common.sh
 
 variant=
 for argument in "$@"; do
