@@ -168,16 +168,7 @@ struct MoETests {
         var tensors = try source.tensors.filter { !$0.name.hasPrefix(prefix) }
             .map { ($0.name, try source.tensor($0.name)) }
         tensors.append(("\(prefix)gate_up_proj", try .zeros([4, 20, 24])))
-        let directory = try AtomicDirectory(destination: path)
-        let writer = try SafetensorsWriter(
-            in: directory,
-            tensors: tensors.map {
-                TensorDescription(name: $0.0, dtype: $0.1.dtype, shape: $0.1.shape)
-            })
-        for (name, value) in tensors { try value.withBytes { try writer.write($0, to: name) } }
-        try writer.finish()
-        try directory.write(source.config.json.text(), to: "config.json")
-        try directory.commit()
+        try writeCheckpoint(tensors, config: source.config.json, to: path)
         do {
             try Checkpoint(path: path).checkModel()
             Issue.record("a fused layout loads")

@@ -53,7 +53,7 @@ struct StackedGroupTests {
     /// A copy of a golden checkpoint whose groups are stored as one dense weight each.
     private func stacked(_ source: Checkpoint, at path: String) throws -> Checkpoint {
         let groups = try source.sites().filter { $0.members.count > 1 }
-        var tensors: [(name: String, value: Tensor)] = []
+        var tensors: [(name: String, tensor: Tensor)] = []
         var manifest = CompressionManifest()
         for site in groups {
             let parts = try site.members.map { try source.tensor("\($0.name).weight") }
@@ -64,18 +64,9 @@ struct StackedGroupTests {
         for tensor in source.tensors where !members.contains(tensor.name) {
             tensors.append((tensor.name, try source.tensor(tensor.name)))
         }
-        let directory = try AtomicDirectory(destination: path)
-        let writer = try SafetensorsWriter(
-            in: directory,
-            tensors: tensors.map {
-                TensorDescription(name: $0.name, dtype: $0.value.dtype, shape: $0.value.shape)
-            })
-        for (name, value) in tensors { try value.withBytes { try writer.write($0, to: name) } }
-        try writer.finish()
         var config = try #require(source.config.json.object)
         config["quantization_config"] = manifest.json
-        try directory.write(JSON.object(config).text(), to: "config.json")
-        try directory.commit()
+        try writeCheckpoint(tensors, config: .object(config), to: path)
         return try Checkpoint(path: path)
     }
 

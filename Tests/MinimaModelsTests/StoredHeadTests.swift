@@ -43,18 +43,9 @@ struct StoredHeadTests {
         let target = FileManager.default.temporaryDirectory
             .appending(path: "minima-\(UUID().uuidString)").path
         defer { try? FileManager.default.removeItem(atPath: target) }
-        let directory = try AtomicDirectory(destination: target)
-        let writer = try SafetensorsWriter(
-            in: directory,
-            tensors: tensors.map {
-                TensorDescription(name: $0.name, dtype: $0.tensor.dtype, shape: $0.tensor.shape)
-            })
-        for (name, tensor) in tensors { try tensor.withBytes { try writer.write($0, to: name) } }
-        try writer.finish()
         var config = try #require(dense.config.json.object)
         config["quantization_config"] = CompressionManifest(modules: [site.name: spec]).json
-        try directory.write(JSON.object(config).text(), to: "config.json")
-        try directory.commit()
+        try writeCheckpoint(tensors, config: .object(config), to: target)
         try body(Pair(dense: dense, stored: Checkpoint(path: target), weight: weight))
     }
 

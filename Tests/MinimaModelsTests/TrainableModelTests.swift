@@ -56,20 +56,11 @@ struct TrainableModelTests {
                 $0.tensor.dtype.isFloatingPoint ? try $0.tensor.to(dtype: .float32) : $0.tensor
             )
         }
-        let directory = try AtomicDirectory(destination: path)
-        let writer = try SafetensorsWriter(
-            in: directory,
-            tensors: tensors.map {
-                TensorDescription(name: $0.name, dtype: $0.tensor.dtype, shape: $0.tensor.shape)
-            })
-        for (name, tensor) in tensors { try tensor.withBytes { try writer.write($0, to: name) } }
-        try writer.finish()
         var manifest = try CompressionManifest(source.config)
         manifest.modules.merge(stored.specs) { $1 }
         var config = try #require(source.config.json.object)
         config["quantization_config"] = manifest.modules.isEmpty ? nil : manifest.json
-        try directory.write(JSON.object(config).text(), to: "config.json")
-        try directory.commit()
+        try writeCheckpoint(tensors, config: .object(config), to: path)
         return try Checkpoint(path: path)
     }
 
