@@ -8,7 +8,7 @@ import Testing
 /// What the quantiser's parts promise: packing, levels, scales, and GPTQ against numpy.
 @Suite struct QuantizerTests {
     @Test func packingIsLossless() throws {
-        var numbers = SampleNumbers(state: 1)
+        var numbers = SplitMix(1)
         for bits in Codebook.allowedBits {
             for columns in Array(1...17) + [64, 127, 384] {
                 let rows = Int.random(in: 1...4, using: &numbers)

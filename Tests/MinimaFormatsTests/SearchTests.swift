@@ -48,7 +48,7 @@ import Testing
     }
 
     @Test func theCheapestPathIsFoundAndCounted() {
-        var numbers = SampleNumbers(state: 7)
+        var numbers = SplitMix(7)
         var starts = Set<Int>()
         for round in 0..<300 {
             let order = Int.random(in: 2...5, using: &numbers)

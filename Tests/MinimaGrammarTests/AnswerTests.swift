@@ -54,7 +54,7 @@ struct AnswerTests {
     @Test(arguments: schemas.indices) func followTheirSchema(_ index: Int) throws {
         let schema = Self.schemas[index]
         let compiled = try TestVocabulary.compiler().compiled(.jsonSchema(schema))
-        var numbers = TestNumbers(state: UInt64(index))
+        var numbers = SplitMix(UInt64(index))
         var complete = 0
         for _ in 0..<60 {
             guard
@@ -93,7 +93,7 @@ struct AnswerTests {
         _ form: AnswerForm, _ begin: String = "", _ end: String = ""
     ) throws {
         let compiled = try TestVocabulary.compiler().compiled(form)
-        var numbers = TestNumbers(state: 5)
+        var numbers = SplitMix(5)
         var complete = 0
         for _ in 0..<60 {
             guard
@@ -112,7 +112,7 @@ struct AnswerTests {
 
     @Test func areObjects() throws {
         let compiled = try TestVocabulary.compiler().compiled(.jsonObject)
-        var numbers = TestNumbers(state: 3)
+        var numbers = SplitMix(3)
         var members = 0
         for _ in 0..<60 {
             guard
@@ -144,7 +144,7 @@ struct AnswerTests {
         ]
         for (index, (form, holds)) in forms.enumerated() {
             let compiled = try compiler.compiled(form)
-            var numbers = TestNumbers(state: UInt64(index) + 11)
+            var numbers = SplitMix(UInt64(index) + 11)
             var complete = 0
             for _ in 0..<60 {
                 guard

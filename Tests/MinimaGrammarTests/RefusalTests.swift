@@ -72,7 +72,7 @@ struct RefusalTests {
     /// Random and twisted forms give a constraint or an error, and what they let through is JSON.
     @Test func survivesNonsense() throws {
         let compiler = try TestVocabulary.compiler()
-        var numbers = TestNumbers(state: 77)
+        var numbers = SplitMix(77)
         var (followed, refused) = (0, 0)
         for round in 0..<300 {
             let form: AnswerForm =
@@ -101,7 +101,7 @@ struct RefusalTests {
 
 /// Forms that nobody would write.
 private enum Nonsense {
-    static func text(_ alphabet: String, _ numbers: inout TestNumbers) -> String {
+    static func text(_ alphabet: String, _ numbers: inout SplitMix) -> String {
         let scalars = Array(alphabet.unicodeScalars)
         var text = String.UnicodeScalarView()
         for _ in 0..<Int.random(in: 0..<14, using: &numbers) {
@@ -110,7 +110,7 @@ private enum Nonsense {
         return String(text)
     }
 
-    static func schema(_ numbers: inout TestNumbers, depth: Int) -> JSON {
+    static func schema(_ numbers: inout SplitMix, depth: Int) -> JSON {
         let leaves: [JSON] = [
             true, false, nil, 3, "x", [:], ["type": "string"], ["type": "integer", "minimum": -5],
             ["type": "string", "maxLength": 4], ["const": ["a": 1]], ["enum": ["a", 2]],

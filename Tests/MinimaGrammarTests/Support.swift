@@ -3,19 +3,6 @@ import MinimaRuntime
 
 @testable import MinimaGrammar
 
-/// Numbers that are the same in every run (SplitMix64).
-struct TestNumbers: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
-    }
-}
-
 /// A vocabulary of all bytes, some longer tokens with borders in odd places, a special token and a
 /// stop token.
 enum TestVocabulary {
@@ -38,7 +25,7 @@ enum TestVocabulary {
     ///
     /// - Returns: `nil` when it did not end within `most` tokens.
     static func answer(
-        _ constraint: any TokenConstraint, _ numbers: inout TestNumbers, most: Int = 400
+        _ constraint: any TokenConstraint, _ numbers: inout SplitMix, most: Int = 400
     ) throws -> [UInt8]? {
         let closing = Set(Array("\"]}0".utf8).map { Int($0) } + [Int(stop)])
         var bytes: [UInt8] = []

@@ -57,7 +57,7 @@ struct AttentionFixture {
             layers: 1, pages: total + 1, shape: shape, format: format, device: context.device)
         // In both formats bytes of ones are NaN.
         try stream.fill(cache.layers[0], byte: 0xFF)
-        var generator = Generator(state: 5)
+        var generator = SplitMix(5)
         var free = (1...Int32(total + 1)).map { $0 - 1 }.shuffled(using: &generator)
         var table: [Int32] = []
         for count in counts {

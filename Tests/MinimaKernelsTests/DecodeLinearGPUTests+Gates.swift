@@ -1,3 +1,4 @@
+import MinimaCore
 import MinimaTensor
 import Testing
 
@@ -50,7 +51,7 @@ extension DecodeLinearGPUTests {
     ) throws {
         try stream.use {
             let (half, rank) = (390, 200)
-            var generator = Generator(state: 7)
+            var generator = SplitMix(7)
             let pivots = Array((0..<2 * half).shuffled(using: &generator).prefix(rank))
             let isPivot = Set(pivots)
             let others = (0..<2 * half).filter { !isPivot.contains($0) }

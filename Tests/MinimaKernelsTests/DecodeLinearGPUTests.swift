@@ -100,7 +100,7 @@ struct DecodeLinearGPUTests {
     private func codes(
         _ bits: Int, rows: Int, columns: Int, group: Int, isUniform: Bool
     ) throws -> (codes: LinearCodes, dense: Tensor) {
-        var generator = Generator(state: UInt64(rows * columns + bits))
+        var generator = SplitMix(UInt64(rows * columns + bits))
         let groups = (columns + group - 1) / group
         let levels = Self.levels(bits, isUniform: isUniform)
         let widths = bits == 3 ? [2, 1] : [bits]

@@ -1,3 +1,4 @@
+import MinimaCore
 import MinimaTensor
 import Testing
 
@@ -39,7 +40,7 @@ struct DecodeLinearShapeTests {
     @Test(arguments: [0, 1, 57, 390, 780])
     func interpolatedGatesFindTheirUps(_ pivotCount: Int) throws {
         let half = 390
-        var generator = Generator(state: 7)
+        var generator = SplitMix(7)
         let pivots = Array((0..<2 * half).shuffled(using: &generator).prefix(pivotCount))
         let isPivot = Set(pivots)
         let others = (0..<2 * half).filter { !isPivot.contains($0) }

@@ -42,7 +42,7 @@ struct ElementwiseGPUTests {
 
     /// Distinct places of 0..<count in an order of their own.
     private func places(_ count: Int, of size: Int, seed: UInt64) throws -> Tensor {
-        var generator = Generator(state: seed)
+        var generator = SplitMix(seed)
         let order = (0..<Int32(size)).shuffled(using: &generator)
         return try Tensor(Array(order.prefix(count))).to(context.device)
     }

@@ -21,7 +21,7 @@ struct KernelCacheTests {
     }
 
     private func contents(_ number: Int, count: Int = 1000) -> [UInt8] {
-        var generator = Generator(state: UInt64(number))
+        var generator = SplitMix(UInt64(number))
         return (0..<count).map { _ in UInt8.random(in: 0...255, using: &generator) }
     }
 
@@ -44,7 +44,7 @@ struct KernelCacheTests {
             try folder.write(Array(file[..<count]), to: name)
             #expect(cache.cubin(key(3)) == nil)
         }
-        var generator = Generator(state: 3)
+        var generator = SplitMix(3)
         for _ in 0..<500 {
             var damaged = file
             let place = Int.random(in: 0..<file.count, using: &generator)
@@ -125,7 +125,7 @@ struct KernelCacheTests {
             for task in 0..<8 {
                 group.addTask {
                     let own = try KernelCache(directory: path, limit: 20_000)
-                    var generator = Generator(state: UInt64(task))
+                    var generator = SplitMix(UInt64(task))
                     var wrong = 0
                     for _ in 0..<100 {
                         let number = Int.random(in: 0..<30, using: &generator)

@@ -96,7 +96,7 @@ struct CUDAHeadDrafterGPUTests {
         let drafter = try #require(backend.decoder.drafter as? CUDAHeadDrafter)
         let targetIds: [Int32] = try drafter.head.targetIds.values()
         #expect(targetIds.count == 3000 && targetIds[1] == 3)
-        var random = TestRandom(8)
+        var random = SplitMix(8)
         let pages = (0..<bucket).map { slot in (slot * 4..<slot * 4 + 4).map { Int32($0) } }
         var sequences: [[Int32]] = []
         var parameters: [SamplingParameters] = []
@@ -166,7 +166,7 @@ struct CUDAHeadDrafterGPUTests {
     @Test func theHeadDoesNotChangeTokens() throws {
         let count = 50
         let exact = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
-        var random = TestRandom(1)
+        var random = SplitMix(1)
         let prompts = (0..<4).map { _ in random.tokens(20...20, below: 8000) }
         let sampling = try (0..<4).map {
             try SamplingParameters(temperature: $0 < 2 ? 0 : 0.5, seed: UInt64($0))

@@ -111,7 +111,7 @@ struct CUDAModelDrafterGPUTests {
                 draftTokens: [1, 3]), draft: .model(weights), kernels: kernels)
         let drafter = try #require(backend.decoder.drafter as? CUDAModelDrafter)
         #expect(backend.capacity.prefixes == PrefixReuse(computed: 3))
-        var random = TestRandom(8)
+        var random = SplitMix(8)
         var sequences: [[Int32]] = []
         var parameters: [SamplingParameters] = []
         for (slot, length) in [1, 2, 70, 150].enumerated() {
@@ -285,7 +285,7 @@ struct CUDAModelDrafterGPUTests {
     }
 
     private func requests() throws -> (prompts: [[Int32]], sampling: [SamplingParameters]) {
-        var random = TestRandom(1)
+        var random = SplitMix(1)
         return (
             [2, 61, 130, 64].map { random.tokens($0...$0, below: 8000) },
             try (0..<4).map {
@@ -339,7 +339,7 @@ struct CUDAModelDrafterGPUTests {
                 draft: .model(checkpoint), kernels: kernels)
         }
         defer { engine.shutDown(.drain) }
-        var random = TestRandom(9)
+        var random = SplitMix(9)
         var turns = (0..<2).map { _ in random.tokens(130...130, below: 8000) }
         for _ in 0..<3 {
             let handles = try turns.map { prompt in

@@ -87,7 +87,7 @@ struct CUDASpeculationGPUTests {
     }
 
     private func requests(_ vocabulary: Int) throws -> [Request] {
-        var random = TestRandom(11)
+        var random = SplitMix(11)
         return try [3, 61, 130, 64].enumerated().map { index, length in
             Request(
                 prompt: random.tokens(length...length, below: Int32(vocabulary)),
@@ -185,7 +185,7 @@ struct CUDASpeculationGPUTests {
                 draftTokens: [number]), draft: .ngram(), kernels: kernels)
         #expect(backend.decodeSeconds(bucket: bucket, draftTokens: number).map { $0 > 0 } == true)
         #expect(backend.decodeSeconds(bucket: bucket, draftTokens: 1) == .infinity)
-        var random = TestRandom(4)
+        var random = SplitMix(4)
         let phrase = random.tokens(12...12, below: 500)
         let prompts = [phrase + phrase + phrase, phrase + [3] + phrase, phrase, [5]]
         let pages = (0..<bucket).map { slot in (slot * 4..<slot * 4 + 4).map { Int32($0) } }
@@ -271,7 +271,7 @@ struct CUDASpeculationGPUTests {
     @Test func theEngineGivesTheSame() throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
         let kernels = kernels
-        var random = TestRandom(6)
+        var random = SplitMix(6)
         let phrase = random.tokens(10...10, below: 500)
         let prompts = (0..<6).map { index in
             (0...index % 3).flatMap { _ in phrase } + random.tokens(1...9, below: 500)
@@ -314,7 +314,7 @@ struct CUDASpeculationGPUTests {
             checkpoint,
             layout: CUDALayout(slots: 4, context: 128, chunk: 64, buckets: [4], draftTokens: [3]),
             draft: .ngram(), kernels: kernels)
-        var random = TestRandom(58)
+        var random = SplitMix(58)
         let prompt = random.tokens(58...58, below: 500)
         try backend.open(
             0, SequenceStart(tokens: prompt, promptCount: 58, sampling: try SamplingParameters()))

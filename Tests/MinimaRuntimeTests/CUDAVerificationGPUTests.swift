@@ -20,7 +20,7 @@ struct CUDAVerificationGPUTests {
 
     @Test(arguments: [1, 3])
     func ngramProposalsAreTheHosts(_ suffix: Int) throws {
-        var random = TestRandom(UInt64(suffix))
+        var random = SplitMix(UInt64(suffix))
         let (slots, length, places) = (37, 3000, 6)
         let kernel = try NgramKernel(suffix: suffix, context: kernels)
         let state = try stream.use {

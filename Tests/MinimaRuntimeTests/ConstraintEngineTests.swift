@@ -18,7 +18,7 @@ struct ConstraintEngineTests {
     /// each gets what it would alone, every token is allowed, and the constraint hears of each once.
     @Test(arguments: [ScriptedDraft.oracle, .mostlyRight, .wrong, .huge], 0..<6 as Range<UInt64>)
     func everyTokenIsAllowed(draft: ScriptedDraft, seed: UInt64) throws {
-        var random = TestRandom(seed + 70)
+        var random = SplitMix(seed + 70)
         let backend = HashBackend(
             slots: Int.random(in: 1...6, using: &random),
             pages: Int.random(in: 12...40, using: &random), context: 60,

@@ -112,7 +112,7 @@ struct ConstraintGPUTests {
                     slots: 4, context: 128, chunk: 64, buckets: [4], draftTokens: [1, 3]),
                 draft: .ngram(), kernels: kernels)
         }
-        var random = TestRandom(6)
+        var random = SplitMix(6)
         let phrase = random.tokens(10...10, below: 500)
         let requests = try (0..<18).map { index in
             let rule = index % 4 == 3 ? nil : ConstraintRule.allCases[index % 6]

@@ -111,7 +111,7 @@ struct ConstraintTorchTests {
     private func requests(
         _ count: Int, seed: UInt64, _ rules: (Int) -> ConstraintRule?
     ) throws -> [GenerationRequest] {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         var generator = SamplingGenerator(state: seed)
         return try (0..<count).map { index in
             let rule = rules(index)

@@ -1,3 +1,4 @@
+import MinimaCore
 import Glibc
 import MinimaTensor
 import Testing
@@ -40,7 +41,7 @@ struct DraftTreeTests {
         let seed: UInt64
 
         func scores(_ text: [Int32]) -> [Float] {
-            var random = TestRandom(text.reduce(seed) { $0 &* 31 &+ UInt64($1 + 1) })
+            var random = SplitMix(text.reduce(seed) { $0 &* 31 &+ UInt64($1 + 1) })
             return (0..<vocabulary).map { _ in
                 Int.random(in: 0..<5, using: &random) == 0
                     ? -.infinity : .random(in: -4...4, using: &random)
@@ -57,7 +58,7 @@ struct DraftTreeTests {
 
     /// With as many branches as nodes a tree holds the likeliest texts of all.
     @Test(arguments: 1...12) func treesHoldTheLikeliestTexts(seed: UInt64) throws {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let count = Int.random(in: 1...6, using: &random)
         let languages = (0..<UInt64(3)).map { Language(vocabulary: 5, seed: seed * 7 + $0) }
         let sequence = SamplingSequence(try SamplingParameters())

@@ -142,7 +142,7 @@ struct EngineFairnessTests {
         let length = 320
         let long = try engine.submit((0..<length).map { Int32($0 * $0 % 47) }, maxTokens: 1)
         engine.core.step()
-        var random = TestRandom(9)
+        var random = SplitMix(9)
         var steps = 0
         while engine.outcome(long) == nil, steps < 1000 {
             while engine.core.metrics.running + engine.core.metrics.waiting < 4 {
@@ -188,7 +188,7 @@ struct EngineFairnessTests {
         let backend = HashBackend(slots: 4, pages: 40)
         let engine = SteppedEngine(
             backend, EngineOptions(reservation: reservation, overtakes: overtakes))
-        var random = TestRandom(4)
+        var random = SplitMix(4)
         func small() throws {
             try engine.submit(random.tokens(6...12, below: 40), maxTokens: 12)
         }

@@ -10,7 +10,7 @@ struct EnginePrefixTests {
     /// alone, and every read finds the sequence's own tokens.
     @Test(arguments: 0..<24 as Range<UInt64>)
     func everyRequestGetsWhatItWouldGetAlone(seed: UInt64) throws {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let drafts = [[0], [0, 1, 2, 3, 5], [0, 4]].randomElement(using: &random) ?? [0]
         let backend = HashBackend(
             slots: Int.random(in: 1...6, using: &random),
@@ -20,7 +20,7 @@ struct EnginePrefixTests {
             queuedSteps: 1 + Int(seed % 3), draftTokens: drafts,
             headPlaces: seed % 2 == 0 ? (drafts.max() ?? 0) + 1 : 0)
         backend.draft = (ScriptedDraft.allCases.randomElement(using: &random) ?? .oracle).propose
-        var times = TestRandom(seed + 100)
+        var times = SplitMix(seed + 100)
         backend.seconds.decode = { _, _ in Double.random(in: 1...3, using: &times) }
         let engine = SteppedEngine(
             backend,

@@ -7,7 +7,7 @@ import Testing
 struct EngineSchedulingTests {
     /// Random requests, arrivals and cancellations, against the hash of each sequence alone.
     @Test(arguments: 0..<12) func everyRequestGetsWhatItWouldGetAlone(seed: UInt64) throws {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let backend = HashBackend(
             slots: Int.random(in: 1...6, using: &random),
             pages: Int.random(in: 12...40, using: &random), context: 60,

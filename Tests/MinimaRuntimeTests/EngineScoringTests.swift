@@ -13,7 +13,7 @@ struct EngineScoringTests {
     /// is preempted, cancelled or proposed beside it.
     @Test(arguments: [1, 2], [[0], [0, 2]])
     func scoresAmongOthers(queuedSteps: Int, draftTokens: [Int]) throws {
-        var (random, preemptions) = (TestRandom(31), 0)
+        var (random, preemptions) = (SplitMix(31), 0)
         for round in 0..<40 {
             let backend = HashBackend(
                 pages: 12, chunk: round % 2 == 0 ? 5 : 64, queuedSteps: queuedSteps,
@@ -137,7 +137,7 @@ struct EngineScoringTests {
         let model = try Checkpoint(path: "\(packageFolder())/\(name)").loadModel(
             device: .cpu, dtype: .float32)
         let vocabulary = Int32(clamping: model.dimensions.vocabulary)
-        var random = TestRandom(3)
+        var random = SplitMix(3)
         let backend = try TorchBackend(
             model, slots: 3, pages: 100, pageTokens: 16, prefillChunk: 100)
         let engine = SteppedEngine(backend)

@@ -409,7 +409,7 @@ final class SteppedEngine {
     /// Cancels a request that has not ended, by chance, in at most one of `count` calls.
     ///
     /// - Returns: Its number; `nil` where none was.
-    func cancelAny(oncePer count: Int, _ random: inout TestRandom) -> Int? {
+    func cancelAny(oncePer count: Int, _ random: inout SplitMix) -> Int? {
         guard Int.random(in: 0..<count, using: &random) == 0,
             let id = requests.indices.randomElement(using: &random), outcome(id) == nil
         else { return nil }
@@ -470,20 +470,7 @@ final class SteppedEngine {
     }
 }
 
-/// SplitMix64, so that tests draw the same everywhere.
-struct TestRandom: RandomNumberGenerator {
-    var state: UInt64
-
-    init(_ seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var bits = state
-        bits = (bits ^ (bits >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        bits = (bits ^ (bits >> 27)) &* 0x94D0_49BB_1331_11EB
-        return bits ^ (bits >> 31)
-    }
-
+extension SplitMix {
     mutating func tokens(_ count: ClosedRange<Int>, below vocabulary: Int32) -> [Int32] {
         (0..<Int.random(in: count, using: &self)).map { _ in
             Int32.random(in: 0..<vocabulary, using: &self)

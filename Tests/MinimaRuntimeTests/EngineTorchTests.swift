@@ -43,7 +43,7 @@ struct EngineTorchTests {
         try Checkpoint(path: "\(packageFolder())/\(name)").loadModel()
     }
 
-    private func requests(_ count: Int, _ model: any LanguageModel, _ random: inout TestRandom)
+    private func requests(_ count: Int, _ model: any LanguageModel, _ random: inout SplitMix)
         throws -> [GenerationRequest]
     {
         let vocabulary = Int32(clamping: model.dimensions.vocabulary)
@@ -63,7 +63,7 @@ struct EngineTorchTests {
     ])
     func familiesAgreeWithTextGenerator(name: String) throws {
         let model = try load("Tests/Goldens/models/\(name)")
-        var random = TestRandom(7)
+        var random = SplitMix(7)
         // With dynamic scaling a request that is computed again gets other angles.
         let pages = model.rotary.dependsOnLength ? 60 : 20
         let backend = try TorchBackend(
@@ -85,7 +85,7 @@ struct EngineTorchTests {
     ])
     func companyChangesNothingButRounding(name: String) throws {
         let model = try load("Tests/Goldens/models/\(name)")
-        var random = TestRandom(13)
+        var random = SplitMix(13)
         var requests = try requests(6, model, &random)
         for index in requests.indices {
             requests[index].sampling.logprobs = 0
@@ -115,7 +115,7 @@ struct EngineTorchTests {
 
     /// Steps an engine, submitting at random moments.
     private func run(
-        _ core: EngineCore, _ requests: [GenerationRequest], _ random: inout TestRandom
+        _ core: EngineCore, _ requests: [GenerationRequest], _ random: inout SplitMix
     ) throws -> [GenerationOutcome] {
         let context = Engine.context(core.capacity)
         var channels: [GenerationChannel] = []
@@ -146,7 +146,7 @@ struct EngineTorchTests {
         let request = try GenerationRequest(
             prompt: tokens("ids"), maxTokens: 200, sampling: SamplingParameters())
         #expect(tokens("greedy").count == 200)
-        var random = TestRandom(1)
+        var random = SplitMix(1)
         for company in [0, 4] {
             let engine = try Engine {
                 try TorchBackend(model, slots: 8, pages: 64, prefillChunk: 32)
@@ -161,7 +161,7 @@ struct EngineTorchTests {
     /// With the flag, not even the last bit depends on company: no allowance for ties.
     @Test func deterministicTokensAreTheSameInAnyCompany() throws {
         let model = try load("Examples/tiny-qwen3-4m")
-        var random = TestRandom(3)
+        var random = SplitMix(3)
         var requests = try requests(6, model, &random)
         for index in requests.indices { requests[index].sampling.logprobs = 1 }
         func run(_ requests: [GenerationRequest]) throws -> [GenerationOutcome] {
@@ -179,7 +179,7 @@ struct EngineTorchTests {
     /// A sequence that loses its pages draws the same tokens when it is computed again.
     @Test func drawsDoNotDependOnPreemption() throws {
         let model = try load("Examples/tiny-qwen3-4m")
-        var random = TestRandom(5)
+        var random = SplitMix(5)
         let requests = try (0..<4).map { seed in
             try GenerationRequest(
                 prompt: random.tokens(4...8, below: 8192), maxTokens: 24,
@@ -220,7 +220,7 @@ struct EngineTorchTests {
     /// is what it would be alone, what is cancelled a beginning of it, and no page is lost.
     @Test func soak() throws {
         let model = try load("Tests/Goldens/models/qwen3-gqa4-tied-v5")
-        var random = TestRandom(11)
+        var random = SplitMix(11)
         let requests = try requests(120, model, &random)
         let engine = try Engine(EngineOptions(stepTokens: 16)) {
             try TorchBackend(model, slots: 6, pages: 24, pageTokens: 4, prefillChunk: 12)

@@ -1,3 +1,4 @@
+import MinimaCore
 import Testing
 
 @testable import MinimaRuntime
@@ -111,7 +112,7 @@ struct PagePoolTests {
     /// lost, none held by two leases unless shared, none free while held, none found that another was
     /// written over.
     @Test(arguments: 0..<20) func randomOperations(seed: UInt64) throws {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let pool = PagePool(count: Int.random(in: 1...40, using: &random))
         var holders: [Holder] = []
         // Pairs of holders that may hold the same pages: the model of sharing, by page.

@@ -62,9 +62,9 @@ struct PlainSampling {
 
 /// Random logits, parameters and tokens that depend on the seed alone.
 struct SamplingGenerator: RandomNumberGenerator {
-    private var random: TestRandom
+    private var random: SplitMix
 
-    init(state: UInt64) { random = TestRandom(state) }
+    init(state: UInt64) { random = SplitMix(state) }
 
     mutating func next() -> UInt64 { random.next() }
 

@@ -5,7 +5,7 @@ import Testing
 
 /// A device on which steps cost what a table says and proposals are accepted by chance.
 private struct SimulatedDevice {
-    var random: TestRandom
+    var random: SplitMix
     let choices: [Int]
     /// Seconds of a step of so many rows and proposals, after so many steps.
     var seconds: (_ rows: Int, _ draftTokens: Int, _ step: Int) -> Double
@@ -31,7 +31,7 @@ private struct SimulatedDevice {
         _ seed: UInt64, choices: [Int] = Array(0...7),
         seconds: @escaping (Int, Int, Int) -> Double, share: @escaping (Int, Int) -> Double
     ) {
-        random = TestRandom(seed)
+        random = SplitMix(seed)
         self.choices = choices
         self.seconds = seconds
         self.share = share
@@ -40,7 +40,7 @@ private struct SimulatedDevice {
     /// A random device: a fixed time, one that grows with the tokens, in jumps, a draft's, and shares
     /// that fall from place to place.
     init(seed: UInt64) {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let slope: Double = [0.001, 0.01, 0.1, 0.4].randomElement(using: &random) ?? 0
         let jump: Int = [1, 8, 16].randomElement(using: &random) ?? 1
         let draft: Double = [0, 0.01, 0.05, 0.2].randomElement(using: &random) ?? 0
@@ -128,7 +128,7 @@ struct SpeculationControllerTests {
 
     /// Shares that rise and fall, times that grow, rows that come and go.
     @Test(arguments: 0..<20 as Range<UInt64>) func neverSlowerWhileThingsChange(seed: UInt64) {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let steady = SimulatedDevice(seed: seed)
         let period = Int.random(in: 50...1500, using: &random)
         let (low, high) = (

@@ -40,7 +40,7 @@ struct SpeculationDrafterTests {
         #expect(propose([4, 4], 3) == [4, 4, 4])
         #expect(propose([1, 2, 3]) == [] && propose([1]) == [])
         // Against every occurrence, one by one.
-        var random = TestRandom(2)
+        var random = SplitMix(2)
         for _ in 0..<200 {
             let tokens = random.tokens(1...30, below: 4)
             let end = tokens.count - 1
@@ -81,7 +81,7 @@ struct SpeculationDrafterTests {
                 temperature: 1.5, topP: 0.9, repetitionPenalty: 1.3, frequencyPenalty: 0.5,
                 seed: 6),
         ] {
-            var random = TestRandom(4)
+            var random = SplitMix(4)
             let prompt = random.tokens(21...21, below: 64)
             let expected = try backend(model, nil).drive(
                 prompt, tokens: 120, sampling: sampling, counts: [0])
@@ -111,7 +111,7 @@ struct SpeculationDrafterTests {
     /// Several requests, preemption, pages of one table in two storages.
     @Test func aDraftAmongManyRequests() throws {
         let model = try checkpoint().loadModel()
-        var random = TestRandom(8)
+        var random = SplitMix(8)
         let requests = try (0..<8).map { seed in
             GenerationRequest(
                 prompt: random.tokens(3...20, below: 64), maxTokens: 20,
@@ -293,7 +293,7 @@ struct SpeculationDrafterTests {
         let model = try source.loadModel()
         let draft = try head(
             for: model, source, vocabulary: Array(stride(from: 0, to: 64, by: 2)))
-        var random = TestRandom(8)
+        var random = SplitMix(8)
         let requests = try (0..<8).map { seed in
             GenerationRequest(
                 prompt: random.tokens(1...20, below: 64), maxTokens: 20,

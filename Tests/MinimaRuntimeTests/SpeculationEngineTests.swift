@@ -13,7 +13,7 @@ enum ScriptedDraft: CaseIterable {
             for _ in 0..<count { all.append(HashBackend.next(all)) }
             return Array(all[tokens.count...])
         }
-        var random = TestRandom(UInt64(tokens.count * 50) + UInt64(UInt32(bitPattern: tokens[0])))
+        var random = SplitMix(UInt64(tokens.count * 50) + UInt64(UInt32(bitPattern: tokens[0])))
         switch self {
         case .oracle: return truth(count)
         case .mostlyRight:
@@ -35,7 +35,7 @@ struct SpeculationEngineTests {
     /// with every step: what comes out is the hash of each sequence alone.
     @Test(arguments: ScriptedDraft.allCases, 0..<6 as Range<UInt64>)
     func everyRequestGetsWhatItWouldGetAlone(draft: ScriptedDraft, seed: UInt64) throws {
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         let backend = HashBackend(
             slots: Int.random(in: 1...6, using: &random),
             pages: Int.random(in: 12...40, using: &random), context: 60,
@@ -45,7 +45,7 @@ struct SpeculationEngineTests {
             draftTokens: [[0, 1, 2, 3, 5, 7], [0, 4], [0, 9]].randomElement(using: &random) ?? [0])
         backend.draft = draft.propose
         // Times that change with every question change what is best with every step.
-        var times = TestRandom(seed + 100)
+        var times = SplitMix(seed + 100)
         backend.seconds.decode = { _, _ in Double.random(in: 1...3, using: &times) }
         let engine = SteppedEngine(
             backend,

@@ -60,7 +60,7 @@ enum HostileDraft: String, CaseIterable {
         -> ScriptedDrafter.Script
     {
         { tokens, count in
-            var random = TestRandom(
+            var random = SplitMix(
                 UInt64(tokens.count) << 32 | UInt64(UInt32(bitPattern: tokens[0])))
             func right(_ count: Int) -> [Int32] {
                 var all = tokens
@@ -114,7 +114,7 @@ enum HostileDraft: String, CaseIterable {
 /// proposals is best each time.
 final class RestlessBackend: DecodeBackend {
     private let backend: any DecodeBackend
-    private var random = TestRandom(17)
+    private var random = SplitMix(17)
 
     init(_ backend: any DecodeBackend) { self.backend = backend }
 

@@ -27,7 +27,7 @@ struct SpeculationTorchTests {
         -> [GenerationRequest]
     {
         let vocabulary = model.dimensions.vocabulary
-        var random = TestRandom(seed)
+        var random = SplitMix(seed)
         var generator = SamplingGenerator(state: seed)
         return try (0..<count).map { index in
             var sampling = try generator.parameters(vocabulary: vocabulary)
@@ -159,7 +159,7 @@ struct SpeculationTorchTests {
     func theContextsEnd(pages: Int, prompt: Int) throws {
         let model = try golden()
         let vocabulary = Int32(model.dimensions.vocabulary)
-        var random = TestRandom(3)
+        var random = SplitMix(3)
         let request = GenerationRequest(
             prompt: random.tokens(prompt...prompt, below: vocabulary), maxTokens: 100,
             sampling: try SamplingParameters(temperature: 1, seed: 4))

@@ -29,7 +29,7 @@ struct TorchPrefixTests {
         _ backend: any DecodeBackend, _ options: EngineOptions, temperature: Double = 0
     ) throws -> (EngineCore, [[Int32]]) {
         let engine = SteppedEngine(backend, options)
-        var random = TestRandom(3)
+        var random = SplitMix(3)
         let beginning = random.tokens(33...33, below: 64)
         var turns = (0..<3).map { _ in beginning + random.tokens(2...9, below: 64) }
         for turn in 0..<3 {
@@ -74,7 +74,7 @@ struct TorchPrefixTests {
     /// With the flag answers do not depend on what is known, to the last bit.
     @Test func deterministicAnswersAreTheSameNumbers() throws {
         let model = try golden().loadModel()
-        var random = TestRandom(5)
+        var random = SplitMix(5)
         let prompt = random.tokens(45...45, below: 64)
         func likelihoods(_ known: Int) throws -> [Float?] {
             let engine = SteppedEngine(try backend(model), EngineOptions(deterministic: true))

@@ -135,7 +135,7 @@ import Testing
     }
 
     @Test func formCOfStretchesIsFormCOfTheWhole() throws {
-        var generator = SeededGenerator(seed: 3)
+        var generator = SplitMix(3)
         let marks = [
             "\u{301}", "\u{323}", "\u{93C}", "\u{3099}", "\u{11A8}", "\u{1161}", "\u{30A}",
         ]

@@ -9,7 +9,7 @@ import Testing
     @Test(arguments: ["gpt2", "llama3", "gpt-oss", "deepseek"])
     func byteLevelTextComesBack(name: String) throws {
         let tokenizer = try Goldens.style(name).tokenizer()
-        var generator = SeededGenerator(seed: 5)
+        var generator = SplitMix(5)
         for _ in 0..<300 {
             let text = generator.text(length: Int.random(in: 0...200, using: &generator))
             let ids = try tokenizer.encode(text, addSpecialTokens: false)
@@ -22,7 +22,7 @@ import Testing
     func rawBytesGiveTheTokensOfTheirSpelling(name: String) throws {
         let style = try Goldens.style(name)
         let (fast, slow) = (try style.tokenizer(), try style.tokenizer(prefersRawBytes: false))
-        var generator = SeededGenerator(seed: 6)
+        var generator = SplitMix(6)
         for _ in 0..<200 {
             let text = generator.text(length: Int.random(in: 0...150, using: &generator))
             #expect(try fast.encode(text) == slow.encode(text), "\(text.debugDescription)")
@@ -31,7 +31,7 @@ import Testing
 
     @Test func invalidBytesCountAsReplacementCharacters() throws {
         let tokenizer = try Goldens.style("gpt2").tokenizer()
-        var generator = SeededGenerator(seed: 7)
+        var generator = SplitMix(7)
         for _ in 0..<500 {
             let bytes = (0..<Int.random(in: 0...40, using: &generator)).map { _ in
                 UInt8.random(in: 0...255, using: &generator)
@@ -46,7 +46,7 @@ import Testing
     @Test func arbitraryIdsStreamToWhatTheyDecodeTo() throws {
         for style in try Goldens.styles() {
             let tokenizer = try style.tokenizer()
-            var generator = SeededGenerator(seed: 8)
+            var generator = SplitMix(8)
             for _ in 0..<200 {
                 let ids = (0..<Int.random(in: 0...20, using: &generator)).map { _ in
                     Int32.random(in: -2...Int32(tokenizer.vocabularySize + 1), using: &generator)
@@ -62,7 +62,7 @@ import Testing
     }
 
     @Test func theHeapMergesAsScanningDoes() throws {
-        var generator = SeededGenerator(seed: 9)
+        var generator = SplitMix(9)
         for round in 0..<300 {
             // Symbols 0..<6 and what random pairs of earlier tokens merge to.
             var table = MergeTable(capacity: 60)
@@ -91,7 +91,7 @@ import Testing
 
     @Test func theCacheNeverMixesWordsUp() {
         let cache = WordCache()
-        var generator = SeededGenerator(seed: 10)
+        var generator = SplitMix(10)
         // Far more words than the cache holds, in lengths on both sides of every border.
         for _ in 0..<200_000 {
             let length = Int.random(in: 1...WordCache.maximumKeyLength, using: &generator)

@@ -88,7 +88,7 @@ import Testing
 
     @Test func mutatedBytesNeverTrap() throws {
         let original = Array(Self.document.text(indent: nil).utf8)
-        var generator = SeededGenerator(seed: 1)
+        var generator = SplitMix(1)
         var (loaded, refused) = (0, 0)
         for _ in 0..<2500 {
             var bytes = original
@@ -121,7 +121,7 @@ import Testing
             ["a", "b", "c"], [:], ["type": "Fuse"], ["String": ""], ["Regex": "x*"], ["a": 0],
             ["type": "ByteLevel", "add_prefix_space": true],
         ]
-        var generator = SeededGenerator(seed: 2)
+        var generator = SplitMix(2)
         var (loaded, refused) = (0, 0)
         for _ in 0..<2500 {
             var document = Self.document
@@ -135,7 +135,7 @@ import Testing
 
     /// `json` with one value somewhere replaced, removed or repeated.
     private func mutated(
-        _ json: JSON, _ values: [JSON], _ generator: inout SeededGenerator
+        _ json: JSON, _ values: [JSON], _ generator: inout SplitMix
     ) -> JSON {
         let stops = Int.random(in: 0..<8, using: &generator) == 0
         switch json {

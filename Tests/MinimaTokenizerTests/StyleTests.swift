@@ -72,7 +72,7 @@ import Testing
         members["model"] = .object(model)
         let cutting = try style.tokenizer()
         let whole = try Tokenizer(tokenizerJSON: .object(members))
-        var generator = SeededGenerator(seed: 11)
+        var generator = SplitMix(11)
         for _ in 0..<200 {
             var text = generator.text(length: Int.random(in: 30...300, using: &generator))
             for word in ["▁", " ", "the", " water", "▁▁", "\n"] where Bool.random(using: &generator)

@@ -128,7 +128,7 @@ extension FormatChecker {
 
 /// Sizes and specifications that a damaged or malicious file might state.
 struct HostileNumbers {
-    private var numbers = SampleNumbers(state: 0xF0)
+    private var numbers = SplitMix(0xF0)
     private let choices = [
         0, -1, 1, 1, 2, 3, 4, 6, 8, 12, 24, 36, 1 << 20, 1 << 31, 1 << 44, 1 << 62, Int.max,
         Int.min,

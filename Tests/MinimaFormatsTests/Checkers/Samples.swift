@@ -2,19 +2,6 @@ import MinimaCore
 import MinimaFormats
 import MinimaTensor
 
-/// SplitMix64: the same numbers on every machine.
-struct SampleNumbers: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-}
-
 /// Matrices to decompose and vectors to multiply.
 enum Samples {
     /// Sizes with many divisors, without any, long, flat and single.
