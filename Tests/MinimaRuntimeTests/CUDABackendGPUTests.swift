@@ -49,7 +49,7 @@ struct CUDABackendGPUTests {
     }
 
     /// A model of two layers with random weights, every site stored in one way.
-    private func model(_ way: String) throws -> RandomWeights {
+    func model(_ way: String) throws -> RandomWeights {
         let sizes: [(JSON.Name, JSON)] = [
             ("model_type", .string("qwen3")), ("dtype", .string("bfloat16")),
             ("tie_word_embeddings", .bool(false)), ("hidden_act", .string("silu")),
@@ -73,7 +73,7 @@ struct CUDABackendGPUTests {
         return try RandomWeights(config, path: "test", seed: 7, plan: plan)
     }
 
-    private func tokens(_ count: Int, seed: UInt64, vocabulary: Int = 1000) -> [Int32] {
+    func tokens(_ count: Int, seed: UInt64, vocabulary: Int = 1000) -> [Int32] {
         var state = seed
         return (0..<count).map { _ in
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407

@@ -124,6 +124,8 @@ struct CUDASpeculationGPUTests {
             backend, requests, count: count, numbers: [3], propose: { _, _ in [] })
         #expect(slow == count - 1)
         let right = expected.enumerated().map { requests[$0.offset].prompt + $0.element.map(\.id) }
+        // A logit's and the normaliser's own two roundings of a bfloat16 stream at logits of this size.
+        let tolerance = Float(try 2 * NearTie.margin(exact.lastLogits(requests[1].prompt)))
         func oracle(_ index: Int, _ tokens: [Int32]) -> [Int32] {
             Array(right[index].dropFirst(tokens.count).prefix(3))
         }
@@ -146,8 +148,7 @@ struct CUDASpeculationGPUTests {
                 for (token, peer) in zip(own, other).prefix(while: { $0.id == $1.id }) {
                     #expect((token.logprob == nil) == (peer.logprob == nil))
                     #expect(token.alternatives.count == peer.alternatives.count)
-                    // Logits of bfloat16 streams.
-                    #expect(abs((token.logprob ?? 0) - (peer.logprob ?? 0)) < 0.2)
+                    #expect(abs((token.logprob ?? 0) - (peer.logprob ?? 0)) <= tolerance)
                 }
             }
             return (common == requests.count * count, steps)
@@ -250,19 +251,10 @@ struct CUDASpeculationGPUTests {
         _ found: Tensor, _ model: any LanguageModel, _ rounding: any LanguageModel,
         _ sequence: [Int32]
     ) throws -> (found: Double, usual: Double) {
-        func last(_ model: any LanguageModel) throws -> Tensor {
-            let input = try Tensor(sequence.map(Int64.init), shape: [1, sequence.count])
-                .to(model.device)
-            return try withoutGradients {
-                let hidden = try model.run(input)
-                return try model.logits(hidden.select(1, sequence.count - 1))
-                    .to(dtype: .float32).to(.cpu)
-            }
-        }
-        let expected = try last(model)
+        let expected = try model.lastLogits(sequence)
         let size = try expected.norm().item()
         let error = try (found - expected).norm().item() / size
-        let usual = try (last(rounding) - expected).norm().item() / size
+        let usual = try (rounding.lastLogits(sequence) - expected).norm().item() / size
         return (error * error, usual * usual)
     }
 
@@ -270,11 +262,15 @@ struct CUDASpeculationGPUTests {
     /// and of the context, and ends at stop tokens.
     @Test func theEngineGivesTheSame() throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
+        let exact = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
         let kernels = kernels
         var random = SplitMix(6)
         let phrase = random.tokens(10...10, below: 500)
         let prompts = (0..<6).map { index in
             (0...index % 3).flatMap { _ in phrase } + random.tokens(1...9, below: 500)
+        }
+        func sampling(_ index: Int) throws -> SamplingParameters {
+            try SamplingParameters(frequencyPenalty: index == 2 ? 0.3 : 0)
         }
         func run(_ speculation: Speculation) throws -> [[Int32]] {
             let engine = try Engine(EngineOptions(speculation: speculation)) {
@@ -289,18 +285,23 @@ struct CUDASpeculationGPUTests {
                 try engine.submit(
                     GenerationRequest(
                         prompt: prompt, maxTokens: index == 1 ? 500 : 40,
-                        sampling: SamplingParameters(
-                            frequencyPenalty: index == 2 ? 0.3 : 0), stop: index == 3 ? [0] : []))
+                        sampling: sampling(index), stop: index == 3 ? [0] : []))
             }
             return try handles.map { try $0.wait().ids }
         }
         let expected = try run(.off)
         for speculation in [Speculation.fixed(3), .automatic] {
             let found = try run(speculation)
-            let common = zip(found, expected).reduce(0) { sum, pair in
-                sum + zip(pair.0, pair.1).prefix { $0 == $1 }.count
+            var same = 0
+            for (index, (own, other)) in zip(found, expected).enumerated() {
+                same += zip(own, other).prefix { $0 == $1 }.count
+                guard own != other else { continue }
+                #expect(
+                    try NearTie.explains(
+                        (own, other), prompt: prompts[index], sampling(index), exact),
+                    "\(speculation): request \(index)")
             }
-            #expect(common >= expected.reduce(0) { $0 + $1.count } * 6 / 10, "\(speculation)")
+            #expect(same > 0, "\(speculation)")
             // To the end of the context, one; as many as it asked for, others.
             #expect(found[1].count == 128 - prompts[1].count)
             for index in [0, 2, 4, 5] { #expect(found[index].count == 40) }

@@ -68,7 +68,11 @@ public struct SamplingKernel: Sendable {
         residentBlocks =
             try sample.blocksPerMultiprocessor(block: Self.block) * context.multiprocessors
         workspace = try KernelError.wrapping { () throws(TensorError) in
-            try Tensor.zeros([rows, Self.workspaceBytes], dtype: .uint8, device: context.device)
+            let zeros = try Tensor.zeros(
+                [rows, Self.workspaceBytes], dtype: .uint8, device: context.device)
+            // Written on another stream than the ones that launches will use.
+            try context.device.synchronize()
+            return zeros
         }
         self.vocabulary = vocabulary
         self.rows = rows

@@ -97,5 +97,7 @@ public struct SamplingState: Sendable {
         masks = try zeros([slots, 1 + Self.maskWords(vocabulary)], .int32)
         history =
             keepsHistory ? try zeros([slots, Self.historyStride(vocabulary)], .int16) : nil
+        // The zeros were written on another stream than the ones that launches will use.
+        try device.synchronize()
     }
 }
