@@ -4,10 +4,10 @@ SWIFT ?= swift
 RATIO ?= 0.35
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-asan demo bench bench-peers format lint dist check-dist clean
+.PHONY: help setup build test test-asan test-sanitizer demo bench bench-peers format lint dist check-dist clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs: apt packages, libtorch and xgrammar under .deps/
 	@Scripts/setup.sh
@@ -23,6 +23,9 @@ test: setup ## every test; those that need a GPU skip themselves where there is 
 
 test-asan: setup ## the tensor tests under AddressSanitizer, leaks included
 	@Scripts/test-asan.sh
+
+test-sanitizer: setup ## the GPU's tests under compute-sanitizer (needs a GPU; many minutes)
+	@Scripts/test-sanitizer.sh
 
 demo: build ## compress, evaluate and sample the example model; results under demo/
 	@Scripts/demo.sh $(RATIO)

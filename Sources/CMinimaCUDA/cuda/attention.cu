@@ -187,7 +187,7 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
             if (global) break;
             bulk_copy_fence();
             barrier_sync(1, 32 * WARPS);
-            if (MERGE_IN_RING && last >= 0 && lane == 0) {
+            if (MERGE_IN_RING && last >= 0 && (RACECHECK || lane == 0)) {
                 u32 slot = 2 * (streamed + last) % SLOTS;
                 mbarrier_arrive(empty + 8 * slot);
                 mbarrier_arrive(empty + 8 * slot + 8);

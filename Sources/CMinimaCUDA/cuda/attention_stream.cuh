@@ -7,7 +7,7 @@ DEVICE void init_ring(u8* shared) {
     u32 full = shared_address(shared + BARRIERS_AT), empty = full + 8 * SLOTS;
     for (u32 slot = 0; slot < SLOTS; slot++) {
         mbarrier_init(full + 8 * slot, HAS_BULK_COPY ? 1 : 32);
-        mbarrier_init(empty + 8 * slot, SETS);
+        mbarrier_init(empty + 8 * slot, SETS * WARP_ARRIVALS);
     }
     mbarrier_init_fence();
 }

@@ -122,6 +122,19 @@ DEVICE void mbarrier_arrive(u32 barrier) {
                  : "memory");
 }
 
+/// What a barrier counts for one `mbarrier_arrive_warp`. RACECHECK: every lane arrives, as
+/// compute-sanitizer's racecheck does not know that a lane arrives for those it has synchronised with.
+#ifndef RACECHECK
+#define RACECHECK 0
+#endif
+#define WARP_ARRIVALS (RACECHECK ? 32 : 1)
+
+/// Arrives for all lanes of the calling warp, once what they read and wrote is done.
+DEVICE void mbarrier_arrive_warp(u32 barrier, i32 lane) {
+    __syncwarp();
+    if (RACECHECK || lane == 0) mbarrier_arrive(barrier);
+}
+
 /// Arrives, and lets the phase wait for `bytes` bytes of bulk copies.
 DEVICE void mbarrier_expect(u32 barrier, u32 bytes) {
 #if HAS_BULK_COPY

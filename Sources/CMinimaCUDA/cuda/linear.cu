@@ -223,8 +223,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
                 own[0] = own[1] = own[2] = own[3] = 0.0f;
             }
 #endif
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(summed_barrier(buffer));
+            mbarrier_arrive_warp(summed_barrier(buffer), lane);
             tiles += 1;
         }
     }

@@ -159,8 +159,7 @@ DEVICE void finish_run(const Destination& to, float factor, float* workspace, u6
             Four totals[SETS];
             gather((const Four*)(shared + SUMS_AT) + buffer * (WARPS * WARP_SETS * SET_LANES),
                    totals);
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(taken_barrier(buffer));
+            mbarrier_arrive_warp(taken_barrier(buffer), lane);
             parity ^= buffer;
             buffer ^= 1;
             if (CHUNKS > 1) {

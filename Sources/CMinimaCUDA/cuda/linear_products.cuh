@@ -62,8 +62,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
             }
         }
     }
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(empty);
+    mbarrier_arrive_warp(empty, lane);
 }
 #elif WEIGHT == 4
 /// What a warp reads of one step of 64 columns.
@@ -156,8 +155,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
     const bool some = full || first * STEP < columns;
     Step step;
     if (some) step.load(stage, x, first, lane);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(empty);
+    mbarrier_arrive_warp(empty, lane);
     if (some) step.accumulate(sums);
 #else
     if (full) {
@@ -175,8 +173,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
             step.accumulate(sums);
         }
     }
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(empty);
+    mbarrier_arrive_warp(empty, lane);
 #endif
 }
 #endif
@@ -353,16 +350,10 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, con
         const i32 left = full ? MINIMUM(WARP_BLOCKS - i, SPAN_BLOCKS) : count - i;
         const i32 at = first + i * TILE_WARPS;
         if (some) span.load<full>(stage + at * BLOCK_BYTES, left, place);
-        if (once) {
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(empty);
-        }
+        if (once) mbarrier_arrive_warp(empty, lane);
         if (some) span.accumulate<full>(sums, block + at, left, place);
     }
-    if (!once) {
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(empty);
-    }
+    if (!once) mbarrier_arrive_warp(empty, lane);
 }
 
 /// Leaves the warp's sums of a tile on its shelf, and begins anew.

@@ -20,11 +20,11 @@ DEVICE u32 taken_barrier(i32 buffer) {
 DEVICE void init_barriers() {
     for (i32 slot = 0; slot < DEPTH; ++slot) {
         mbarrier_init(full_barrier(slot), HAS_BULK_COPY ? 1 : 32);
-        mbarrier_init(empty_barrier(slot), WARPS);
+        mbarrier_init(empty_barrier(slot), WARPS * WARP_ARRIVALS);
     }
     for (i32 buffer = 0; buffer < 2; ++buffer) {
-        mbarrier_init(summed_barrier(buffer), WARPS);
-        mbarrier_init(taken_barrier(buffer), 1);
+        mbarrier_init(summed_barrier(buffer), WARPS * WARP_ARRIVALS);
+        mbarrier_init(taken_barrier(buffer), WARP_ARRIVALS);
     }
     mbarrier_init(x_barrier(), 1);
     mbarrier_init_fence();
