@@ -120,9 +120,10 @@ let package = Package(
             name: "MinimaCheckpointTests", dependencies: ["MinimaCheckpoint", "MinimaCore"]),
         .testTarget(name: "MinimaTokenizerTests", dependencies: ["MinimaTokenizer", "MinimaCore"]),
         .testTarget(name: "MinimaTemplateTests", dependencies: ["MinimaTemplate", "MinimaCore"]),
+        .target(name: "CKernelFunctions", path: "Tests/CKernelFunctions"),
         .testTarget(
             name: "MinimaKernelsTests",
-            dependencies: ["MinimaKernels", "MinimaTensor", "MinimaCore"]),
+            dependencies: ["MinimaKernels", "MinimaTensor", "MinimaCore", "CKernelFunctions"]),
         .testTarget(
             name: "MinimaFormatsTests",
             dependencies: ["MinimaFormats", "MinimaTensor", "MinimaCore"]),

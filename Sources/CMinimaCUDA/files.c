@@ -31,6 +31,9 @@ static const minima_cuda_file files[] = {
     {"common.cuh", (const unsigned char[]){
 #embed "cuda/common.cuh" suffix(, 0)
     }},
+    {"float8.cuh", (const unsigned char[]){
+#embed "cuda/float8.cuh" suffix(, 0)
+    }},
     {"keyvalue.cuh", (const unsigned char[]){
 #embed "cuda/keyvalue.cuh" suffix(, 0)
     }},

@@ -1,5 +1,5 @@
 extension FormatSpec {
-    /// A short name for tables and charts: `interpolative`, `int4`, `int4u` (equally spaced levels),
+    /// A short name for tables and charts: `interpolative`, `int4`, `int4u` (equally spaced levels), `fp8`,
     /// `int8 tt`, `lowrank + sparse`, `blocks of tt, tucker`.
     public var title: String {
         title(depth: 1)
@@ -10,9 +10,10 @@ extension FormatSpec {
         let inner = parts.map { $0.title(depth: depth + 1) }
         switch format {
         case "quantized":
+            let kind = levels == .float8 ? "fp" : "int"
             let spacing = levels == .uniform ? "u" : ""
-            let bits = "int\(bits.map(String.init) ?? "")\(spacing)"
-            return ([bits] + inner.filter { $0 != "dense" }).joined(separator: " ")
+            let codes = "\(kind)\(bits.map(String.init) ?? "")\(spacing)"
+            return ([codes] + inner.filter { $0 != "dense" }).joined(separator: " ")
         case "sum": return inner.joined(separator: " + ")
         case "blocks":
             var kinds: [String] = []

@@ -15,18 +15,32 @@ public struct FormatSpec: Sendable, Hashable, Codable {
     public var bits: Int?
     /// Neighbouring values of a row that share one scale, in formats that quantise.
     public var groupSize: Int?
-    /// How the values that codes stand for are spaced, in formats that quantise; `normal` with 8 bits,
-    /// where it makes no difference.
+    /// How the values that codes stand for are spaced, in formats that quantise; never `uniform` with
+    /// 8 bits, where `normal` is the same.
     public var levels: Levels
     /// What a composite format is made of.
     public var parts: [FormatSpec]
 
-    /// The values that codes stand for. With 8 bits both are the same.
+    /// The values that codes stand for.
     public enum Levels: String, Sendable, Hashable, Codable, CaseIterable {
-        /// Those that leave a normal distribution the least error: denser around 0.
+        /// Those that leave a normal distribution the least error: denser around 0; with 8 bits
+        /// equally spaced.
         case normal
         /// Equally spaced: more error at the same bytes, and less arithmetic to decode.
         case uniform
+        /// Of 8 bits: the numbers of float8's e4m3 (Micikevicius et al. 2022, "FP8 formats for deep
+        /// learning"; OCP 8-bit floating point specification, 2023), codes being their bits.
+        case float8
+
+        /// These levels for codes of `bits` bits, where there are such: with 8 bits `uniform` is
+        /// `normal`, with others `float8` is.
+        public func fitting(bits: Int) -> Levels {
+            switch self {
+            case .normal: .normal
+            case .uniform: bits == 8 ? .normal : .uniform
+            case .float8: bits == 8 ? .float8 : .normal
+            }
+        }
     }
 
     /// A specification; whether it suits a weight is checked by its format. Equal ones describe the
@@ -42,7 +56,7 @@ public struct FormatSpec: Sendable, Hashable, Codable {
         self.ranks = ranks
         self.bits = bits
         self.groupSize = groupSize
-        self.levels = bits == 8 ? .normal : levels
+        self.levels = bits == 8 && levels == .uniform ? .normal : levels
         self.parts = parts
     }
 }

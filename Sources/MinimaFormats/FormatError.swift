@@ -20,6 +20,7 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
     case tooDeep(format: String)
     case badIndices(format: String, name: String, count: Int, limit: Int)
     case wrongBits(format: String, found: Int?, allowed: [Int])
+    case wrongLevels(format: String, found: FormatSpec.Levels, bits: Int)
     case wrongGroupSize(format: String, found: Int)
     case wrongParts(format: String, found: [String], needed: String)
 
@@ -86,6 +87,11 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
             """
             \(format) stores codes of \(allowed.map(String.init).joined(separator: ", ")) bits; \
             \(found.map { "\($0) were asked for" } ?? "the specification states no bits")
+            """
+        case .wrongLevels(let format, let found, let bits):
+            """
+            \(format) has \(found.rawValue) levels for codes of 8 bits only, and \(bits) were asked for; \
+            take 8 bits, or \(FormatSpec.Levels.normal.rawValue) levels
             """
         case .wrongGroupSize(let format, let found):
             "\(format) needs groups of 1 value or more; a group size of \(found) was given"

@@ -27,8 +27,8 @@ public struct RandomWeights: WeightSource {
         case codes
         /// Codes of scales within four octaves.
         case scales
-        /// The largest scale of a matrix that sums `terms` products.
-        case base(terms: Int)
+        /// The largest scale of a matrix that sums `terms` products with numbers of these levels.
+        case base(terms: Int, levels: FormatSpec.Levels)
         /// Values of which a row sums `terms`.
         case values(terms: Int)
         /// Ascending places below `limit`.
@@ -124,7 +124,8 @@ public struct RandomWeights: WeightSource {
             } else if item.dtype == nil, isQuantized {
                 kinds["\(name).codes"] = .codes
                 kinds["\(name).scales"] = .scales
-                kinds["\(name).base"] = .base(terms: Self.terms(item.shape))
+                kinds["\(name).base"] = .base(
+                    terms: Self.terms(item.shape), levels: spec.levels)
             } else if inner.format == Sparse.name {
                 kinds[name] = .places(limit: outputs * inputs)
             } else if item.dtype != nil {
@@ -188,10 +189,12 @@ public struct RandomWeights: WeightSource {
         case .scales:
             let bytes = try Tensor.randomBytes(shape, device: device, generator: generator)
             return try shiftRightOperator(.tensor(bytes), .int(2))
-        case .base(let terms):
-            // Root mean squares: 0.43 of scales over four octaves, 0.58 of equally spaced levels.
+        case .base(let terms, let levels):
+            // Root mean squares: 0.43 of scales over four octaves, 0.58 of equally spaced levels, 0.24
+            // of those that random bits are in e4m3.
             return try .full(
-                shape, 4 / Double(terms).squareRoot(), dtype: .float32, device: device)
+                shape, (levels == .float8 ? 10 : 4) / Double(terms).squareRoot(), dtype: .float32,
+                device: device)
         case .values(let terms):
             return try normal(shape, terms: terms, on: device, generator: generator)
         case .places(let limit):

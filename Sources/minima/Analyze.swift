@@ -47,8 +47,9 @@ struct Analyze: ParsableCommand {
 
     @Option(
         help: """
-            Levels of the codes that options are listed with: normal, or uniform, which decode with \
-            less arithmetic and leave more error.
+            Levels of the codes that options are listed with: normal; uniform, which decode with \
+            less arithmetic and leave more error; or float8, by which codes of 8 bits are e4m3 and \
+            others normal.
             """)
     var levels = FormatSpec.Levels.normal
 

@@ -35,11 +35,11 @@ struct Bench: ParsableCommand {
         parsing: .upToNextOption,
         help: """
             With --shape or --sizes, how the weights are stored: \
-            FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]], as dense, interpolative:0.383, \
-            tt:0.383@mlp:int8, dense:int4u, dense:int4+head8. SHARE of the linear layers' parameters is \
-            removed, from those with PART in their names; codes share a scale in groups of 64, and with \
-            u their levels are equally spaced; the output projection is in bfloat16 or in codes of its \
-            own. Default: dense.
+            FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8], as dense, \
+            interpolative:0.383, tt:0.383@mlp:int8, dense:int4u, dense:fp8, dense:int4+head8. SHARE of \
+            the linear layers' parameters is removed, from those with PART in their names; codes share \
+            a scale in groups of 64, and with u their levels are equally spaced, with fp8 those of \
+            float8 (e4m3); the output projection is in bfloat16 or in codes of its own. Default: dense.
             """)
     var weights: [WeightChoice] = []
 

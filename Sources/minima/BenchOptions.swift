@@ -7,7 +7,7 @@ import MinimaModels
 import MinimaRuntime
 import MinimaStages
 
-/// Codes of weights: `intBITS`, with a `u` behind it equally spaced.
+/// Codes of weights: `intBITS`, with a `u` behind it equally spaced, or `fp8`.
 struct CodeChoice: Hashable, ExpressibleByArgument {
     var bits: Int
     var levels = FormatSpec.Levels.normal
@@ -16,8 +16,12 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
         self.bits = bits
     }
 
-    /// Reads `int4`, `int4u`.
+    /// Reads `int4`, `int4u`, `fp8`.
     init?(_ text: some StringProtocol) {
+        guard text != Self.float8 else {
+            (bits, levels) = (8, .float8)
+            return
+        }
         guard text.hasPrefix("int") else { return nil }
         var digits = Substring(text.dropFirst(3))
         if digits.last == "u" {
@@ -28,10 +32,17 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
         self.bits = bits
     }
 
-    /// Reads `int4`, `int4u`.
+    /// Reads `int4`, `int4u`, `fp8`.
     init?(argument: String) {
         self.init(argument)
     }
+
+    /// What follows `+head` in `dense:int4+head8`: what codes are called, without `int`.
+    init?(head text: some StringProtocol) {
+        self.init(text == Self.float8 ? String(text) : "int\(text)")
+    }
+
+    private static let float8 = "fp8"
 
     /// Throws unless codes can have these bits.
     ///
@@ -53,7 +64,8 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
     }
 }
 
-/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES][+headCODES]`, the last without `int`.
+/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES][+headCODES]`, the last without
+/// `int`.
 struct WeightChoice: Hashable, ExpressibleByArgument {
     var format: String
     /// Share of the linear layers' parameters that is removed.
@@ -79,7 +91,7 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         var layers = argument[...]
         if let plus = argument.lastIndex(of: "+") {
             let text = argument[argument.index(after: plus)...]
-            guard text.hasPrefix("head"), let codes = CodeChoice("int\(text.dropFirst(4))") else {
+            guard text.hasPrefix("head"), let codes = CodeChoice(head: text.dropFirst(4)) else {
                 return nil
             }
             head = codes

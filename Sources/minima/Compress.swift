@@ -40,7 +40,8 @@ struct Compress: ParsableCommand {
     @Option(
         help: """
             Store the output projection as codes in groups of 64: int8, int4…, with a u behind it \
-            at equally spaced levels; in place of what a plan says of it. The embedding of a tied model stays as it is.
+            at equally spaced levels, or fp8; in place of what a plan says of it. The embedding of a \
+            tied model stays as it is.
             """)
     var head: CodeChoice?
 

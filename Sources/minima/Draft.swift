@@ -280,7 +280,11 @@ struct DraftCompress: ParsableCommand {
     @Option(help: "Neighbouring weights that share a scale.")
     var groupSize = 64
 
-    @Option(help: "Levels of the codes: normal, or uniform, which decode with less arithmetic.")
+    @Option(
+        help: """
+            Levels of the codes: normal; uniform, which decode with less arithmetic; or, with 8 bits, \
+            float8 (e4m3).
+            """)
     var levels = FormatSpec.Levels.normal
 
     @Option(help: "Share of the layers' parameters to remove, between 0 and 1.")

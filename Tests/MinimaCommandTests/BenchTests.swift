@@ -60,12 +60,16 @@ struct BenchTests {
         "ways of storing weights that do not exist",
         arguments: [
             ("", ["--weights"]),
-            ("dense:", ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]"]),
-            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS[u]]"]),
+            (
+                "dense:",
+                ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]"]
+            ),
+            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
             ("dense:int4:0.3", ["'dense:int4:0.3'"]), ("dense:int4uu", ["'dense:int4uu'"]),
-            ("dense:int4+", ["'dense:int4+'"]),
+            ("dense:int4+", ["'dense:int4+'"]), ("dense:fp4", ["'dense:fp4'"]),
+            ("dense:fp8u", ["'dense:fp8u'"]), ("dense+headint8", ["'dense+headint8'"]),
             ("dense+tail8", ["'dense+tail8'"]),
             ("dense+head", ["'dense+head'"]),
             ("dense+head8+head8", ["dense+head8", "lowrank"]),
@@ -113,7 +117,8 @@ struct BenchTests {
             "dense", "dense:int2", "dense:int8", "dense:int4u", "interpolative:0.383",
             "tt:0.383:int8",
             "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4", "dense+head8",
-            "dense:int4u+head6", "interpolative:0.383@mlp+head4u",
+            "dense:int4u+head6", "interpolative:0.383@mlp+head4u", "dense:fp8",
+            "interpolative:0.383@mlp:fp8+headfp8",
         ])
     func withoutAGPU(choice: String) throws {
         let scratch = try Scratch()
@@ -156,7 +161,8 @@ struct BenchTests {
         for text in [
             "USAGE: minima bench", "--shape",
             "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]][+headBITS[u]]", "Default: dense.",
+            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]",
+            "Default: dense.",
             "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",

@@ -96,6 +96,11 @@ import Testing
         #expect(eight == FormatSpec(format: "quantized", bits: 8) && eight.title == "int8")
         let named: JSON = ["format": "quantized", "bits": 8, "levels": "uniform"]
         #expect(try FormatSpec(json: named) == eight)
+        let float8 = FormatSpec(format: "quantized", bits: 8, levels: .float8)
+        #expect(float8 != eight && float8.title == "fp8" && float8.json["levels"] == "float8")
+        #expect(try FormatSpec(json: float8.json) == float8)
+        let fitting = FormatSpec.Levels.allCases.map { [$0.fitting(bits: 4), $0.fitting(bits: 8)] }
+        #expect(fitting == [[.normal, .normal], [.uniform, .normal], [.normal, .float8]])
         for value in ["even", "", 4, true, .null, [2]] as [JSON] {
             #expect(throws: FormatSpecError.badValue(key: "levels"), "\(value)") {
                 try stored("levels", value)

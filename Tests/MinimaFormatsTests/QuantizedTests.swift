@@ -138,7 +138,7 @@ import Testing
     /// A matrix whose values are levels times scales is stored without loss.
     @Test func representableIsExact() throws {
         for (bits, kind) in Codebook.allowedBits.flatMap({ bits in
-            FormatSpec.Levels.allCases.map { (bits, $0) }
+            FormatSpec.Levels.allCases.filter { $0 != .float8 || bits == 8 }.map { (bits, $0) }
         }) {
             let levels = Codebook.values(bits: bits, levels: kind)
             let count = levels.count
@@ -169,6 +169,17 @@ import Testing
             ) {
                 try Quantized.layout(spec(bits, 8, nil), outputs: 4, inputs: 4)
             }
+        }
+        for bits in Codebook.allowedBits {
+            var spec = spec(bits, 8, nil)
+            spec.levels = .float8
+            guard bits != 8 else {
+                #expect(try Quantized.layout(spec, outputs: 4, inputs: 4).count == 3)
+                continue
+            }
+            let error = FormatError.wrongLevels(format: "quantized", found: .float8, bits: bits)
+            #expect(throws: error) { try Quantized.layout(spec, outputs: 4, inputs: 4) }
+            #expect("\(error)".contains("float8") && "\(error)".contains("\(bits) were asked"))
         }
         for groupSize in [Int.min, -1, 0] {
             #expect(throws: FormatError.self) {

@@ -153,6 +153,11 @@ import Testing
             weight, metric: nil, bits: [3], groupSizes: [16], levels: .uniform)
         #expect(uniform[0].spec.levels == .uniform && plain[0].spec.levels == .normal)
         #expect(uniform[0].squaredError > plain[0].squaredError)
+        // Levels that codes of 4 bits cannot have are normal for these.
+        let float8 = try Quantized.candidates(
+            weight, metric: nil, bits: [4, 8], groupSizes: [16], levels: .float8)
+        #expect(float8.map(\.spec.levels) == [.normal, .float8])
+        #expect(float8[1].squaredError < float8[0].squaredError)
         #expect(throws: FormatError.self) {
             try Quantized.candidates(weight, metric: nil, bits: [7], groupSizes: [16])
         }

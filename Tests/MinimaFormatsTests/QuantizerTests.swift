@@ -92,9 +92,39 @@ import Testing
         #expect(errors[0] < errors[1] && errors[1] < errors[2], "\(errors)")
     }
 
+    /// Codes are e4m3's bits, and rounding is its own, by libtorch.
+    @Test func float8LevelsAreThoseOfE4M3() throws {
+        let book = try Codebook(bits: 8, levels: .float8, device: .cpu)
+        let levels = Codebook.values(bits: 8, levels: .float8)
+        let numbers: [Float] = try Array(UInt8.min...UInt8.max).withUnsafeBytes { bytes in
+            try Tensor(bytes: bytes, shape: [256], dtype: .float8e4m3).to(dtype: .float32).values()
+        }
+        for (code, number) in numbers.enumerated() {
+            let finite = number.isNaN ? Float(signOf: number, magnitudeOf: 448) : number
+            #expect(levels[code] == finite / 448 && levels[code].sign == number.sign)
+        }
+        let codes = try book.codes(Tensor(levels)).values(as: Int64.self)
+        var expected = (0..<256).map(Int64.init)
+        (expected[0x7F], expected[0x80], expected[0xFF]) = (0x7E, 0, 0xFE)
+        #expect(codes == expected)
+        // Between neighbours, but for the middle, where it has a rule of its own.
+        let finite = numbers.filter { !$0.isNaN }.sorted()
+        var between: [Float] = []
+        for (low, high) in zip(finite, finite.dropFirst()) {
+            for share in [0.25, 0.4375, 0.5625] as [Float] {
+                between.append(low + (high - low) * share)
+            }
+        }
+        let values = try Tensor(between + [-448, 448])
+        let cast = try values.to(dtype: .float8e4m3).to(dtype: .float32)
+        let found = try book.values(book.codes(values / 448)) * 448
+        #expect(try (found - cast).abs().max().item() <= 448 * 0x1p-23)
+    }
+
     @Test func roundingIsToTheNearest() throws {
-        for bits in Codebook.allowedBits {
-            let book = try Codebook(bits: bits, device: .cpu)
+        let kinds = Codebook.allowedBits.map { ($0, FormatSpec.Levels.normal) } + [(8, .float8)]
+        for (bits, levels) in kinds {
+            let book = try Codebook(bits: bits, levels: levels, device: .cpu)
             let values = try Samples.normal([500], seed: 2).to(dtype: .float32)
             let rounded = try book.rounded(values, scales: Tensor([1.5] as [Float]))
             let levels = try (book.levels * 1.5).unsqueeze(1)
@@ -138,9 +168,10 @@ import Testing
             .deletingLastPathComponent().appending(path: "Goldens/quantizers/quantizers.json")
         let cases = try #require(
             try JSON(parsing: Array(Data(contentsOf: file)))["cases"]?.array)
-        #expect(cases.count >= 9)
+        #expect(cases.count >= 10)
         for golden in cases {
             let bits = try #require(golden["bits"]?.int)
+            let levels = try #require(golden["levels"]?.string.flatMap(FormatSpec.Levels.init))
             let weight = try Self.matrix(golden["weight"]) / 128
             let x = try Self.matrix(golden["inputs"])
             let moment = try x.transpose().matmul(x) / Double(x.shape[0])
@@ -152,7 +183,7 @@ import Testing
             #expect(try grid.base.item() == golden["base"]?.double)
             let columns = weight.shape[1]
             let quantizer = GPTQ(
-                codebook: try Codebook(bits: bits, device: .cpu), grid: grid,
+                codebook: try Codebook(bits: bits, levels: levels, device: .cpu), grid: grid,
                 groupSize: min(try #require(golden["group_size"]?.int), columns))
             let search = MatrixQuantizer(
                 chunks: try #require(golden["chunks"]?.int), sweeps: 0)
@@ -161,7 +192,7 @@ import Testing
             #expect(found.count == 1)
             let codes = try quantizer.codes(found[0]).transpose()
             let expected = try Self.matrix(golden["codes"]).to(dtype: .int64)
-            #expect(try codes.isIdentical(to: expected), "\(bits) bits, \(weight.shape)")
+            #expect(try codes.isIdentical(to: expected), "\(bits) bits, \(levels), \(weight.shape)")
             let scales = try Self.matrix(golden["scales"]).to(dtype: .int64)
             #expect(try found[0].scales.transpose().isIdentical(to: scales))
         }

@@ -85,10 +85,12 @@ extension DecodeLinearGPUTests {
         (2, 96, 500, 64), (3, 100, 1003, 64), (4, 101, 1000, 96), (8, 80, 1100, 128),
     ])
     func codesAreExpanded(_ bits: Int, _ rows: Int, _ columns: Int, _ group: Int) throws {
-        for isUniform in bits == 8 ? [true] : [false, true] {
+        for isUniform in [false, true] {
             try expand(bits, rows, columns, group, isUniform: isUniform)
         }
     }
+
+    /// - Parameter isUniform: Whether levels are equally spaced; else those of 8 bits are e4m3's.
 
     private func expand(
         _ bits: Int, _ rows: Int, _ columns: Int, _ group: Int, isUniform: Bool
@@ -96,7 +98,8 @@ extension DecodeLinearGPUTests {
         try stream.use {
             let weights = try weights(
                 bits, rows: rows, columns: columns, group: group,
-                slots: .swiglu(half: rows / 2, stored: true), isUniform: isUniform)
+                slots: .swiglu(half: rows / 2, stored: true), isUniform: isUniform,
+                isFloat8: bits == 8 && !isUniform)
             let count = rows / 2 * 2
             let pitch = (columns + 7) / 8 * 8
             let out = try Tensor.full(

@@ -52,6 +52,8 @@ struct DecodeLinearGPUTests {
     struct Case: Sendable, CustomTestStringConvertible {
         var bits = 16
         var isUniform = false
+        /// Codes of 8 bits are numbers of e4m3.
+        var isFloat8 = false
         /// Tiles of a stage; `nil`: as the matrix decides.
         var tiles: Int?
         var rows: Int
@@ -65,7 +67,7 @@ struct DecodeLinearGPUTests {
 
         var testDescription: String {
             """
-            \(bits) bits\(isUniform ? " uniform" : "") \(rows)x\(columns) T=\(tokens) group \(group) \
+            \(bits) bits\(isUniform ? " uniform" : isFloat8 ? " float8" : "") \(rows)x\(columns) T=\(tokens) group \(group) \
             \(epilogue) norm \(normalised) bias \(biased) compact \(compact)
             """
         }
@@ -82,7 +84,10 @@ struct DecodeLinearGPUTests {
         try tensor.to(dtype: .float64)
     }
 
-    private static func levels(_ bits: Int, isUniform: Bool) -> [Float] {
+    private static func levels(_ bits: Int, isUniform: Bool, isFloat8: Bool) throws -> [Float] {
+        if isFloat8 {
+            return try Float8Tests.numbers().map { $0 / 448 }
+        }
         if bits == 8 || isUniform {
             let last = (1 << bits) - 1
             return (0...last).map { Float(2 * $0 - last) / Float(last) }
@@ -98,11 +103,11 @@ struct DecodeLinearGPUTests {
 
     /// Random codes, their scales, and the matrix they stand for.
     private func codes(
-        _ bits: Int, rows: Int, columns: Int, group: Int, isUniform: Bool
+        _ bits: Int, rows: Int, columns: Int, group: Int, isUniform: Bool, isFloat8: Bool
     ) throws -> (codes: LinearCodes, dense: Tensor) {
         var generator = SplitMix(UInt64(rows * columns + bits))
         let groups = (columns + group - 1) / group
-        let levels = Self.levels(bits, isUniform: isUniform)
+        let levels = try Self.levels(bits, isUniform: isUniform, isFloat8: isFloat8)
         let widths = bits == 3 ? [2, 1] : [bits]
         let rowBytes = widths.reduce(0) { $0 + (columns + 8 / $1 - 1) / (8 / $1) }
         var planes = [UInt8](repeating: 0, count: rows * rowBytes)
@@ -155,7 +160,8 @@ struct DecodeLinearGPUTests {
 
     func weights(
         _ bits: Int, rows: Int, columns: Int, group: Int, slots: LinearSlots? = nil,
-        isUniform: Bool = false, tiles: Int? = nil, tokens: Int = 1, normalised: Bool = false
+        isUniform: Bool = false, isFloat8: Bool = false, tiles: Int? = nil, tokens: Int = 1,
+        normalised: Bool = false
     ) throws -> Weights {
         guard bits < 16 else {
             let values = try random([rows, columns], 1)
@@ -164,11 +170,12 @@ struct DecodeLinearGPUTests {
                 rounding: 0)
         }
         let (stored, dense) = try codes(
-            bits, rows: rows, columns: columns, group: group, isUniform: isUniform)
+            bits, rows: rows, columns: columns, group: group, isUniform: isUniform,
+            isFloat8: isFloat8)
         let matrix = try LinearMatrix(
             stored, slots: slots, tilesPerStage: tiles, on: stream)
         let problem = matrix.problem(tokens: tokens, normalised: normalised)
-        // Levels that are not equally spaced are rounded to bfloat16; scales to 2^-20.
+        // Normal levels of up to 4 bits are rounded to bfloat16; scales to 2^-20.
         return Weights(
             matrix: matrix, dense: dense,
             rounding: (bits == 8 || isUniform ? 0 : 0x1p-8) + 0x1p-20,
@@ -206,8 +213,8 @@ struct DecodeLinearGPUTests {
             let width = item.rows + 3
             let weights = try weights(
                 item.bits, rows: item.rows, columns: item.columns, group: item.group, slots: slots,
-                isUniform: item.isUniform, tiles: item.tiles, tokens: item.tokens,
-                normalised: item.normalised)
+                isUniform: item.isUniform, isFloat8: item.isFloat8, tiles: item.tiles,
+                tokens: item.tokens, normalised: item.normalised)
             let (values, x) = try input(item.tokens, item.columns, 2)
             let norm = try random([item.columns], 3), bias = try random([width], 4)
             let linear = try DecodeLinear(
@@ -309,6 +316,15 @@ struct DecodeLinearGPUTests {
         Case(bits: 8, rows: 101, columns: 1005, tokens: 2, group: 32, compact: true),
         Case(bits: 8, rows: 177, columns: 1100, tokens: 9, group: 32, epilogue: .add),
         Case(bits: 8, rows: 64, columns: 5120, tokens: 8, group: 128, normalised: true),
+        Case(bits: 8, isFloat8: true, rows: 333, columns: 1024, tokens: 1, epilogue: .storeFloat),
+        Case(
+            bits: 8, isFloat8: true, tiles: 2, rows: 1280, columns: 5120, tokens: 1,
+            normalised: true, compact: true),
+        Case(
+            bits: 8, isFloat8: true, tiles: 2, rows: 101, columns: 1005, tokens: 2, group: 32,
+            epilogue: .storeFloat, biased: true),
+        Case(bits: 8, isFloat8: true, rows: 100, columns: 25_600, tokens: 1, epilogue: .add),
+        Case(bits: 8, isFloat8: true, tiles: 2, rows: 177, columns: 1000, tokens: 16),
     ])
     func productsAreExactToRounding(_ item: Case) throws {
         try run(item)
@@ -323,12 +339,14 @@ struct DecodeLinearGPUTests {
         Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 16_400, tokens: 1),
         Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 2790, tokens: 3),
         Case(bits: 8, rows: 100, columns: 2790, tokens: 3),
+        Case(bits: 8, isFloat8: true, rows: 100, columns: 2790, tokens: 3),
     ])
     func everyCutGivesTheProduct(_ item: Case) throws {
         let problem = LinearProblem(
             bits: item.bits, slots: item.rows, columns: item.columns, tokens: item.tokens,
             normalised: false, tilesPerStage: item.tiles ?? 1, piece: 64,
-            lookedUp: item.bits == 4 && !item.isUniform ? 4 : 0, isUniform: item.isUniform)
+            lookedUp: item.bits == 4 && !item.isUniform ? 4 : 0,
+            isUniform: item.isUniform || item.bits == 8 && !item.isFloat8)
         let candidates = problem.candidates(
             multiprocessors: context.multiprocessors, limit: context.sharedPerBlock / 2)
         for var tuning in candidates.prefix(8) {

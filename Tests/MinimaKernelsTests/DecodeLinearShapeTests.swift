@@ -78,10 +78,14 @@ struct DecodeLinearShapeTests {
         #expect(four.bits == 4)
         // Half a byte per code and one per scale.
         #expect(four.bytes(slots: 2240, columns: 5120) == 2240 * (5120 / 2 + 5120 / 64))
-        let eight = try LinearLayout(codeBits: 8, groupSize: 96, columns: 5120, tilesPerStage: 1)
-        #expect(eight.piece == 32)
+        let eight = try LinearLayout(
+            codeBits: 8, groupSize: 96, columns: 5120, isUniform: true, tilesPerStage: 1)
+        #expect(eight.piece == 32 && eight.isUniform && eight.lookedUp == 0)
         #expect(eight.bytes(slots: 16, columns: 64) == 16 * (64 + 2))
         #expect(eight.bytes(slots: 17, columns: 65) == 32 * (128 + 4))
+        let float = try LinearLayout(codeBits: 8, groupSize: 64, columns: 5120)
+        #expect(float.bits == 8 && !float.isUniform && float.lookedUp == 0)
+        #expect(float.bytes(slots: 2240, columns: 5120) == 2240 * (5120 + 5120 / 64))
         let uniform = try LinearLayout(
             codeBits: 3, groupSize: 64, columns: 5120, isUniform: true)
         #expect(uniform.isUniform && uniform.lookedUp == 0 && !four.isUniform)
@@ -142,7 +146,8 @@ struct DecodeLinearShapeTests {
         }
         #expect(bytes(16, 1024, depth: 3) == 111_744)
         #expect(bytes(4, 1024, depth: 3) == 98_176)
-        #expect(bytes(8, 512, depth: 6) == 113_280)
+        #expect(bytes(8, 512, depth: 6, isUniform: true) == 113_280)
+        #expect(bytes(8, 512, depth: 5) == 97_920)
         #expect(bytes(4, 1024, depth: 5, isUniform: true) == 97_792)
         #expect(bytes(4, 512, depth: 7, isUniform: true, tokens: 4) == 108_928)
     }
@@ -150,7 +155,9 @@ struct DecodeLinearShapeTests {
     /// Half of the shared memory of an H200, an A100's and a workstation's multiprocessor.
     @Test(arguments: [115_712, 166_912, 50_176])
     func everyCutFits(_ limit: Int) {
-        for (bits, isUniform) in [(16, false), (8, false), (4, false), (4, true)] {
+        for (bits, isUniform) in [
+            (16, false), (8, true), (8, false), (4, false), (4, true),
+        ] {
             for (slots, columns) in [
                 (5120, 8192), (51_200, 5120), (2790, 25_600), (2330, 2790), (1, 1),
             ] {
@@ -193,10 +200,11 @@ struct DecodeLinearShapeTests {
         #expect(cut(16, 5120, 25_600, 4) == expected(1280, 640, 5120))
         #expect(cut(16, 5120, 8192, 4) == expected(1024, 512, 8192))
         #expect(cut(16, 51_200, 5120, 8) == expected(1280, 1280, 5120))
-        #expect(cut(8, 10_240, 5120, 1) == expected(512, 512, 5120))
-        #expect(cut(8, 5120, 25_600, 8) == expected(512, 512, 2560))
-        let small = problem(bits: 8, slots: 2944, columns: 25_600, tokens: 1, tilesPerStage: 1)
-            .tuning(multiprocessors: 132, limit: 115_712)
+        #expect(cut(8, 10_240, 5120, 1, isUniform: true) == expected(512, 512, 5120))
+        #expect(cut(8, 5120, 25_600, 8, isUniform: true) == expected(512, 512, 2560))
+        let small = problem(
+            bits: 8, slots: 2944, columns: 25_600, tokens: 1, tilesPerStage: 1, isUniform: true
+        ).tuning(multiprocessors: 132, limit: 115_712)
         #expect(small == expected(1024, 256, 25_600))
         #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(4, 5120, 25_600, 1) == expected(512, 512, 25_600))

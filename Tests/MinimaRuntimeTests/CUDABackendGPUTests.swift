@@ -21,7 +21,8 @@ struct CUDABackendGPUTests {
     /// output projection, which is dense otherwise.
     static let ways = [
         "dense", "interpolative", "lowrank", "tucker", "tt", "tr", "dense int8", "dense int4",
-        "dense int3", "dense int6", "interpolative int8", "interpolative int4", "blocks",
+        "dense int3", "dense int6", "dense fp8", "interpolative int8", "interpolative int4",
+        "interpolative fp8", "blocks",
         "dense+dense int8", "dense int4+dense int8", "dense int8+dense int4", "dense+dense int6",
     ]
 
@@ -43,9 +44,12 @@ struct CUDABackendGPUTests {
             result = try format.spec(
                 fitting: outputs * inputs * 6 / 10, outputs: outputs, inputs: inputs)
         }
-        guard words.count > 1, let bits = Int(words[1].dropFirst(3)) else { return result }
+        guard words.count > 1 else { return result }
+        let isFloat8 = words[1] == "fp8"
+        let bits = isFloat8 ? 8 : try #require(Int(words[1].dropFirst(3)))
         return FormatSpec(
-            format: Quantized.name, bits: bits, groupSize: 64, parts: [result])
+            format: Quantized.name, bits: bits, groupSize: 64,
+            levels: isFloat8 ? .float8 : .normal, parts: [result])
     }
 
     /// A model of two layers with random weights, every site stored in one way.

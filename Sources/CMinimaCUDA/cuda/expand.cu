@@ -12,9 +12,11 @@
 // scale.
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=4 PITCH=1000 BLOCKS=4 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0 UNIFORM=0
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=2 PITCH=1008 BLOCKS=1 VALUE_0=0.046987 VALUE_1=0.142008 VALUE_2=0.240343 VALUE_3=0.344853 VALUE_4=0.459722 VALUE_5=0.592129 VALUE_6=0.757164 VALUE_7=1.0 UNIFORM=0
-// compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4 UNIFORM=0 FACTOR=0.0039215686
+// compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4 UNIFORM=1 FACTOR=0.0039215686
+// compile: WEIGHT=8 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=0 FACTOR=0.00223214286
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=1 FACTOR=0.0666666667
 #include "common.cuh"
+#include "float8.cuh"
 
 struct alignas(16) Words {
     u32 w[4];
@@ -101,7 +103,13 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
                 float values[8];
 #pragma unroll
                 for (i32 i = 0; i < 8; ++i) {
-#if WEIGHT == 8
+#if WEIGHT == 8 && !UNIFORM
+                    const u32 word = words[j].w[i / 2];
+                    const u32 pair = half ? second_of_float8(word) : first_of_float8(word);
+                    // 2^120.
+                    const float level =
+                        (i % 2 ? high_float(pair) : low_float(pair)) * 1.329227995784916e36f;
+#elif WEIGHT == 8
                     const u32 word = words[j].w[i / 4 * 2 + half];
                     const u32 code = (word >> (8 * (i % 4)) & 255) ^ 128;
                     const float level = (float)((i32)code * 2 - 255);

@@ -1,5 +1,6 @@
 // Codes of weights, in repack.cu's order, to tensor-core operands; codes of scales to scales.
 #pragma once
+#include "float8.cuh"
 #include "linear_geometry.cuh"
 
 #if WEIGHT != 16
@@ -67,6 +68,20 @@ DEVICE void fill_table() {
             Eight{{a[0], a[0], a[0], a[0]}};
 }
 #endif
+#elif FLOAT8
+/// Two words of codes to the operand A of 16 columns.
+DEVICE void decode(u32 (&a)[4], u32 left, u32 right) {
+    a[0] = first_of_float8(left);
+    a[1] = second_of_float8(left);
+    a[2] = first_of_float8(right);
+    a[3] = second_of_float8(right);
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i)
+        // 2^120 and -0.
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+            : "=r"(a[i])
+            : "r"(a[i]), "r"(0x7b807b80u), "r"(0x80008000u));
+}
 #elif SPACED
 /// One word of codes c to the operand A of 16 columns, (2c - 15) / 128.
 DEVICE void decode(u32 (&a)[4], u32 word) {

@@ -23,6 +23,10 @@
 
 // Equally spaced codes of 4 bits are turned into bfloat16.
 #define SPACED (UNIFORM && !INTEGERS)
+// Codes of 8 bits are numbers of e4m3.
+#define FLOAT8 (WEIGHT == 8 && !INTEGERS)
+// A lane has codes of eight neighbouring columns, and reads these of x.
+#define NEIGHBOURS (SPACED || FLOAT8)
 // x becomes integers where a run comes to its columns, not all before the first stage: worth a
 // barrier now and then where it is long.
 #define PROGRESSIVE \
@@ -66,8 +70,9 @@ constexpr i32 STAGE_BYTES = STAGE / 64 * BLOCK_BYTES;
 constexpr i32 PIECES = 64 / PIECE;
 #endif
 constexpr i32 X_COLUMNS = ROUND_UP(MINIMUM(CHUNK, COLUMNS), 64);
-// Of neighbouring tokens, 16 bytes at the same columns are in banks of their own (64 with SPACED).
-constexpr i32 X_PITCH = X_COLUMNS * 2 + (SPACED ? 64 : 16);
+// Of neighbouring tokens, 16 bytes at the same columns (with NEIGHBOURS 64) are in banks of their
+// own.
+constexpr i32 X_PITCH = X_COLUMNS * 2 + (NEIGHBOURS ? 64 : 16);
 
 // ---- shared memory, in this order ----
 

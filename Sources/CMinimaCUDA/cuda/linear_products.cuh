@@ -9,7 +9,7 @@ constexpr bool EVEN = STAGE % (STEP * TILE_WARPS) == 0;
 #if !INTEGERS
 typedef float Sums[TILES_PER_STAGE][TOKEN_SETS][4];
 
-#if SPACED
+#if NEIGHBOURS
 /// The offset of this lane's columns of x, at the first block.
 DEVICE u32 x_address() {
     const i32 lane = threadIdx.x & 31, token = lane / 4;
@@ -28,7 +28,7 @@ DEVICE u32 x_address() {
 /// From this lane's token of the first eight to its token of `set`; 0 where that is unused, for its
 /// row may be beyond the block's memory.
 DEVICE i32 set_offset(i32 set) {
-    const i32 lane = threadIdx.x & 31, token = set * 8 + (SPACED ? lane / 4 : lane & 7);
+    const i32 lane = threadIdx.x & 31, token = set * 8 + (NEIGHBOURS ? lane / 4 : lane & 7);
     return TOKENS % 8 == 0 || token < TOKENS ? set * (8 * X_PITCH) : 0;
 }
 
@@ -64,11 +64,11 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
     }
     mbarrier_arrive_warp(empty, lane);
 }
-#elif WEIGHT == 4
+#else
 /// What a warp reads of one step of 64 columns.
 struct Step {
     u32 b[TOKEN_SETS][2][4];
-    u32 words[TILES_PER_STAGE][4];
+    u32 words[TILES_PER_STAGE][WEIGHT];
     u32 scales[TILES_PER_STAGE];
 
     DEVICE void load(u32 stage, u32 x, i32 step, i32 lane) {
@@ -77,7 +77,7 @@ struct Step {
 #pragma unroll
             for (i32 j = 0; j < 2; ++j) {
                 const u32 from = x + set_offset(set) + step * 128 + j * 64;
-#if SPACED
+#if NEIGHBOURS
                 const Eight four = *(const Eight*)(shared + from);
 #pragma unroll
                 for (i32 i = 0; i < 4; ++i) b[set][j][i] = four.pairs[i];
@@ -90,9 +90,12 @@ struct Step {
 #pragma unroll
         for (i32 m = 0; m < TILES_PER_STAGE; ++m) {
             const Eight* codes = (const Eight*)(block + m * CODE_BYTES) + lane;
-            const Eight four = *codes;
 #pragma unroll
-            for (i32 j = 0; j < 4; ++j) words[m][j] = four.pairs[j];
+            for (i32 part = 0; part < WEIGHT / 4; ++part) {
+                const Eight four = codes[part * 32];
+#pragma unroll
+                for (i32 j = 0; j < 4; ++j) words[m][part * 4 + j] = four.pairs[j];
+            }
             const u8* from =
                 block + TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + lane / 4 * (128 / PIECE);
             scales[m] = PIECE == 64 ? *(const u16*)from : *(const u32*)from;
@@ -100,7 +103,9 @@ struct Step {
     }
 
     DEVICE void operand(u32 (&a)[4], i32 m, i32 k) const {
-#if SPACED
+#if FLOAT8
+        decode(a, words[m][2 * k], words[m][2 * k + 1]);
+#elif SPACED
         decode(a, words[m][k]);
 #else
         if (k < LOOKED_UP)

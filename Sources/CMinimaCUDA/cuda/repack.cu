@@ -18,21 +18,25 @@
 //   words 0–3 of all lanes before words 4–7. WEIGHT 4 with UNIFORM, likewise: byte i of the lane's
 //   word 2j + h holds the codes of slot g (lower four bits) and g + 8 at column 32j + 8q + 4h + 0,
 //   2, 1, 3 (i = 0, 1, 2, 3); so its bytes are operands of integers, and its halves of bfloat16.
-//   Codes of 2 and 3 bits become the middle ones of 16.
+//   Codes of 2 and 3 bits become the middle ones of 16. WEIGHT 8 without UNIFORM: numbers of e4m3;
+//   register 2h + p of half j holds those of slot g, then of g + 8, at the columns 32j + 8q + 4h + 2p
+//   and one more, in the order of float8.cuh.
 //   Scales: bytes [g][piece][slot g, slot g + 8].
 // Constants: BITS WEIGHT (4: BITS 2, 3, 4; 8: BITS 8) SLOTS COLUMNS ROW_BYTES GROUPS GROUP_SIZE
 // TILES_PER_STAGE PIECE (divides GROUP_SIZE, or GROUPS is 1) LOOKED_UP UNIFORM (1: levels are
-// equally spaced; of WEIGHT 8 they always are, with 0).
+// equally spaced; 0: others, of 8 bits those of e4m3).
 // Grid (ceil(COLUMNS / 64), tiles · TILES_PER_STAGE), block 32. Parameters: codes, scales, order,
 // out.
 // Reference: BitPlanes.unpack and the layout above; exact.
 // compile: BITS=2 WEIGHT=4 ROW_BYTES=250 LOOKED_UP=4 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
 // compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
 // compile: BITS=4 WEIGHT=4 ROW_BYTES=500 LOOKED_UP=2 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
-// compile: BITS=8 WEIGHT=8 ROW_BYTES=1000 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=0
+// compile: BITS=8 WEIGHT=8 ROW_BYTES=1000 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=1
+// compile: BITS=8 WEIGHT=8 ROW_BYTES=1000 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=1 PIECE=64 UNIFORM=0
 // compile: BITS=3 WEIGHT=4 ROW_BYTES=375 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=1 PIECE=64 UNIFORM=1
 // compile: BITS=4 WEIGHT=4 ROW_BYTES=500 LOOKED_UP=0 SLOTS=1001 COLUMNS=1000 GROUPS=16 GROUP_SIZE=64 TILES_PER_STAGE=2 PIECE=64 UNIFORM=1
 #include "common.cuh"
+#include "float8.cuh"
 
 /// The code of a row's column.
 DEVICE u32 code_at(const u8* row, i32 column) {
@@ -93,10 +97,16 @@ extern "C" __global__ void repack(const u8* codes, const u8* scales, const i32* 
 #else
         // Half j = k / 2 of the block, half h = k % 2 of the lane's columns there.
         const i32 column = block * 64 + k / 2 * 32 + q * 8 + k % 2 * 4;
-        for (i32 half = 0; half < 2; ++half) {
+        for (i32 part = 0; part < 2; ++part) {
             u32 word = 0;
-            for (i32 i = 0; i < 4; ++i) word |= (code(half, column + i) ^ 128) << (8 * i);
-            words[k / 2 * 128 + lane * 4 + k % 2 * 2 + half] = word;
+            for (i32 i = 0; i < 4; ++i) {
+#if UNIFORM
+                word |= (code(part, column + i) ^ 128) << (8 * i);
+#else
+                word |= pack_float8(code(i / 2, column + 2 * part + i % 2), i);
+#endif
+            }
+            words[k / 2 * 128 + lane * 4 + k % 2 * 2 + part] = word;
         }
 #endif
     }

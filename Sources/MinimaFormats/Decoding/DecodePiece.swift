@@ -108,7 +108,8 @@ public struct DecodeCodes: Sendable {
     public var scales: Tensor
     /// The largest scale, float32 `[1]`.
     public var base: Tensor
-    /// What the codes stand for, ascending, symmetric about 0.
+    /// What the codes stand for, by code: ascending, symmetric about 0; of float8 in the order of its
+    /// bits.
     public var levels: [Float]
 
     let matrix: QuantizedMatrix

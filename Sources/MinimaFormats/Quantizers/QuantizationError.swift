@@ -13,7 +13,7 @@ extension Quantized {
     ///   - weight: `[outputs, inputs]`, any float dtype.
     ///   - metric: `nil` is the Frobenius norm.
     ///   - groupSizes: Neighbours of a row per scale; `nil` in a specification is not tried.
-    ///   - levels: Of all.
+    ///   - levels: Of all for which there are such, see `FormatSpec.Levels.fitting(bits:)`.
     /// - Returns: A specification for every pair, bits outermost, with the expected `tr(Δᵀ·H·Δ·C)`.
     /// - Throws: `FormatError` for bits or group sizes that there are not, `TensorError.notFinite`.
     /// - Complexity: O(inputs³) flops once, and per pair six roundings of ``sampledValues`` values.
@@ -25,7 +25,8 @@ extension Quantized {
         for bits in bits {
             for groupSize in groupSizes {
                 let spec = FormatSpec(
-                    format: name, bits: bits, groupSize: groupSize, levels: levels,
+                    format: name, bits: bits, groupSize: groupSize,
+                    levels: levels.fitting(bits: bits),
                     parts: [FormatSpec(format: Dense.name)])
                 _ = try checkWeight(weight, spec)
                 specs.append(spec)

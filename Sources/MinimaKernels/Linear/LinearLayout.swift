@@ -7,8 +7,8 @@ public struct LinearLayout: Sendable, Hashable {
     public let tilesPerStage: Int
     /// Neighbouring columns with one scale, 32 or 64.
     public let piece: Int
-    /// Whether levels of 4-bit codes are equally spaced: their bytes are integers as they are, in an
-    /// order of their own.
+    /// Whether levels are equally spaced: codes are multiplied as the integers that they are, those of
+    /// 4 bits in an order of their own. Else codes of 8 bits are numbers of e4m3.
     public let isUniform: Bool
     /// Of every four words of 4-bit codes, how many are decoded by a table in shared memory; the
     /// others by byte permutations.
@@ -17,7 +17,7 @@ public struct LinearLayout: Sendable, Hashable {
     /// - Parameters:
     ///   - codeBits: Bits of the stored codes: 2, 3, 4 or 8.
     ///   - groupSize: Columns with one scale: a multiple of 32, or at least a whole row.
-    ///   - isUniform: Whether levels are equally spaced, which those of 8 bits always are.
+    ///   - isUniform: Whether levels are equally spaced.
     /// - Throws: `KernelError` for other bits or groups.
     public init(
         codeBits: Int, groupSize: Int, columns: Int, isUniform: Bool = false,
@@ -37,7 +37,7 @@ public struct LinearLayout: Sendable, Hashable {
         bits = codeBits == 8 ? 8 : 4
         self.tilesPerStage = tilesPerStage
         piece = groupSize >= columns || groupSize % 64 == 0 ? 64 : 32
-        self.isUniform = bits == 4 && isUniform
+        self.isUniform = isUniform
         self.lookedUp = bits == 4 && !isUniform ? lookedUp : 0
     }
 

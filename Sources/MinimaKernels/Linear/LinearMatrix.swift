@@ -16,7 +16,8 @@ public struct LinearCodes: Sendable {
     public let scales: Tensor
     /// float32 `[1]`.
     public let base: Tensor
-    /// All 2^bits levels, ascending, symmetric about 0. With 8 bits they are (2c - 255) / 255.
+    /// What each of 2^bits codes stands for. Ascending and symmetric about 0; with 8 bits
+    /// (2c - 255) / 255, or the numbers of e4m3 / 448 by their bits, 448 for NaN.
     public let levels: [Float]
 
     /// Whether the levels are equally spaced.
@@ -24,6 +25,18 @@ public struct LinearCodes: Sendable {
         let last = Float(levels.count - 1)
         return levels.enumerated().allSatisfy { index, level in
             abs(level - Float(2 * index - (levels.count - 1)) / last) <= 0x1p-22
+        }
+    }
+
+    /// Whether the levels are those of e4m3, to float32's rounding of them.
+    var isFloat8: Bool {
+        guard levels.count == 256 else { return false }
+        return levels.enumerated().allSatisfy { code, level in
+            let magnitude = min(code & 0x7F, 0x7E)
+            let (exponent, mantissa) = (magnitude >> 3, magnitude & 7)
+            let unit = Float(sign: .plus, exponent: max(exponent, 1) - 10, significand: 1)
+            let number = Float(exponent == 0 ? mantissa : 8 + mantissa) * unit
+            return abs((code < 128 ? level : -level) - number / 448) <= number * (0x1p-22 / 448)
         }
     }
 
@@ -58,7 +71,7 @@ public struct LinearMatrix: Sendable {
         let bytes: Tensor
         let base: Tensor
         let layout: LinearLayout
-        /// Levels that are not equally spaced.
+        /// Levels of at most 4 bits that are not equally spaced.
         let levels: LinearLevels?
         /// What a level is a multiple of in the kernel.
         let factor: Double
@@ -106,14 +119,14 @@ public struct LinearMatrix: Sendable {
         guard shape.count == 2, groups.count == 2, shape[0] == groups[0],
             codes.codes.dtype == .uint8, codes.scales.dtype == .uint8, codes.base.count == 1,
             codes.base.dtype == .float32, codes.levels.count == 1 << codes.bits,
-            isUniform || (codes.bits < 8 && levels != nil)
+            isUniform || (codes.bits < 8 ? levels != nil : codes.isFloat8)
         else {
             throw .invalidLaunch(
                 kernel: "repack.cu",
                 reason: """
                     \(codes.codes.summary), \(codes.scales.summary), \(codes.base.summary) and \
                     \(codes.levels.count) levels are no codes of \(codes.bits) bits with symmetric levels, \
-                    equally spaced with 8
+                    with 8 equally spaced or those of e4m3
                     """)
         }
         let slots = slots ?? LinearSlots(rows: shape[0])
@@ -148,7 +161,8 @@ public struct LinearMatrix: Sendable {
         storage = .codes(
             Packed(
                 bytes: packed, base: codes.base, layout: layout, levels: levels,
-                factor: levels.map { 1 / $0.multiplier } ?? 1 / Double(codes.levels.count - 1)))
+                factor: levels.map { 1 / $0.multiplier }
+                    ?? 1 / (isUniform ? Double(codes.levels.count - 1) : 448)))
     }
 
     /// Bytes that a token's product reads.

@@ -33,7 +33,7 @@ struct LinearProblem: Sendable, Hashable {
     let piece: Int
     /// Words of codes that a table decodes, of four.
     let lookedUp: Int
-    /// Whether codes of 4 bits have equally spaced levels.
+    /// Whether codes have equally spaced levels; else those of 8 bits are numbers of e4m3.
     let isUniform: Bool
 
     static let warps = 8
@@ -47,8 +47,13 @@ struct LinearProblem: Sendable, Hashable {
     /// into integers pays for one token, for large matrices and where x is normalised anyway
     /// (`NOTES-linear.md`).
     var multipliesIntegers: Bool {
-        bits == 8 || isUniform && tokens == 1 && (tilesPerStage == 2 || normalised)
+        isUniform && (bits == 8 || tokens == 1 && (tilesPerStage == 2 || normalised))
     }
+
+    private var isFloat8: Bool { bits == 8 && !isUniform }
+
+    /// Whether lanes read neighbouring columns of x as bfloat16: NEIGHBOURS in linear_geometry.cuh.
+    private var readsNeighbours: Bool { isFloat8 || isUniform && !multipliesIntegers }
 
     private var tokenSets: Int { (tokens + 7) / 8 }
     /// Values of a lane, four each, that a tile's sums take.
@@ -72,7 +77,7 @@ struct LinearProblem: Sendable, Hashable {
         // Of integers a warp has the sums of one tile, and x has scales.
         let sums = multipliesIntegers ? lanes / tilesPerStage : lanes
         let pieces = multipliesIntegers ? padded(tokens * blocks * (64 / piece) * 8) : 0
-        let padding = isUniform && !multipliesIntegers ? 64 : 16
+        let padding = readsNeighbours ? 64 : 16
         return (bits == 4 && lookedUp > 0 ? 256 * 128 : 0) + padded((2 * depth + 5) * 8)
             + 2 * Self.warps * sums * 16 + (normalised ? padded(tokens * Self.warps * 4) : 0)
             + buffers * padded(tokens * (blocks * 128 + padding)) + pieces
@@ -106,7 +111,7 @@ struct LinearProblem: Sendable, Hashable {
         // All columns at once where x leaves the ring enough room.
         let whole = tokens == 1 ? 8192 : 40_960 / tokens
         let most =
-            tokens == 1 || bits == 16 || isUniform
+            tokens == 1 || bits == 16 || readsNeighbours
             ? (columns <= whole ? columns : min(whole, 5120)) : 20_480 / tokens
         let widest =
             bits == 16
@@ -148,7 +153,11 @@ struct LinearProblem: Sendable, Hashable {
     private func unchunked(_ multiprocessors: Int) -> LinearTuning? {
         let all = (columns + 63) / 64 * 64
         var (stage, grain) = (0, 0)
-        if bits == 8 {
+        if isFloat8 {
+            // A block of 64 columns for each warp, of one tile or of two; not measured.
+            stage = min(512, all)
+            grain = stage
+        } else if bits == 8 {
             // Stages of 1024 columns of one tile or 512 of two.
             stage = min(1024 / tilesPerStage, all)
             grain = tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage

@@ -53,7 +53,8 @@ extension Survey {
                 bits: options.coreBits, groupSizes: [min(group, rank)], levels: options.levels)
             return try zip(options.coreBits, zip(first, second)).map { bits, rounding in
                 let spec = FormatSpec(
-                    format: Quantized.name, bits: bits, groupSize: group, levels: options.levels,
+                    format: Quantized.name, bits: bits, groupSize: group,
+                    levels: options.levels.fitting(bits: bits),
                     parts: [FormatSpec(format: LowRank.name, ranks: [rank])])
                 let squared =
                     piece.spectrum.tail(rank) + rounding.0.squaredError + rounding.1.squaredError

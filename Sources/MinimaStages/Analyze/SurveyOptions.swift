@@ -25,7 +25,7 @@ public struct SurveyOptions: Sendable, Hashable {
     public var bits = [2, 3, 4, 5, 6, 8]
     /// Neighbours that share a scale.
     public var groups = [32, 64, 128]
-    /// How the levels of codes are spaced.
+    /// How the levels of codes are spaced, where codes of so many bits can be (`Levels.fitting(bits:)`).
     public var levels = FormatSpec.Levels.normal
     /// Bits of quantised cores.
     public var coreBits = [4, 8]

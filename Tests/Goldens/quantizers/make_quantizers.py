@@ -16,8 +16,16 @@ from scipy.optimize import fsolve
 from scipy.special import ndtr, ndtri
 
 
-def levels(bits):
-    """Lloyd-Max levels of the normal distribution, the largest 1; equally spaced at 8 bits."""
+def levels(bits, kind="normal"):
+    """By code. Lloyd-Max levels of the normal distribution, the largest 1; equally spaced at 8 bits, or
+    e4m3's numbers / 448, infinity for codes that rounding never gives: NaN and -0."""
+    if kind == "float8":
+        exponent, mantissa = np.arange(128) >> 3, np.arange(128) & 7
+        value = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+        value[127] = np.inf
+        table = np.concatenate([value, -value]) / 448
+        table[128] = np.inf
+        return table
     if bits == 8:
         return (2 * np.arange(256) - 255) / 255
     half = 2 ** (bits - 1)
@@ -45,7 +53,8 @@ def nearest(value, scale, table):
         return 0, 0.0
     distances = np.abs(value / scale - table)
     order = np.argsort(distances, kind="stable")
-    if distances[order[1]] - distances[order[0]] < 1e-4:
+    spacing = abs(table[order[1]] - table[order[0]])
+    if distances[order[1]] - distances[order[0]] < min(1e-4, spacing / 50):
         raise Doubt
     return int(order[0]), table[order[0]] * scale
 
@@ -99,7 +108,7 @@ def gptq(targets, moment, base, table, group_size):
     return codes, scales, targets
 
 
-def case(rng, m, n, tokens, bits, group_size, chunks, dead):
+def case(rng, m, n, tokens, bits, group_size, chunks, dead, kind="normal"):
     weight = rng.integers(-127, 128, (m, n))
     x = rng.integers(-6, 7, (tokens, n))
     x[:, : n // 2] *= 2
@@ -109,7 +118,7 @@ def case(rng, m, n, tokens, bits, group_size, chunks, dead):
     w = weight / 128
     moment = x.T @ x / tokens
     base = np.float32(2 * np.abs(w).max())
-    table = levels(bits)
+    table = levels(bits, kind)
     codes = np.zeros((m, n), int)
     scales = np.zeros((m, -(-n // group_size)), int)
     if gradients is None:
@@ -126,6 +135,7 @@ def case(rng, m, n, tokens, bits, group_size, chunks, dead):
                 targets[b:] -= np.linalg.inv(h[b:, b:]) @ h[b:, a:b] @ error
     return {
         "bits": bits,
+        "levels": kind,
         "group_size": group_size,
         "chunks": chunks,
         "weight": weight.tolist(),
@@ -149,6 +159,7 @@ def main():
         (2, 11, 40, 8, 4, 1, False),
         (8, 20, 60, 3, 8, 2, False),
         (7, 16, 9, 4, 16, 7, False),
+        (4, 18, 60, 8, 8, 1, False, "float8"),
     ]
     cases = []
     for arguments in wanted:

@@ -48,6 +48,7 @@ extension Samples {
             quantized(4, 12, FormatSpec(format: "dense")), quantized(3, nil, lowRank(6)),
             uniform(4, 12, FormatSpec(format: "dense")), uniform(3, nil, lowRank(6)),
             quantized(8, 16, lowRank(5, "interpolative")),
+            float8(12, FormatSpec(format: "dense")), float8(nil, lowRank(6, "interpolative")),
         ],
         "sum": [
             FormatSpec(
@@ -76,6 +77,11 @@ extension Samples {
     private static func uniform(_ bits: Int, _ groupSize: Int?, _ part: FormatSpec) -> FormatSpec {
         FormatSpec(
             format: "quantized", bits: bits, groupSize: groupSize, levels: .uniform, parts: [part])
+    }
+
+    private static func float8(_ groupSize: Int?, _ part: FormatSpec) -> FormatSpec {
+        FormatSpec(
+            format: "quantized", bits: 8, groupSize: groupSize, levels: .float8, parts: [part])
     }
 
     private static func lowRank(_ rank: Int, _ format: String = "lowrank") -> FormatSpec {

@@ -25,13 +25,18 @@ struct StraightThroughTests {
         return (try Quantized.decompose(original, spec: spec, metric: metric), original)
     }
 
+    /// Normal levels, or others that codes of so many bits can have.
+    private func levels(_ bits: Int, isOther: Bool) -> FormatSpec.Levels {
+        isOther ? bits == 8 ? .float8 : .uniform : .normal
+    }
+
     @Test(
         "what is stored are the numbers of the last forward, bit for bit",
         arguments: Codebook.allowedBits,
         [Set<TrainedTensor.Role>([.quantised]), [.scale], [.quantised, .scale]])
     func exact(bits: Int, roles: Set<TrainedTensor.Role>) throws {
         for groupSize in [nil, 12, 16, 1] {
-            let levels: FormatSpec.Levels = groupSize == 16 ? .uniform : .normal
+            let levels = levels(bits, isOther: groupSize == 16)
             let (weight, original) = try matrix(bits, groupSize: groupSize, levels: levels)
             for start in [nil, original] {
                 let trained = try TrainableWeight(weight, roles: roles, original: start)
@@ -67,7 +72,7 @@ struct StraightThroughTests {
     @Test("starting near the original keeps the codes", arguments: Codebook.allowedBits)
     func original(bits: Int) throws {
         for groupSize in [nil, 12, 16] {
-            let levels: FormatSpec.Levels = groupSize == 12 ? .uniform : .normal
+            let levels = levels(bits, isOther: groupSize == 12)
             let (weight, original) = try matrix(bits, groupSize: groupSize, levels: levels)
             let near = try TrainableWeight(weight, roles: [.quantised], original: original)
             let plain = try TrainableWeight(weight, roles: [.quantised])
