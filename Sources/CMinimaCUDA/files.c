@@ -100,6 +100,9 @@ static const minima_cuda_file files[] = {
     {"ngram.cu", (const unsigned char[]){
 #embed "cuda/ngram.cu" suffix(, 0)
     }},
+    {"read.cu", (const unsigned char[]){
+#embed "cuda/read.cu" suffix(, 0)
+    }},
     {"repack.cu", (const unsigned char[]){
 #embed "cuda/repack.cu" suffix(, 0)
     }},

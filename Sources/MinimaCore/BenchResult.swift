@@ -53,8 +53,10 @@ public struct BenchResult: StageResult, Hashable {
         public var memoryBytes: Int
         /// Streaming multiprocessors.
         public var multiprocessors: Int
-        /// Bytes per second of a matrix-vector product over weights much larger than the cache.
+        /// Bytes per second that the fastest of ``readers`` got from memory much larger than the cache.
         public var readBandwidth: Spread
+        /// What read, and how fast; `nil` where a matrix-vector product alone did.
+        public var readers: [String: Spread]?
         /// Bytes per second, read and written together, of a large copy.
         public var copyBandwidth: Spread
         /// Floating-point operations per second of a large matrix product, bfloat16.
@@ -63,7 +65,8 @@ public struct BenchResult: StageResult, Hashable {
         /// A card.
         public init(
             name: String, architecture: String, driver: String, memoryBytes: Int,
-            multiprocessors: Int, readBandwidth: Spread, copyBandwidth: Spread, matrixRate: Spread
+            multiprocessors: Int, readBandwidth: Spread, readers: [String: Spread]? = nil,
+            copyBandwidth: Spread, matrixRate: Spread
         ) {
             self.name = name
             self.architecture = architecture
@@ -71,8 +74,14 @@ public struct BenchResult: StageResult, Hashable {
             self.memoryBytes = memoryBytes
             self.multiprocessors = multiprocessors
             self.readBandwidth = readBandwidth
+            self.readers = readers
             self.copyBandwidth = copyBandwidth
             self.matrixRate = matrixRate
+        }
+
+        /// The one of ``readers`` that ``readBandwidth`` is of; of equally fast ones the first by name.
+        public var reader: String? {
+            readers?.sorted { $0.key < $1.key }.max { $0.value.median < $1.value.median }?.key
         }
     }
 

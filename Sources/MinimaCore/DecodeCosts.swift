@@ -45,8 +45,8 @@ public struct DecodeCosts: StageResult, Hashable {
     public var schema: Int
     /// The card: `NVIDIA H200`.
     public var card: String
-    /// Bytes per second of a matrix-vector product over weights much larger than the cache, in the
-    /// same run.
+    /// Bytes per second that were read from memory much larger than the cache in the same run, see
+    /// ``BenchResult/Card/readBandwidth``.
     public var readBandwidth: BenchResult.Spread
     /// The command line.
     public var command: String

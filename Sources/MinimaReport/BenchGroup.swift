@@ -102,7 +102,9 @@ extension BenchResult {
 
     /// What the card reached in this run.
     var ceilings: String {
-        "measured in the same run: read \(Figure.gigabytes(card.readBandwidth.median)), copy "
+        let reader = card.reader.map { " (\($0))" } ?? ""
+        return "measured in the same run: read "
+            + "\(Figure.gigabytes(card.readBandwidth.median))\(reader), copy "
             + "\(Figure.gigabytes(card.copyBandwidth.median)), bf16 matrix product "
             + Figure.teraflops(card.matrixRate.median)
     }

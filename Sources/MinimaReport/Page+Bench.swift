@@ -18,8 +18,8 @@ extension Page {
         }
         let note: Markup = """
             <p class="note">Roofline: what a step must read at least — stored weights without the \
-            embedding, keys and values — at the read bandwidth that a large matrix-vector product \
-            reached on the card in the same run. Spread: the farthest repetition from the \
+            embedding, keys and values — at the read bandwidth that the fastest reader reached on the \
+            card in the same run. Spread: the farthest repetition from the \
             median.</p>
 
             """
@@ -251,6 +251,7 @@ extension Page {
                 \(entry("Command", result.command))\
                 \(entry("Card", "\(card.name), \(card.architecture), \(Figure.count(card.multiprocessors)) multiprocessors, \(Figure.gibibytes(card.memoryBytes)), driver \(card.driver)"))\
                 \(entry("Read bandwidth", "\(Figure.gigabytes(card.readBandwidth.median)) \(Figure.spread(card.readBandwidth))"))\
+                \(readers(card))\
                 \(entry("Copy bandwidth", "\(Figure.gigabytes(card.copyBandwidth.median)) \(Figure.spread(card.copyBandwidth))"))\
                 \(entry("Matrix product", "\(Figure.teraflops(card.matrixRate.median)) \(Figure.spread(card.matrixRate))"))\
                 \(entry("Repetitions", repetitions(result)))\
@@ -259,6 +260,15 @@ extension Page {
                 \(entry("Versions", list(result.versions)))</dl>
 
                 """
+        }
+    }
+
+    /// Everything that read memory, the fastest first.
+    private func readers(_ card: BenchResult.Card) -> [Markup] {
+        (card.readers ?? [:]).sorted { ($1.value.median, $0.key) < ($0.value.median, $1.key) }.map {
+            entry(
+                "Read by \($0.key)",
+                "\(Figure.gigabytes($0.value.median)) \(Figure.spread($0.value))")
         }
     }
 

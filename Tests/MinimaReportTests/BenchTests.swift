@@ -88,6 +88,24 @@ import Testing
                 """)
     }
 
+    @Test func theFastestReaderIsNamed() {
+        var bench = Sample.bench
+        bench.card.readers = [
+            "copy": bench.card.copyBandwidth, "streaming loads": bench.card.readBandwidth,
+        ]
+        #expect(bench.card.reader == "streaming loads")
+        #expect(
+            bench.table().hasPrefix(
+                "qwen3-32b on NVIDIA H200, measured in the same run: read 4360 GB/s (streaming\nloads), copy"
+            ))
+        let page = checkedPage(Report(title: "t", benches: [bench]))
+        for text in [
+            "4360 GB/s (streaming loads)", "Read by streaming loads4360", "Read by copy4278",
+        ] {
+            #expect(page.text.contains(text), "\(text)")
+        }
+    }
+
     @Test func speculationStandsBesideTheRunWithout() throws {
         var bench = Sample.bench
         var run = Sample.run(

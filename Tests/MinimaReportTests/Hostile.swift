@@ -161,7 +161,8 @@ enum Hostile {
                 intermediateSize: .max, vocabularySize: .min),
             card: .init(
                 name: text, architecture: text, driver: text, memoryBytes: .min,
-                multiprocessors: .max, readBandwidth: spread(1e308), copyBandwidth: spread(.nan),
+                multiprocessors: .max, readBandwidth: spread(1e308),
+                readers: [text: spread(.nan), "": spread(-1)], copyBandwidth: spread(.nan),
                 matrixRate: spread(-1)),
             seed: .max, command: text, versions: [text: text],
             runs: values.enumerated().map { index, value in
