@@ -17,6 +17,8 @@ private struct SimulatedDevice {
     var interruptions = 0.0
     /// Whether the controller is told times, or measures them.
     var isKnown = false
+    /// Factor of what it is told for so many proposals.
+    var error: (_ draftTokens: Int) -> Double = { _ in 1 }
 
     private(set) var spent = 0.0
     private(set) var plain = 0.0
@@ -65,13 +67,12 @@ private struct SimulatedDevice {
     /// Runs steps of so many rows each.
     mutating func run(_ steps: Int, rows: (Int) -> Int) {
         let times = seconds
-        let isKnown = isKnown
-        var now = 0
+        let (isKnown, error) = (isKnown, error)
         var controller = SpeculationController(choices) { rows, draftTokens in
-            isKnown ? times(rows, draftTokens, now) : nil
+            // As a backend knows them: before anything has run.
+            isKnown ? times(rows, draftTokens, 0) * error(draftTokens) : nil
         }
         for step in 0..<steps {
-            now = step
             let rows = rows(step)
             let choice = controller.choose(bucket: rows)
             chosen.append(choice.draftTokens)
@@ -150,6 +151,36 @@ struct SpeculationControllerTests {
         #expect(device.spent <= 1.01 * device.plain + opening * step, "\(device.counts)")
     }
 
+    /// What a backend says of its times may be wrong either way, and for each number of proposals in
+    /// another way: what runs says more. Until it has run, steps are paid for by wrong times.
+    @Test(arguments: 0..<24 as Range<UInt64>, [1, 50])
+    func neverSlowerWhenTheBackendIsWrong(seed: UInt64, rows: Int) {
+        var random = SplitMix(seed)
+        var device = SimulatedDevice(seed: seed)
+        device.isKnown = true
+        let factors = (0...8).map { _ in Double.random(in: 0.6...1.5, using: &random) }
+        device.error = { factors[$0] }
+        device.run(3000) { _ in rows }
+        let step = device.seconds(rows, 0, 0)
+        #expect(device.spent <= 1.01 * device.plain + opening * step, "\(device.counts)")
+    }
+
+    /// A draft that is useless and looks free, one that pays and looks dear.
+    @Test func wrongTimesAreCorrected() {
+        var device = SimulatedDevice(
+            4, seconds: { _, draftTokens, _ in 1 + 0.3 * Double(draftTokens) },
+            share: { _, _ in 0.25 })
+        device.isKnown = true
+        device.error = { 1 / (1 + 0.29 * Double($0)) }
+        device.run(2000) { _ in 1 }
+        #expect(device.counts[0, default: 0] > 1850, "\(device.counts)")
+        device.seconds = { _, draftTokens, _ in 1 + 0.02 * Double(draftTokens) }
+        device.share = { _, _ in 0.8 }
+        device.error = { 1 + 0.3 * Double($0) }
+        device.run(2000) { _ in 1 }
+        #expect(device.chosen.suffix(1000).count { $0 >= 5 } > 900, "\(device.counts)")
+    }
+
     /// Memory-bound at 1 row, bound by arithmetic at 50: proposals for the one, none for the others.
     @Test(arguments: [true, false]) func oneRequestAndFifty(isKnown: Bool) {
         func counts(_ rows: Int) -> [Int: Int] {
@@ -182,11 +213,13 @@ struct SpeculationControllerTests {
     }
 
     /// On a machine that others use, too: a fifth of all steps takes four times as long, 1.6 on average.
-    @Test(arguments: 0..<10 as Range<UInt64>) func interruptions(seed: UInt64) {
+    @Test(arguments: 0..<10 as Range<UInt64>, [true, false])
+    func interruptions(seed: UInt64, isKnown: Bool) {
         var device = SimulatedDevice(
             seed, seconds: { rows, draftTokens, _ in 1 + 0.05 * Double(rows * (draftTokens + 1)) },
             share: { _, _ in 0.85 })
         device.interruptions = 0.2
+        device.isKnown = isKnown
         device.run(1500) { _ in 1 }
         #expect(device.spent <= 1.6 * 1.1 * device.best(rows: 1), "\(device.counts)")
     }

@@ -110,8 +110,8 @@ enum HostileDraft: String, CaseIterable {
     }
 }
 
-/// A backend whose steps are said to take other times with every question, so that another number of
-/// proposals is best each time.
+/// A backend that says of other numbers of proposals with every question that it has no such steps, and
+/// other times of those that it has, so that another number is best each time.
 final class RestlessBackend: DecodeBackend {
     private let backend: any DecodeBackend
     private var random = SplitMix(17)
@@ -126,7 +126,8 @@ final class RestlessBackend: DecodeBackend {
     func collect() throws -> [[SampledToken]] { try backend.collect() }
     func collectScores() throws -> [SampledToken] { try backend.collectScores() }
     func decodeSeconds(bucket: Int, draftTokens: Int) -> Double? {
-        .random(in: 1...3, using: &random)
+        draftTokens > 0 && Bool.random(using: &random)
+            ? .infinity : .random(in: 1...3, using: &random)
     }
 }
 

@@ -44,8 +44,7 @@ struct DraftPlanner {
     /// `nil`: always as many as ``fixed``.
     private var controller: SpeculationController?
     private let fixed: Int
-    /// When the last result was read, and the chunks that had been queued before its launch.
-    private var last: (read: ContinuousClock.Instant, prefills: Int)?
+    private var timer: LaunchTimer
 
     init(
         _ capacity: DecodeCapacity, _ options: EngineOptions,
@@ -53,6 +52,7 @@ struct DraftPlanner {
     ) {
         self.capacity = capacity
         self.seconds = seconds
+        timer = LaunchTimer(queuedSteps: capacity.queuedSteps)
         isDeterministic = options.deterministic
         let all = capacity.draftTokens.filter { $0 >= 0 }
         switch options.speculation {
@@ -120,14 +120,10 @@ struct DraftPlanner {
     mutating func seconds(
         _ launch: EngineLaunch, collecting: ContinuousClock.Instant, _ now: ContinuousClock.Instant
     ) -> Double? {
-        defer { last = (now, launch.prefills) }
-        guard capacity.queuedSteps > 1 else {
-            return (launch.queued - launch.started).totalSeconds
-                + (now - collecting).totalSeconds
-        }
-        guard let last else { return nil }
-        guard last.prefills == launch.prefills else { return nil }
-        return (now - max(last.read, launch.started)).totalSeconds
+        timer.seconds(
+            LaunchTimer.Launch(
+                started: launch.started, queued: launch.queued, prefills: launch.prefills),
+            collecting: collecting, now)
     }
 
     /// Learns from a decode step, in which that many constrained rows verified nothing.

@@ -1,7 +1,8 @@
 import Glibc
 
 /// How many tokens a step should propose: what maximises expected tokens per second, by the share of
-/// proposals accepted at each place and the seconds of steps, both measured.
+/// proposals accepted at each place and the seconds of steps, both measured. What the backend says of
+/// times counts until steps were measured, and then as far as they agree with it.
 ///
 /// With aᵢ the share of proposals at place i that are accepted where all before them were, a step with
 /// K proposals makes E(K) = 1 + Σ_{j ≤ K} Π_{i ≤ j} aᵢ tokens per row in t(K) seconds; the best K has the
@@ -24,6 +25,9 @@ struct SpeculationController {
     private static let margin = 1.01
     /// As many times of a kind of step weigh as much as what the others say of it.
     private static let few = 4.0
+    /// The same of what the backend says, corrected by ``scale(_:_:)``: of 1, 2 and 4 what loses least on
+    /// simulated devices with wrong times and interrupted steps.
+    private static let fewKnown = 2.0
     /// Steps between trials at least.
     private static let pause = 8
     /// A share before anything is known, and the rows that it counts as.
@@ -67,8 +71,8 @@ struct SpeculationController {
 
     /// A controller of steps that may propose as many tokens as `choices` say, 0 among them.
     ///
-    /// - Parameter seconds: The backend's time of a step, where it knows it; infinite where there is
-    ///   no such step.
+    /// - Parameter seconds: What the backend expects of a step's time, where it knows it; infinite where
+    ///   there is no such step.
     init(_ choices: [Int], seconds: @escaping (_ bucket: Int, _ draftTokens: Int) -> Double?) {
         self.choices = Set(choices + [0]).sorted()
         known = seconds
@@ -142,12 +146,17 @@ struct SpeculationController {
     private func estimates(_ bucket: Int, _ share: Double) -> [Estimate] {
         let own = times[bucket] ?? [:]
         guard known(bucket, 0) != nil || own[0] != nil else { return [] }
-        let line = Line(own)
+        let (line, scale) = (Line(own), scale(bucket, own))
         let tried = times.values.reduce(0) { max($0, $1.keys.max() ?? 0) }
         let tokens = expectedTokens()
         var found: [Estimate] = []
         for count in choices {
-            guard let seconds = known(bucket, count) ?? time(bucket, count, line),
+            guard
+                let seconds = known(bucket, count).map({
+                    // What gains are counted from is no guess once it was measured.
+                    Self.weighed(
+                        own[count], against: $0 * scale, few: count == 0 ? 0 : Self.fewKnown)
+                }) ?? time(bucket, count, line),
                 seconds > 0, seconds.isFinite
             else { continue }
             found.append(
@@ -185,19 +194,29 @@ struct SpeculationController {
     /// - Parameter line: Through the times of as many rows.
     private func time(_ bucket: Int, _ draftTokens: Int, _ line: Line?) -> Double? {
         let own = times[bucket]?[draftTokens]
-        if let line {
-            let expected = line.seconds(draftTokens)
-            guard let own else { return expected }
-            // A few times say less than the line through all.
-            let weight = own.count * own.count / (own.count * own.count + Self.few * Self.few)
-            return expected + weight * (own.seconds - expected)
-        }
+        if let line { return Self.weighed(own, against: line.seconds(draftTokens), few: Self.few) }
         if let own { return own.seconds }
         // Other numbers of rows, by the tokens that they compute.
         let all = times.flatMap { bucket, times in
             times.map { (x: bucket * ($0.key + 1), seconds: $0.value.seconds) }
         }
         return Self.interpolate(all, at: bucket * (draftTokens + 1))
+    }
+
+    /// A mean of own times and what others say, which `few` times say less than.
+    private static func weighed(_ own: Time?, against expected: Double, few: Double) -> Double {
+        guard let own, expected.isFinite else { return expected }
+        let weight = own.count * own.count / (own.count * own.count + few * few)
+        return expected + weight * (own.seconds - expected)
+    }
+
+    /// By what factor measured times of steps of so many rows are larger than what the backend says, the
+    /// mean over numbers of proposals: sequences may be longer than those it timed.
+    private func scale(_ bucket: Int, _ own: [Int: Time]) -> Double {
+        let ratios = own.compactMap { draftTokens, time in
+            known(bucket, draftTokens).flatMap { $0 > 0 && $0.isFinite ? time.seconds / $0 : nil }
+        }
+        return ratios.isEmpty ? 1 : ratios.reduce(0, +) / Double(ratios.count)
     }
 
     /// Seconds by the number of proposals: least squares over means with their numbers as weights,
@@ -263,7 +282,7 @@ struct SpeculationController {
             guard reached > 0 else { break }
             places[place].add(reached: reached, accepted: accepted.count { $0 > place })
         }
-        if let measured, measured > 0, known(bucket, draftTokens) == nil {
+        if let measured, measured > 0 {
             times[bucket, default: [:]][draftTokens, default: Time()].add(measured)
         }
         let plan = estimates(bucket, Double(accepted.count) / rows)
