@@ -55,6 +55,37 @@ extension TensorFormat {
         (try? layout(spec, outputs: outputs, inputs: inputs)).map { _ in spec }
     }
 
+    /// A specification with at most `parameters` parameters whose modes are truly split, so that it is no
+    /// product of two matrices at that price: the input in two, or, in formats that keep it whole, the
+    /// balanced pair of output modes, of which the second has a rank of three quarters of its size.
+    ///
+    /// - Returns: `nil` where no such split has so few parameters.
+    public static func splitSpec(fitting parameters: Int, outputs: Int, inputs: Int) -> FormatSpec?
+    {
+        let choices = modeChoices(outputs: outputs, inputs: inputs, unit: 0)
+        if let split = choices.first(where: { !$0.inputModes.contains(inputs) }) {
+            return try? Self.spec(
+                fitting: parameters, outputModes: split.outputModes, inputModes: split.inputModes)
+        }
+        guard let pair = choices.first else { return nil }
+        let (first, second) = (pair.outputModes[0], pair.outputModes[1])
+        func ranked(_ rank: Int) -> FormatSpec {
+            FormatSpec(
+                format: name, outputModes: pair.outputModes, inputModes: pair.inputModes,
+                ranks: [first, max(3 * second / 4, 1), rank])
+        }
+        func fits(_ rank: Int) -> Bool {
+            let count = try? parameterCount(ranked(rank), outputs: outputs, inputs: inputs)
+            return count.map { $0 <= parameters } ?? false
+        }
+        var (low, high) = (0, inputs)
+        while low < high {
+            let middle = (low + high + 1) / 2
+            if fits(middle) { low = middle } else { high = middle - 1 }
+        }
+        return low > 0 ? checked(ranked(low), outputs: outputs, inputs: inputs) : nil
+    }
+
     /// Pairs of output modes beside an input of its own, and what `complete` makes of them.
     ///
     /// The balanced pair (as ADA-Tucker reshapes; Zhong et al. 2019, section 3.2), units as they lie,

@@ -41,6 +41,25 @@ struct SharingPlanTests {
             quantization: quantization, version: "test")
     }
 
+    @Test("modes that are split truly", arguments: ["tt", "tr", "tucker"])
+    func split(format: String) throws {
+        let source = try Self.large()
+        let plan = try CompressionPlan.sharing(
+            source, ratio: 0.383, format: format, splitsModes: true, alignment: 128,
+            quantization: nil, version: "test")
+        for module in plan.modules.prefix(4) {
+            let spec = module.spec
+            #expect(spec.format == format)
+            if format == "tucker" {
+                #expect(zip(spec.ranks, spec.outputModes).contains { $0 < $1 }, "\(spec)")
+            } else {
+                #expect(!spec.inputModes.contains(module.inputs), "\(spec)")
+            }
+            let share = Double(module.parameters) / Double(module.outputs * module.inputs)
+            #expect((0.58...0.617).contains(share), "\(spec) keeps \(share)")
+        }
+    }
+
     @Test("ranks are aligned, and the ratio is kept within half a step", arguments: bonded)
     func aligned(format: String) throws {
         let source = try Self.large()

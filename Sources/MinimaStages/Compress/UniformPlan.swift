@@ -58,15 +58,18 @@ extension CompressionPlan {
     ///   - part: A component of the names of those sites that parameters are removed from, such as
     ///     `mlp`; the others stay dense. `nil`: all sites.
     ///   - format: A registered format that has a specification for every budget.
+    ///   - splitsModes: Whether the format's modes are split truly, see ``TensorFormat/splitSpec``, and
+    ///     not such that it is a product of two matrices.
     ///   - alignment: The rank of the bond next to the input is a multiple of this: the nearest, or
-    ///     the next below where that is too large for the site or removes nothing.
+    ///     the next below where that is too large for the site or removes nothing. Not with truly split
+    ///     modes.
     ///   - quantization: Bits, neighbours that share a scale, and spacing of levels of what is
     ///     stored; `nil` keeps the model's type.
     /// - Throws: As ``uniform(_:ratio:format:version:)``; `StageError.noAlignedRank` for a site that
     ///   has no such rank, `StageError.badPart` for a `part` that has not as much to remove.
     public static func sharing(
         _ source: any WeightSource, ratio: Double, from part: String? = nil, format name: String,
-        alignment: Int,
+        splitsModes: Bool = false, alignment: Int,
         quantization: (bits: Int, groupSize: Int, levels: FormatSpec.Levels)?, version: String
     ) throws -> CompressionPlan {
         guard ratio >= 0, ratio < 1 else { throw StageError.badRatio(ratio) }
@@ -96,14 +99,25 @@ extension CompressionPlan {
             var spec = FormatSpec(format: Dense.name)
             do throws(FormatError) {
                 if share > 0, isTaken(site) {
-                    spec = try format.spec(
-                        fitting: Int((1 - share) * Double(outputs * inputs)), outputs: outputs,
-                        inputs: inputs)
+                    let budget = Int((1 - share) * Double(outputs * inputs))
+                    if splitsModes {
+                        let split = (format as? any TensorFormat.Type)?.splitSpec(
+                            fitting: budget, outputs: outputs, inputs: inputs)
+                        guard let split else {
+                            throw FormatError.budgetTooSmall(
+                                format: name, parameters: budget, smallest: outputs * inputs)
+                        }
+                        spec = split
+                    } else {
+                        spec = try format.spec(
+                            fitting: budget, outputs: outputs, inputs: inputs)
+                    }
                 }
             } catch {
                 throw StageError.moduleTooSmall(name: site.name, reason: "\(error)")
             }
-            if !spec.ranks.isEmpty {
+            // What is split truly is multiplied out, and no bond of it is read.
+            if !spec.ranks.isEmpty, !splitsModes {
                 guard
                     let aligned = aligned(spec, outputs: outputs, inputs: inputs, to: alignment)
                 else {
