@@ -22,8 +22,9 @@ extension BenchResult {
         public var peakShare: Double?
         /// Seconds of all kernels of a step, each measured alone.
         public var kernelSeconds: Double?
-        /// Seconds of a step, or of its graph where that was timed, that no kernel explains;
-        /// negative where kernels overlap.
+        /// Seconds of a step, or of its graph where that was timed, that no kernel explains: what
+        /// passes between launches of different kernels more than between those of one; negative where
+        /// kernels overlap others more than their own kind.
         public var unexplainedSeconds: Double?
         /// Seconds of a step outside its graph.
         public var hostSeconds: Double?

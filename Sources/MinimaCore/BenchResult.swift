@@ -202,13 +202,16 @@ extension BenchResult {
 
             /// What proposes: `random`, `ngram`, a directory.
             public var draft: String
-            /// Tokens that are proposed and verified for each request.
+            /// Tokens that are proposed and verified for each request; the most, with ``shares``.
             public var draftTokens: Int
-            /// Tokens that a step makes for each request, on average: ``simulatedLength`` where there
-            /// is one.
+            /// Where the number is chosen before each step, none included: shares of steps by it. Parts
+            /// are means over steps then. `nil`: it is always the same.
+            public var shares: [Int: Double]?
+            /// Tokens that a step makes for each request, on average: where it was prescribed, as
+            /// expected from that.
             public var acceptanceLength: Double
-            /// The average that was prescribed, proposals counting as right by chance; `nil`: they were
-            /// compared.
+            /// The average that was prescribed for the most proposals, these counting as right by chance;
+            /// `nil`: they were compared.
             public var simulatedLength: Double?
             /// Bytes on the device that the run without speculation does not need.
             public var addedBytes: Int
@@ -219,11 +222,13 @@ extension BenchResult {
 
             /// An account of speculation.
             public init(
-                draft: String, draftTokens: Int, acceptanceLength: Double,
-                simulatedLength: Double? = nil, addedBytes: Int, round: Part, verification: Part
+                draft: String, draftTokens: Int, shares: [Int: Double]? = nil,
+                acceptanceLength: Double, simulatedLength: Double? = nil, addedBytes: Int,
+                round: Part, verification: Part
             ) {
                 self.draft = draft
                 self.draftTokens = draftTokens
+                self.shares = shares
                 self.acceptanceLength = acceptanceLength
                 self.simulatedLength = simulatedLength
                 self.addedBytes = addedBytes
@@ -231,13 +236,14 @@ extension BenchResult {
                 self.verification = verification
             }
 
-            /// `K = 5, 2.8 tokens per step simulated`.
+            /// `K = 5, 2.80 tokens per step simulated`, `K = auto to 5, …`.
             public var words: String {
                 // Files may hold any number.
                 let length = min(max(0, simulatedLength ?? acceptanceLength), 1e6)
                 let hundredths = Int((length * 100).rounded())
                 let digits = "\(hundredths / 100).\(hundredths % 100 / 10)\(hundredths % 10)"
-                return "K = \(draftTokens), \(digits) tokens per step"
+                return
+                    "K = \(shares == nil ? "" : "auto to ")\(draftTokens), \(digits) tokens per step"
                     + (simulatedLength == nil ? "" : " simulated")
             }
         }

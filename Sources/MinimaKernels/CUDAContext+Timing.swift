@@ -52,11 +52,12 @@ extension CUDAContext {
     ///   - perReplay: How often `body` is called for one graph. Times are per call; many calls make
     ///     the start of a graph, a few microseconds, vanish, and let `body` go through buffers that
     ///     together exceed the second-level cache.
+    ///   - prepare: Called before each replay, its time not counted; waits for what it queues.
     ///   - body: Queues work on the stream; the number of the call tells which buffers to take. It is
     ///     also called once before the capture.
     public func time(
         repeats: Int = 20, warmup: Int = 3, perReplay: Int = 1,
-        _ body: (CUDAStream, _ call: Int) throws -> Void
+        prepare: () throws -> Void = {}, _ body: (CUDAStream, _ call: Int) throws -> Void
     ) throws -> DeviceTime {
         guard repeats > 0, perReplay > 0 else {
             throw KernelError.graph(reason: "\(repeats) runs of \(perReplay) calls measure nothing")
@@ -67,15 +68,16 @@ extension CUDAContext {
         let graph = try CUDAGraph.capture(on: stream) {
             for call in 0..<perReplay { try body(stream, call) }
         }
-        for _ in 0..<max(warmup, 0) { try graph.launch(on: stream) }
         var measured: [Double] = []
         let (start, end) = (try CUDAEvent(on: self), try CUDAEvent(on: self))
-        for _ in 0..<repeats {
+        for replay in -max(warmup, 0)..<repeats {
+            try prepare()
             try start.record(on: stream)
             try graph.launch(on: stream)
             try end.record(on: stream)
             try end.synchronize()
-            measured.append(try end.elapsed(since: start) * 1000 / Double(perReplay))
+            let elapsed = try end.elapsed(since: start)
+            if replay >= 0 { measured.append(elapsed * 1000 / Double(perReplay)) }
         }
         return DeviceTime(measured)
     }

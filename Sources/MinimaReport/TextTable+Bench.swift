@@ -63,6 +63,21 @@ extension TextTable {
         return wrapped("Speculation, \(group.heading)")
             + grid(
                 ["tokens", "×", "round µs", "of card", "verify µs", "of card", "added"], rows)
+            + chosen(group)
+    }
+
+    /// How many steps proposed how much, where that was chosen.
+    private static func chosen(_ group: BenchGroup) -> [String] {
+        let shares = group.rows.compactMap { row in
+            row.run.speculation?.shares.map { (name: row.name, shares: $0) }
+        }
+        // Beside the name there is room for some.
+        let counts = Set(shares.flatMap(\.shares.keys)).sorted().prefix(8)
+        guard !counts.isEmpty else { return [] }
+        return ["", "Steps by the number of proposals chosen"]
+            + grid(
+                counts.map { "\($0)" },
+                shares.map { row in (row.name, counts.map { Figure.share(row.shares[$0]) }) })
     }
 
     private static func prompts(_ group: BenchGroup) -> [String] {
@@ -103,7 +118,8 @@ extension TextTable {
             )
         }
         for (name, seconds) in [
-            ("all kernels", figures.kernelSeconds), ("unexplained", figures.unexplainedSeconds),
+            ("all kernels", figures.kernelSeconds),
+            ("between launches", figures.unexplainedSeconds),
             ("outside the graph", figures.hostSeconds), ("step", run.stepSeconds),
         ] where seconds != nil {
             let share = seconds.flatMap { quotient($0, run.stepSeconds) }

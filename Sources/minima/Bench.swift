@@ -35,11 +35,13 @@ struct Bench: ParsableCommand {
         parsing: .upToNextOption,
         help: """
             With --shape or --sizes, how the weights are stored: \
-            FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8], as dense, \
-            interpolative:0.383, tt:0.383@mlp:int8, dense:int4u, dense:fp8, dense:int4+head8. SHARE of \
-            the linear layers' parameters is removed, from those with PART in their names; codes share \
-            a scale in groups of 64, and with u their levels are equally spaced, with fp8 those of \
-            float8 (e4m3); the output projection is in bfloat16 or in codes of its own. Default: dense.
+            FORMAT[/split][:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8], as dense, \
+            interpolative:0.383, tt:0.383@mlp:int8, dense:int4u, dense:fp8, dense:int4+head8. Tensor \
+            formats keep modes whole, so that they are products of two matrices, unless they are \
+            written as tt/split:0.383. SHARE of the linear layers' parameters is removed, from those \
+            with PART in their names; codes share a scale in groups of 64, and with u their levels are \
+            equally spaced, with fp8 those of float8 (e4m3); the output projection is in bfloat16 or in \
+            codes of its own. Default: dense.
             """)
     var weights: [WeightChoice] = []
 
@@ -73,15 +75,16 @@ struct Bench: ParsableCommand {
         parsing: .upToNextOption,
         help: """
             With --draft, tokens that are proposed and verified per step; fewer where steps of that many \
-            requests verify no more. Default: 5.
+            requests verify no more. auto: as many as an engine chooses before each step, none included, \
+            up to the largest number beside it, or 5. Default: 5.
             """)
-    var speculate: [Int] = []
+    var speculate: [ProposalChoice] = []
 
     @Option(
         parsing: .upToNextOption,
         help: """
-            With --draft, tokens that a step makes on average: proposals count as right by chance, \
-            whatever they are. Simulated, and named so in results.
+            With --draft, tokens that a step makes on average, with auto one of the most proposals: they \
+            count as right by chance, whatever they are. With 1 none is. Simulated, and named so in results.
             """)
     var acceptance: [Double] = []
 
@@ -162,10 +165,11 @@ struct Bench: ParsableCommand {
         }
         guard costs == nil else { throw ValidationError("--costs times no --draft") }
         try draft.check()
-        if let count = draftTokens.first(where: { !(1...15).contains($0) }) {
+        let counts = speculate.compactMap(\.count)
+        if let count = counts.first(where: { !(1...15).contains($0) }) {
             throw ValidationError("--speculate must be between 1 and 15, found \(count)")
         }
-        let most = Double(draftTokens.max() ?? 0) + 1
+        let most = Double(mostDraftTokens) + 1
         if let length = acceptance.first(where: { !(1...most).contains($0) }) {
             throw ValidationError(
                 "--acceptance must be between 1 and \(most), one more than --speculate proposes, "
@@ -174,7 +178,11 @@ struct Bench: ParsableCommand {
     }
 
     /// Numbers of proposals that are measured.
-    private var draftTokens: [Int] { speculate.isEmpty ? [5] : Set(speculate).sorted() }
+    private var draftTokens: [Int] {
+        speculate.isEmpty ? [mostDraftTokens] : Set(speculate.compactMap(\.count)).sorted()
+    }
+
+    private var mostDraftTokens: Int { speculate.compactMap(\.count).max() ?? 5 }
 
     /// What ``weights`` name.
     private var choices: [WeightChoice] {
@@ -185,7 +193,9 @@ struct Bench: ParsableCommand {
         // What can be wrong with files is found before anything is measured.
         let candidates = try candidates()
         let speculation = try draft?.speculation(
-            draftTokens: draftTokens, lengths: acceptance, seed: seed)
+            draftTokens: draftTokens,
+            automatic: speculate.contains(.automatic) ? mostDraftTokens : nil, lengths: acceptance,
+            seed: seed)
         let peers = try peer.map { try readResult(BenchResult.self, $0) }
         let device = try ComputeOptions.open(device)
         catchInterrupts()

@@ -64,10 +64,12 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
     }
 }
 
-/// How random weights are stored: `FORMAT[:SHARE[@PART]][:CODES][+headCODES]`, the last without
+/// How random weights are stored: `FORMAT[/split][:SHARE[@PART]][:CODES][+headCODES]`, the last without
 /// `int`.
 struct WeightChoice: Hashable, ExpressibleByArgument {
     var format: String
+    /// Whether a tensor format's modes are split truly, so that it is no product of two matrices.
+    var splitsModes = false
     /// Share of the linear layers' parameters that is removed.
     var ratio = 0.0
     /// A component of the names of the layers that it is removed from; `nil`: all.
@@ -99,7 +101,8 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         }
         var parts = layers.split(separator: ":", omittingEmptySubsequences: false)[...]
         guard let name = parts.popFirst(), !name.isEmpty else { return nil }
-        format = String(name)
+        splitsModes = name.hasSuffix("/split")
+        format = String(splitsModes ? name.dropLast("/split".count) : name)
         if let first = parts.first {
             let words = first.split(
                 separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
@@ -124,6 +127,12 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
                 "--weights \(format) is made of other formats; start with one of "
                     + known.joined(separator: ", "))
         }
+        guard try !splitsModes || Self.hasWholeModes(FormatRegistry.format(format)) else {
+            let known = FormatRegistry.all.filter(Self.hasWholeModes).map { $0.name }
+            throw ValidationError(
+                "--weights \(format)/split: \(format) keeps no modes whole; write /split behind one of "
+                    + known.joined(separator: ", "))
+        }
         let isDense = format == Dense.name
         guard !isDense || ratio == 0 else {
             throw ValidationError(
@@ -139,23 +148,50 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
         }
     }
 
+    /// Whether a format can keep its modes whole, so that splitting them makes a difference.
+    private static func hasWholeModes(_ format: any LinearWeight.Type) -> Bool {
+        (format as? any TensorFormat.Type)?.wholeModes(outputs: 64, inputs: 64, rank: 8) != nil
+    }
+
     /// What tables call it.
     var label: String {
         let place = part.map { " (\($0))" } ?? ""
         let size = ratio > 0 ? " −\(fixed(100 * ratio, 1))%\(place)" : ""
         let tail = head.map { ", head \($0.label)" } ?? ""
-        return "\(format)\(size) \(codes?.label ?? "bf16")\(tail)"
+        return "\(format)\(splitsModes ? " split" : "")\(size) \(codes?.label ?? "bf16")\(tail)"
     }
 
     /// The plan for all linear layers of `model`, and its output projection.
     func plan(_ model: any WeightSource) throws -> CompressionPlan {
         let plan = try CompressionPlan.sharing(
-            model, ratio: ratio, from: part, format: format, alignment: Self.alignment,
+            model, ratio: ratio, from: part, format: format, splitsModes: splitsModes,
+            alignment: Self.alignment,
             quantization: codes.map { ($0.bits, Self.groupSize, $0.levels) },
             version: Minima.versionNumber)
         return try head.map {
             try plan.withHead(bits: $0.bits, levels: $0.levels, of: model.config)
         } ?? plan
+    }
+}
+
+/// How many tokens steps of a benchmark propose: a number, or `auto`.
+enum ProposalChoice: Hashable, ExpressibleByArgument {
+    case fixed(Int)
+    case automatic
+
+    /// The number, where it is one.
+    var count: Int? {
+        guard case .fixed(let count) = self else { return nil }
+        return count
+    }
+
+    init?(argument: String) {
+        guard argument != "auto" else {
+            self = .automatic
+            return
+        }
+        guard let count = Int(argument) else { return nil }
+        self = .fixed(count)
     }
 }
 
@@ -216,11 +252,12 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     /// What the benchmark is asked.
     ///
     /// - Throws: `CheckpointError` for a directory that is none.
-    func speculation(draftTokens: [Int], lengths: [Double], seed: UInt64) throws
-        -> DecodeBench.Speculation
-    {
+    func speculation(
+        draftTokens: [Int], automatic: Int? = nil, lengths: [Double], seed: UInt64
+    ) throws -> DecodeBench.Speculation {
         DecodeBench.Speculation(
-            draft: try draft(seed: seed), label: label, draftTokens: draftTokens, lengths: lengths)
+            draft: try draft(seed: seed), label: label, draftTokens: draftTokens,
+            automatic: automatic, lengths: lengths)
     }
 
     private func draft(seed: UInt64) throws -> DecodeBench.Speculation.Draft {

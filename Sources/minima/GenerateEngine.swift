@@ -98,7 +98,7 @@ struct EngineMaker: Sendable {
         return switch speculation {
         case .off: [0]
         case .fixed(let count): [0, count]
-        case .automatic: [0, 1, 2, 3, 5, 7]
+        case .automatic: CUDALayout.chosenDraftTokens
         }
     }
 

@@ -47,6 +47,15 @@ struct BenchTests {
             (shape + ["--draft", "random:int7"], ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]),
             (shape + ["--draft", "ngram", "--speculate", "0"], ["--speculate", "found 0"]),
             (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
+            (shape + ["--draft", "ngram", "--speculate", "all"], ["--speculate", "all"]),
+            (
+                shape + ["--draft", "random", "--speculate", "auto", "--acceptance", "6.5"],
+                ["--acceptance", "6.0", "found 6.5"]
+            ),
+            (
+                shape + ["--draft", "random", "--speculate", "auto", "3", "--acceptance", "4.5"],
+                ["--acceptance", "4.0", "found 4.5"]
+            ),
             (
                 shape + ["--draft", "random", "--speculate", "2", "3", "--acceptance", "2", "4.5"],
                 ["--acceptance", "4.0", "found 4.5"]
@@ -85,6 +94,9 @@ struct BenchTests {
             ("lowrank:-0.2", ["lowrank", "found -0.2", "between 0 and 1"]),
             ("lowrank:nan", ["lowrank", "found nan", "between 0 and 1"]),
             ("svd:0.3", ["svd", "lowrank", "interpolative"]),
+            ("lowrank/split:0.3", ["lowrank/split", "tucker, tt, tr"]),
+            ("cp/split:0.3", ["cp/split", "tucker, tt, tr"]),
+            ("tt/whole:0.3", ["tt/whole", "lowrank"]),
             ("quantized:0.3", ["quantized", "dense", "lowrank"]),
             ("sum:0.3", ["sum", "dense", "lowrank"]),
         ])
@@ -115,7 +127,7 @@ struct BenchTests {
         "what is stored in a way that exists is taken, as far as there is a GPU",
         arguments: [
             "dense", "dense:int2", "dense:int8", "dense:int4u", "interpolative:0.383",
-            "tt:0.383:int8",
+            "tt:0.383:int8", "tt/split:0.383", "tr/split:0.383", "tucker/split:0.383:int8",
             "lowrank:.5:int3", "blockterm:0.4", "interpolative:0.383@mlp:int4", "dense+head8",
             "dense:int4u+head6", "interpolative:0.383@mlp+head4u", "dense:fp8",
             "interpolative:0.383@mlp:fp8+headfp8",
@@ -152,6 +164,8 @@ struct BenchTests {
         try expectFailure(Self.shape + ["--draft", "/no/draft"] + gpu, "/no/draft")
         for draft in [exampleModel, "random:qwen3-0.6b", "random:qwen3-1.7b:int4", "random:int8"] {
             try expectFailure(Self.shape + ["--draft", draft] + gpu, "cuda:99")
+            let auto = ["--speculate", "3", "auto", "--acceptance", "1", "2.8"]
+            try expectFailure(Self.shape + ["--draft", draft] + auto + gpu, "cuda:99")
         }
     }
 

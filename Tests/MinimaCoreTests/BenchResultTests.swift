@@ -64,6 +64,10 @@ enum BenchSample {
         result.runs[0].speculation?.simulatedLength = 1e300
         #expect(
             result.runs[0].speculation?.words == "K = 3, 1000000.00 tokens per step simulated")
+        result.runs[0].speculation?.simulatedLength = 2
+        result.runs[0].speculation?.shares = [0: 0.25, 3: 0.75]
+        #expect(
+            result.runs[0].speculation?.words == "K = auto to 3, 2.00 tokens per step simulated")
         let part = result.runs[0].speculation?.round
         #expect(part.flatMap { result.share($0) } == 0.5)
         #expect(result.share(.init(seconds: 0, bytes: 1)) == nil)

@@ -81,7 +81,7 @@ import Testing
                 attention                64  2.147 GB   750.0  2863   65.7 %    4.4 %
                 o, down and head        129  23.70 GB    6400  3703   84.9 %   37.9 %
                 all kernels                             16950                 100.3 %
-                unexplained                            −150.0                  −0.9 %
+                between launches                       −150.0                  −0.9 %
                 outside the graph                       100.0                   0.6 %
                 step                                    16900                 100.0 %
 
@@ -130,6 +130,20 @@ import Testing
         for text in [name, "simulated", "2200", "81.3 %", "17400", "2.00 GiB", "Added memory"] {
             #expect(page.text.contains(text), "\(text)")
         }
+        run.speculation?.shares = [0: 0.035, 5: 0.96, 2: 0.005]
+        bench.runs[1] = run
+        #expect(
+            bench.table(kernels: false).contains(
+                """
+                Steps by the number of proposals chosen
+                                                                                0      2       5
+                dense bf16, random bf16 draft, K = auto to 5, 2.80 tokens per step simulated
+                                                                            3.5 %  0.5 %  96.0 %
+                """), "\(bench.table(kernels: false))")
+        #expect(
+            checkedPage(Report(title: "t", benches: [bench])).text
+                .contains("up to 50 in 3.5 %, 2 in 0.5 %, 5 in 96.0 %"))
+        run.speculation?.shares = nil
         run.speculation?.simulatedLength = nil
         bench.runs[1] = run
         #expect(!checkedPage(Report(title: "t", benches: [bench])).text.contains("2.80"))

@@ -55,7 +55,8 @@
 // mask is the next token's alone, so a slot that has one chooses in place 0 only.
 //
 // With a constant ACCEPTANCE, a list of numbers of 2^-32, a proposal counts as right in place j with
-// the j-th of these probabilities, whatever it is, by writing the chosen token, or -1, into drafts.
+// the j-th of these probabilities, whatever it is, by writing the chosen token, or -1, into drafts;
+// seed, position and slot decide.
 // That is for measuring times at a given acceptance and no sampling.
 //
 // Entry open_history (history, tokens, count, prompt_count, slot): a slot's history from `count`
@@ -82,7 +83,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     i32 slot = rows == nullptr ? (i32)blockIdx.y : rows[blockIdx.y];
     if (slot < 0) return;
     Verification verification = {emitted + (i64)slot * places, counts + slot,
-                                 drafts + (i64)slot * (places - 1), place, places};
+                                 drafts + (i64)slot * (places - 1), settings + slot * SETTINGS,
+                                 place, places};
     const u32* mask = masks + (u64)slot * MASK_STRIDE;
     bool is_masked = mask[0] != 0;
     if (!verification.is_alive(is_masked)) return;

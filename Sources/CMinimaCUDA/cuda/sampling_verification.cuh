@@ -7,6 +7,7 @@ struct Verification {
     i32* emitted;
     i32* count;
     i32* drafts;
+    const u32* setting;
     i32 place, places;
 
     /// Whether this launch chooses a token: the one before is finite and was proposed, and no mask ends
@@ -27,7 +28,7 @@ struct Verification {
         constexpr i32 known = sizeof(shares) / sizeof(u32);
         if (place >= places - 1) return;
         u32 words[4] = {(u32)position, (u32)slot, 0, 0};
-        philox(words, 0x5eed, 0x5eed);
+        philox(words, 0x5eed ^ setting[8], 0x5eed ^ setting[9]);
         drafts[place] = place < known && words[0] < shares[place] ? token : -1;
 #endif
     }

@@ -7,7 +7,9 @@ extension DecodeBench {
     /// Layers of a model whose sites are timed: more weights than any cache holds, fewer than a card.
     public static let timedLayers = 6
 
-    /// Times the linear layers of a model site by site, each behind the same site of other layers.
+    /// Times the linear layers of a model site by site, each behind the same site of other layers, with
+    /// every launch that the site takes: norms, copies and SwiGLU among them where they are no part of
+    /// the products.
     ///
     /// - Parameters:
     ///   - source: A model of ``timedLayers`` layers or more.
@@ -30,8 +32,7 @@ extension DecodeBench {
             guard let module = modules.first(where: { $0.name == site.name }),
                 let label = Self.labels.first(where: { site.name.hasSuffix($0.key) })?.value
             else { return nil }
-            let names = [label, "\(label) R", "\(label) X"]
-            let launches = step.filter { names.contains($0.name) }
+            let launches = step.filter { $0.site == label }
             let time = try kernels.time(repeats: 10, perReplay: launches.count) { stream, call in
                 try launches[call].queue(stream)
             }

@@ -23,25 +23,48 @@ extension DecodeBench {
         public var label: String
         /// Numbers of proposals, each measured in turn; where steps verify fewer, as many as they do.
         public var draftTokens: [Int]
+        /// The most proposals of steps that propose as many as an engine would choose, also measured;
+        /// `nil`: none are.
+        public var automatic: Int?
         /// Tokens that a step is to make on average, each measured in turn, proposals counting as right
         /// by chance; empty: proposals are compared.
         public var lengths: [Double]
 
         /// What is measured.
-        public init(draft: Draft, label: String, draftTokens: [Int], lengths: [Double]) {
+        public init(
+            draft: Draft, label: String, draftTokens: [Int], automatic: Int? = nil,
+            lengths: [Double]
+        ) {
             self.draft = draft
             self.label = label
             self.draftTokens = draftTokens
+            self.automatic = automatic
             self.lengths = lengths
         }
 
-        /// Each number of proposals, `most` for larger ones, with each length that it can reach.
-        func cases(atMost most: Int) -> [(count: Int, length: Double?)] {
-            Set(draftTokens.map { min($0, most) }).sorted().flatMap { count in
+        /// Proposals of a step at most.
+        var mostDraftTokens: Int { max(draftTokens.max() ?? 0, automatic ?? 0) }
+
+        /// One measurement.
+        struct Case: Hashable {
+            /// Proposals of each step, or the most of those that are chosen from.
+            let count: Int
+            let isAutomatic: Bool
+            /// Tokens that a step with `count` proposals is to make.
+            let length: Double?
+        }
+
+        /// Each number of proposals, `most` for larger ones, with each length that it can reach; then
+        /// what is chosen from.
+        func cases(atMost most: Int) -> [Case] {
+            let counts =
+                Set(draftTokens.map { min($0, most) }).sorted().map { ($0, false) }
+                + (automatic.map { [(min($0, most), true)] } ?? [])
+            return counts.flatMap { count, isAutomatic in
                 lengths.isEmpty
-                    ? [(count, nil)]
+                    ? [Case(count: count, isAutomatic: isAutomatic, length: nil)]
                     : lengths.filter { SimulatedAcceptance.rate(length: $0, count: count) != nil }
-                        .map { (count, $0) }
+                        .map { Case(count: count, isAutomatic: isAutomatic, length: $0) }
             }
         }
     }
@@ -72,7 +95,7 @@ extension DecodeBench {
         _ weights: DecoderWeights, _ speculation: Speculation, _ draft: LoadedDraft, requests: Int
     ) throws -> Int {
         let layout = try layout(
-            requests: requests, draftTokens: Array(0...max(speculation.draftTokens.max() ?? 0, 0))
+            requests: requests, draftTokens: Array(0...max(speculation.mostDraftTokens, 0))
         ).limited(to: weights.attentionShape(), draft: draft.memory(), by: kernels.limits)
         return max(layout.mostDraftTokens(layout.largestBucket), 1)
     }
@@ -85,30 +108,106 @@ extension DecodeBench {
             tunesKernels: tunesKernels, draftTokens: draftTokens)
     }
 
-    /// Measures steps that verify `count` proposals beside `plain`, the run without.
+    /// Measures steps that propose tokens beside `plain`, the run without.
     ///
     /// All requests get random keys and values.
+    ///
+    /// - Parameter reading: Seconds of a prompt with this draft, where they are known, and then in any
+    ///   case.
     func measure(
-        _ weights: DecoderWeights, _ speculation: Speculation, _ draft: LoadedDraft, count: Int,
-        length: Double?, beside plain: BenchResult.Run
+        _ weights: DecoderWeights, _ speculation: Speculation, _ draft: LoadedDraft,
+        _ choice: Speculation.Case, reading: inout BenchResult.Spread?,
+        beside plain: BenchResult.Run
     ) throws -> BenchResult.Run {
         let requests = plain.requests
-        let layout = layout(requests: requests, draftTokens: [count])
-        let rate = length.flatMap { SimulatedAcceptance.rate(length: $0, count: count) }
+        let fewer = CUDALayout.chosenDraftTokens.filter { $0 < choice.count }
+        let layout = layout(
+            requests: requests, draftTokens: (choice.isAutomatic ? fewer : []) + [choice.count])
+        let rate = choice.length.flatMap {
+            SimulatedAcceptance.rate(length: $0, count: choice.count)
+        }
         try checkMemory(weights, draft, layout)
         let backend = try CUDABackend(
             weights, layout: layout, draft: draft, kernels: kernels,
-            simulating: rate.map { Array(repeating: $0, count: count) }, onProgress: progress)
-        let size = StepSize(bucket: layout.largestBucket, draftTokens: count)
+            simulating: rate.map { Array(repeating: $0, count: choice.count) },
+            onProgress: progress)
+        let prompt = tokens(
+            context, vocabulary: weights.architecture.dimensions.vocabularySize)
+        let seconds = try reading ?? readPrompts(prompt, backend)
+        reading = seconds
+        for slot in 0..<requests {
+            try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
+        }
+        var run = plain
+        run.label = "\(plain.label), \(speculation.label) draft"
+        run.firstToken = requests == 1 ? seconds : nil
+        run.prefill?.seconds = seconds
+        run.predictedMemory = backend.memory
+        run.traffic = DecodeTraffic(
+            weights.architecture.dimensions, weightBytes: weights.readBytes,
+            cacheType: format.dtype, context: context, requests: requests)
+        run.settings = ["bucket": "\(layout.largestBucket)"]
+        if let rate { run.settings["simulated_acceptance"] = "\(rate)" }
+        let parts = SpeculationParts(
+            label: speculation.label, draft: draft, choice: choice, rate: rate, prompt: prompt,
+            addedBytes: backend.memory.total - (plain.predictedMemory?.total ?? 0))
+        return choice.isAutomatic
+            ? try measureChosen(parts, backend, run) : try measureFixed(parts, backend, run)
+    }
+
+    /// What measurements with proposals have in common.
+    struct SpeculationParts {
+        let label: String
+        let draft: LoadedDraft
+        let choice: Speculation.Case
+        /// With which a proposal counts as right; `nil`: it is compared.
+        let rate: Double?
+        let prompt: [Int32]
+        /// Memory beside that of the run without.
+        let addedBytes: Int
+
+        /// Tokens that a step with `count` proposals makes, expected from ``rate``.
+        func length(_ count: Int) -> Double? {
+            rate.map { rate in (0..<count).reduce(1) { sum, _ in 1 + rate * sum } }
+        }
+    }
+
+    /// Keys and values that a round of `count` proposals reads.
+    private func draftKeys(_ parts: SpeculationParts, _ count: Int, requests: Int) throws -> Int {
+        try parts.draft.memory().map {
+            $0.pageBytes(format) * PagedKeyValues.pages(forTokens: context) * count * requests
+        } ?? 0
+    }
+
+    /// What a step with `count` proposals takes to propose them.
+    ///
+    /// What stands before the step's own launches, norms and the like among it; it changes nothing that
+    /// the next proposals depend on.
+    func round(_ parts: SpeculationParts, _ backend: CUDABackend, count: Int, requests: Int) throws
+        -> BenchResult.Run.Speculation.Part
+    {
+        let size = StepSize(bucket: backend.decoder.layout.largestBucket, draftTokens: count)
+        let drafting = backend.step(size).kernels.prefix { $0.name != "begin" }
+        let time = try kernels.time(repeats: 10) { stream, _ in
+            for kernel in drafting { try kernel.queue(stream) }
+        }
+        return .init(
+            seconds: time.median / 1e6,
+            bytes: parts.draft.readBytes(count)
+                + (try draftKeys(parts, count, requests: requests)))
+    }
+
+    /// Steps that verify as many proposals each.
+    private func measureFixed(
+        _ parts: SpeculationParts, _ backend: CUDABackend, _ prepared: BenchResult.Run
+    ) throws -> BenchResult.Run {
+        var run = prepared
+        let (requests, count, prompt) = (run.requests, parts.choice.count, parts.prompt)
+        let size = StepSize(bucket: backend.decoder.layout.largestBucket, draftTokens: count)
         guard let graph = backend.step(size).graph else {
             throw RuntimeError.unsupportedSize(
                 name: "tokens to verify for each of \(requests) requests", found: count,
                 needed: "at most \(backend.decoder.layout.mostDraftTokens(size.bucket))")
-        }
-        let prompt = tokens(
-            context, vocabulary: weights.architecture.dimensions.vocabularySize)
-        for slot in 0..<requests {
-            try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
         }
         let runs = try (0..<repeats).map { _ in
             try decode(prompt, requests, backend, draftTokens: count)
@@ -117,47 +216,34 @@ extension DecodeBench {
             try reset(prompt, requests, backend)
             return try replay(graph, backend)
         }
-        let peak = try kernels.device.memory()?.peakAllocated
-        // What stands before the step's own launches, norms and the like among it; it changes nothing that
-        // the next proposals depend on.
-        let drafting = backend.step(size).kernels.prefix { $0.name != "begin" }
-        let round = try kernels.time(repeats: 10) { stream, _ in
-            for kernel in drafting { try kernel.queue(stream) }
-        }
-        let keys = try draft.memory().map {
-            $0.pageBytes(format) * PagedKeyValues.pages(forTokens: context) * count * requests
-        }
-        let dimensions = weights.architecture.dimensions
-        var run = plain
-        let whole = Self.spread(replays).median
-        run.label = "\(plain.label), \(speculation.label) draft"
+        run.peakBytes = try kernels.device.memory()?.peakAllocated
+        let round = try round(parts, backend, count: count, requests: requests)
         // A step takes as long whatever it accepts, and a few steps draw a mean far from what is asked.
         run.step = Self.spread(
             runs.map {
-                $0.seconds / (length.map { Double(steps) * $0 } ?? $0.tokens / Double(requests))
+                $0.seconds
+                    / (parts.choice.length.map { Double(steps) * $0 }
+                        ?? $0.tokens / Double(requests))
             })
         run.graph = BenchResult.Spread(replays)
-        run.firstToken = nil
-        run.prefill = nil
-        run.peakBytes = peak
-        run.predictedMemory = backend.memory
-        run.traffic = DecodeTraffic(
-            dimensions, weightBytes: weights.readBytes, cacheType: format.dtype,
-            context: context, requests: requests)
-        run.kernels = try profile(backend.step(size).kernels, traffic: run.traffic)
+        run.kernels = try profile(
+            backend.step(size).kernels, backend,
+            cache: [
+                "attention": run.traffic.cache,
+                "draft attention": draftKeys(parts, count, requests: requests),
+                // Each request's tokens are looked through, int32.
+                "draft ngram": 4 * context * requests,
+            ]
+        ) { try reset(prompt, requests, backend) }
         let verified = Int(run.traffic.total)
-        let proposed = draft.readBytes(count) + (keys ?? 0)
-        run.traffic.weights += proposed
+        run.traffic.weights += round.bytes
         let mean = runs.reduce(0) { $0 + $1.tokens } / Double(runs.count * steps * requests)
         run.speculation = BenchResult.Run.Speculation(
-            draft: speculation.label, draftTokens: count, acceptanceLength: length ?? mean,
-            simulatedLength: length,
-            addedBytes: backend.memory.total - (plain.predictedMemory?.total ?? 0),
-            round: .init(seconds: round.median / 1e6, bytes: proposed),
+            draft: parts.label, draftTokens: count, acceptanceLength: parts.choice.length ?? mean,
+            simulatedLength: parts.choice.length, addedBytes: parts.addedBytes, round: round,
             verification: .init(
-                seconds: max(whole - round.median / 1e6, 0), bytes: verified))
-        run.settings = ["bucket": "\(size.bucket)", "draft_tokens": "\(count)"]
-        if let rate { run.settings["simulated_acceptance"] = "\(rate)" }
+                seconds: max(Self.spread(replays).median - round.seconds, 0), bytes: verified))
+        run.settings["draft_tokens"] = "\(count)"
         return run
     }
 }

@@ -23,7 +23,7 @@ public struct DecodeBench {
     /// Tokens of a sequence at most: prompt, timed steps, one that warms up and one that may be queued
     /// behind, each with all that it may make.
     var longest: Int {
-        let places = (speculation?.draftTokens.max() ?? 0) + 1
+        let places = (speculation?.mostDraftTokens ?? 0) + 1
         return context + (max(steps, Self.replays) + 2) * places
     }
 
@@ -79,13 +79,13 @@ public struct DecodeBench {
         for run in plain {
             let most = try mostDraftTokens(
                 weights, speculation, draft, requests: run.requests)
+            // How long a prompt takes does not depend on what steps propose.
+            var reading: BenchResult.Spread?
             for choice in speculation.cases(atMost: most) {
                 try device.emptyCache()
                 try device.resetPeakMemory()
                 try onRun(
-                    measure(
-                        weights, speculation, draft, count: choice.count, length: choice.length,
-                        beside: run))
+                    measure(weights, speculation, draft, choice, reading: &reading, beside: run))
             }
         }
         try device.emptyCache()
@@ -100,10 +100,7 @@ public struct DecodeBench {
         let backend = try CUDABackend(
             weights, layout: layout, kernels: kernels, onProgress: progress)
         let prompt = tokens(context, vocabulary: sizes.vocabularySize)
-        // The first reading loads the library's kernels.
-        _ = try readPrompt(prompt, backend)
-        let firstToken = try Self.spread(
-            (0..<max(repeats / 2, 2)).map { _ in try readPrompt(prompt, backend) })
+        let firstToken = try readPrompts(prompt, backend)
         for slot in 1..<max(count, 1) {
             try backend.fill(slot, tokens: context, pages: Self.pages(of: slot, layout))
         }
@@ -134,7 +131,9 @@ public struct DecodeBench {
                 flops: sizes.prefillFlops(
                     tokens: context, linearParameters: weights.linearParameterCount)),
             peakBytes: peak, predictedMemory: backend.memory, traffic: traffic,
-            kernels: try profile(kernelsOfStep, traffic: traffic),
+            kernels: try profile(kernelsOfStep, backend, cache: ["attention": traffic.cache]) {
+                try reset(prompt, count, backend)
+            },
             settings: ["bucket": "\(bucket)"])
     }
 
@@ -160,6 +159,13 @@ public struct DecodeBench {
         }
     }
 
+    /// Seconds of readings of a prompt, after one that loads the library's kernels.
+    func readPrompts(_ prompt: [Int32], _ backend: CUDABackend) throws -> BenchResult.Spread {
+        _ = try readPrompt(prompt, backend)
+        return try Self.spread(
+            (0..<max(repeats / 2, 2)).map { _ in try readPrompt(prompt, backend) })
+    }
+
     /// Seconds from a prompt to its first token: reading it, and the logits and choice behind it.
     func readPrompt(_ prompt: [Int32], _ backend: CUDABackend) throws -> Double {
         let clock = ContinuousClock()
@@ -178,9 +184,10 @@ public struct DecodeBench {
         return (clock.now - begin).totalSeconds
     }
 
-    private func start(_ prompt: [Int32]) throws -> SequenceStart {
+    private func start(_ prompt: [Int32], seed: UInt64 = 0) throws -> SequenceStart {
         SequenceStart(
-            tokens: prompt, promptCount: prompt.count, sampling: try SamplingParameters())
+            tokens: prompt, promptCount: prompt.count,
+            sampling: try SamplingParameters(seed: seed))
     }
 
     static func pages(of slot: Int, _ layout: CUDALayout) -> [Int32] {
@@ -189,8 +196,12 @@ public struct DecodeBench {
     }
 
     /// Puts all requests back to the end of their prompts.
-    func reset(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend) throws {
-        for slot in 0..<count { try backend.open(slot, start(prompt)) }
+    ///
+    /// - Parameter seed: Decides with position and slot which proposals count as right where that is left
+    ///   to chance.
+    func reset(_ prompt: [Int32], _ count: Int, _ backend: CUDABackend, seed: UInt64 = 0) throws {
+        let start = try start(prompt, seed: seed)
+        for slot in 0..<count { try backend.open(slot, start) }
     }
 
     /// Decodes ``steps`` steps as a user sees it: each step's tokens read while the next one runs.
@@ -243,23 +254,5 @@ public struct DecodeBench {
         try end.record(on: stream)
         try end.synchronize()
         return try end.elapsed(since: start) / 1000 / Double(Self.replays)
-    }
-
-    /// Times the kernels of a step by name, each behind those of its name in other layers.
-    func profile(_ step: [StepKernel], traffic: DecodeTraffic) throws
-        -> [BenchResult.Run.Kernel]
-    {
-        var names: [String] = []
-        for kernel in step where !names.contains(kernel.name) { names.append(kernel.name) }
-        return try names.filter { $0 != "begin" && $0 != "sample" }.map { name in
-            let same = step.filter { $0.name == name }
-            let time = try kernels.time(repeats: 10, perReplay: same.count) { stream, call in
-                try same[call].queue(stream)
-            }
-            let bytes = name == "attention" ? traffic.cache : same.reduce(0) { $0 + $1.bytes }
-            return BenchResult.Run.Kernel(
-                name: name, launches: same.count, bytes: bytes,
-                seconds: time.median * Double(same.count) / 1e6)
-        }
     }
 }

@@ -22,7 +22,8 @@ extension CUDADecoder {
             try size.leavesDraft
             ? [] : drafter?.proposals(size.draftTokens, for: step, of: self) ?? []
         result += [
-            StepKernel(name: "begin", bytes: 0) { [state, tables, layout] stream in
+            StepKernel(name: "begin", otherBytes: 8 * step.tables.count) {
+                [state, tables, layout] stream in
                 try begin.launch(
                     grid: (size.bucket, 1, 1), block: 128, on: stream,
                     [
@@ -46,7 +47,9 @@ extension CUDADecoder {
         // wait.
         try kernels.device.synchronize()
         result += (0..<size.places).map { place in
-            StepKernel(name: "sample", bytes: 0) { [sampling, state] stream in
+            // Of as many rows of logits as there are requests.
+            StepKernel(name: "sample", otherBytes: 4 * step.logits.count / size.places) {
+                [sampling, state] stream in
                 try sampling.launch(
                     step.logits, slots: step.rows, state: state, place: place, of: size.places,
                     on: stream)

@@ -51,7 +51,7 @@ struct CUDANgramDrafter: CUDADrafter {
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) -> [StepKernel] {
         guard count > 0 else { return [] }
         return [
-            StepKernel(name: "draft ngram", bytes: 0) { [kernel, state = decoder.state] stream in
+            StepKernel(name: "draft ngram") { [kernel, state = decoder.state] stream in
                 try kernel.launch(slots: step.rows, state: state, count: count, on: stream)
             }
         ]

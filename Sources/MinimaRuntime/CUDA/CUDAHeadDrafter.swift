@@ -79,12 +79,13 @@ struct CUDAHeadDrafter: CUDADrafter {
         let fused = try buffers.fused.narrow(0, all)
         let stream = try buffers.stream.narrow(0, all)
         var result = [
-            StepKernel(name: "draft begin", bytes: 0) { [kernels, tables = decoder.tables] in
+            StepKernel(name: "draft begin", otherBytes: 8 * step.tables.count) {
+                [kernels, tables = decoder.tables] in
                 try kernels.begin(
                     round, slots: step.rows, state: state, tables: tables,
                     rowTables: step.tables, on: $0)
             },
-            StepKernel(name: "draft features", bytes: 0) {
+            StepKernel(name: "draft features", otherBytes: 4 * features.count) {
                 [elementwise = decoder.products.elementwise, ring = buffers.ring] in
                 try elementwise.gatherRows(
                     ring, ids: round.ringRows, into: features, on: $0, overlapping: false)
@@ -105,7 +106,7 @@ struct CUDAHeadDrafter: CUDADrafter {
             try buffers.last.narrow(0, 0..<rows), try buffers.next.narrow(0, 0..<rows)
         )
         result.append(
-            StepKernel(name: "draft last", bytes: 0) {
+            StepKernel(name: "draft last", otherBytes: 4 * hidden.count) {
                 [elementwise = decoder.products.elementwise, hidden] in
                 try elementwise.gatherRows(stream, ids: round.lastRows, into: hidden, on: $0)
             })
@@ -125,7 +126,8 @@ struct CUDAHeadDrafter: CUDADrafter {
                     head.norm, epsilon: config.epsilon,
                     through: buffers.normed.narrow(0, 0..<rows)), into: .logits(logits))
             result.append(
-                StepKernel(name: "draft choose", bytes: 0) { [kernels, ids = head.targetIds] in
+                StepKernel(name: "draft choose", otherBytes: 4 * logits.count) {
+                    [kernels, ids = head.targetIds] in
                     try kernels.choose(
                         logits, slots: step.rows, state: state, targetIds: ids, round: round,
                         place: place, on: $0)
@@ -163,7 +165,9 @@ struct CUDAHeadDrafter: CUDADrafter {
         // Attention reads pages and lengths ahead of its turn: after an attention that has written to
         // them, or after the launch that set them, comes one that does not overlap.
         var result = [
-            StepKernel(name: "draft inputs", bytes: 0) { [own, head] in
+            // The embeddings, features and the stream besides what the layer reads.
+            StepKernel(name: "draft inputs", otherBytes: 4 * x.count + 2 * pass.stream.count) {
+                [own, head] in
                 try own.inputs(
                     table: table, tokens: pass.tokens, features: pass.features,
                     tokenNorm: head.embeddingNorm, featureNorm: head.hiddenNorm,
@@ -173,7 +177,7 @@ struct CUDAHeadDrafter: CUDADrafter {
         ]
         result += try decoder.products(head.qkv, wide.qkv, "draft qkv", of: x, into: .values(qkv))
         result.append(
-            StepKernel(name: "draft attention", bytes: 0) { [head, cache] in
+            StepKernel(name: "draft attention") { [head, cache] in
                 try pass.attention.launch(
                     projections: qkv, queryNorm: nil, keyNorm: nil,
                     frequencies: head.frequencies, pages: cache.layers[0], table: step.tables,
@@ -197,7 +201,7 @@ struct CUDAHeadDrafter: CUDADrafter {
         -> [StepKernel]
     {
         head.featureLayers.indices.filter { head.featureLayers[$0] == layer }.map { index in
-            StepKernel(name: "draft keep", bytes: 0) {
+            StepKernel(name: "draft keep", otherBytes: 4 * step.residual.count) {
                 [own, ring = buffers.ring, state = decoder.state] in
                 try own.keep(
                     step.residual, slots: step.rows, state: state, ring: ring, index: index,

@@ -24,6 +24,9 @@ public struct CUDALayout: Sendable, Hashable {
     /// may not do the largest for a model, see ``CUDABackend/capacity``.
     public var draftTokens: [Int]
 
+    /// Numbers of proposals that an engine has graphs for where it chooses among them as it goes.
+    public static let chosenDraftTokens = [0, 1, 2, 3, 5, 7]
+
     /// Rows that a step which verifies proposals multiplies at most, where it has no more than that
     /// without: above, arithmetic takes longer than reading the weights again would.
     static let mostVerifiedRows = 256

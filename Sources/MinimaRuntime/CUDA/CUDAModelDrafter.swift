@@ -50,7 +50,8 @@ struct CUDAModelDrafter: CUDADrafter {
             rows: try LayerRows(layers.buffers, rows * places), table: step.tables,
             lengths: try round.lengths.select(0, 0))
         var result = [
-            StepKernel(name: "draft begin", bytes: 0) { [kernels, tables = decoder.tables] in
+            StepKernel(name: "draft begin", otherBytes: 8 * step.tables.count) {
+                [kernels, tables = decoder.tables] in
                 try kernels.begin(
                     round, slots: step.rows, state: state, tables: tables,
                     rowTables: step.tables, on: $0)
@@ -62,7 +63,7 @@ struct CUDAModelDrafter: CUDADrafter {
         let logits = try self.logits.narrow(0, 0..<rows)
         func choice(_ place: Int, after stream: Tensor) throws -> [StepKernel] {
             try layers.head(stream, into: logits) + [
-                StepKernel(name: "draft choose", bytes: 0) { [kernels] in
+                StepKernel(name: "draft choose", otherBytes: 4 * logits.count) { [kernels] in
                     try kernels.choose(
                         logits, slots: step.rows, state: state, targetIds: nil, round: round,
                         place: place, on: $0)
@@ -71,7 +72,7 @@ struct CUDAModelDrafter: CUDADrafter {
         }
         let last = try last.narrow(0, 0..<rows)
         result.append(
-            StepKernel(name: "draft last", bytes: 0) {
+            StepKernel(name: "draft last", otherBytes: 4 * last.count) {
                 [elementwise = decoder.products.elementwise] in
                 try elementwise.gatherRows(
                     first.rows.residual, ids: round.lastRows, into: last, on: $0)

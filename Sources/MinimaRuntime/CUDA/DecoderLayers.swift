@@ -69,8 +69,8 @@ struct DecoderLayers: Sendable {
     ///
     /// - Parameter tokens: int32 `[rows]`; zeros for what is no token.
     func embed(_ tokens: Tensor, into residual: Tensor) -> StepKernel {
-        let bytes = 2 * residual.count
-        return StepKernel(name: prefix + "embed", bytes: bytes) { [products, weights] stream in
+        StepKernel(name: prefix + "embed", otherBytes: 4 * residual.count) {
+            [products, weights] stream in
             try products.elementwise.gatherRows(
                 weights.embedding, ids: tokens, into: residual, on: stream, overlapping: false)
         }
@@ -88,7 +88,7 @@ struct DecoderLayers: Sendable {
             layer.qkv, wide.qkv, prefix + "qkv", of: rows.residual, norm: norm(layer.inputNorm),
             into: .values(rows.qkv))
         kernels.append(
-            StepKernel(name: prefix + "attention", bytes: 0) { [cache, weights] stream in
+            StepKernel(name: prefix + "attention") { [cache, weights] stream in
                 try pass.attention.launch(
                     projections: rows.qkv, queryNorm: layer.queryNorm, keyNorm: layer.keyNorm,
                     frequencies: weights.frequencies, pages: cache.layers[index],

@@ -64,7 +64,7 @@ extension DecoderProducts {
     }
 
     /// The launches of a site's product with the rows of `x`: through the decoding kernel, or, where
-    /// there are more rows, the library's products.
+    /// there are more rows, the library's products. All of them are the site's, `name`.
     ///
     /// - Parameters:
     ///   - wide: The site's products for many rows.
@@ -74,9 +74,21 @@ extension DecoderProducts {
         _ site: DecoderSite, _ wide: WideProducts, _ name: String, of x: Tensor,
         norm: InputNorm? = nil, into destination: NarrowProducts.Destination
     ) throws -> [StepKernel] {
-        if let kernels = try narrow(site, wide, name, of: x, norm: norm, into: destination) {
-            return kernels
+        let kernels =
+            try narrow(site, wide, name, of: x, norm: norm, into: destination)
+            ?? library(site, wide, name, of: x, norm: norm, into: destination)
+        return kernels.map {
+            var kernel = $0
+            kernel.site = name
+            return kernel
         }
+    }
+
+    /// A site's launches through the library's products.
+    private func library(
+        _ site: DecoderSite, _ wide: WideProducts, _ name: String, of x: Tensor,
+        norm: InputNorm?, into destination: NarrowProducts.Destination
+    ) -> [StepKernel] {
         var kernels: [StepKernel] = []
         var read = x
         if let norm {
@@ -84,7 +96,7 @@ extension DecoderProducts {
             read = norm.room
         }
         kernels.append(
-            StepKernel(name: name, bytes: site.byteCount) { [read] stream in
+            StepKernel(name: name, weightBytes: site.byteCount) { [read] stream in
                 switch destination {
                 case .values(let y): try wide(read, into: y, adding: false, on: stream)
                 case .stream(let y): try wide(read, into: y, adding: true, on: stream)
@@ -122,14 +134,20 @@ extension DecoderProducts {
             // A step has to read the weights once, however often it does.
             result +=
                 start == 0
-                ? launches : launches.map { StepKernel(name: $0.name, bytes: 0, queue: $0.queue) }
+                ? launches
+                : launches.map {
+                    var again = $0
+                    again.weightBytes = 0
+                    return again
+                }
         }
         return result
     }
 
     /// RMSNorm of rows of the residual stream.
     func norm(_ x: Tensor, _ norm: InputNorm) -> StepKernel {
-        StepKernel(name: "norm", bytes: 0) { [elementwise] stream in
+        StepKernel(name: "norm", weightBytes: 2 * norm.weight.count, otherBytes: 4 * x.count) {
+            [elementwise] stream in
             try elementwise.rmsNorm(
                 x, weight: norm.weight, epsilon: norm.epsilon, into: norm.room, on: stream)
         }

@@ -76,7 +76,9 @@ struct NarrowProducts {
                 read = place
                 kernels.append(
                     // libtorch's current stream is the one that the step is queued on.
-                    StepKernel(name: "columns", bytes: 0) { _ in try place.copy(from: slice) })
+                    StepKernel(name: "columns", otherBytes: 4 * slice.count) { _ in
+                        try place.copy(from: slice)
+                    })
             }
             kernels += try launches(
                 product,
@@ -86,7 +88,8 @@ struct NarrowProducts {
         }
         if case .gated(let y, let through) = destination, !site.gatesMeet {
             kernels.append(
-                StepKernel(name: "swiglu", bytes: 0) { [parts] stream in
+                StepKernel(name: "swiglu", otherBytes: 2 * (through.count + y.count)) {
+                    [parts] stream in
                     try parts.elementwise.swiGLU(through, into: y, on: stream)
                 })
         }
@@ -147,7 +150,7 @@ struct NarrowProducts {
                 biased: task.bias != nil, inputStride: task.x.shape[1],
                 outputStride: task.y.shape[1], compactStride: compact?.shape[1], tuning: tuning,
                 workspace: parts.workspace, context: parts.kernels)
-            return StepKernel(name: task.name, bytes: matrix.kernel.bytes) { stream in
+            return StepKernel(name: task.name, weightBytes: matrix.kernel.bytes) { stream in
                 try linear.launch(
                     task.x, norm: task.norm?.weight, epsilon: task.norm?.epsilon ?? 0,
                     bias: task.bias, into: task.y, compact: compact, on: stream)
