@@ -151,7 +151,8 @@ extension BenchResult {
             /// Seconds until all of it is in the cache.
             public var seconds: Spread
             /// Floating-point operations of it, see
-            /// ``DecoderDimensions/prefillFlops(tokens:linearParameters:)``.
+            /// ``DecoderDimensions/prefillFlops(tokens:linearParameters:)``; without those of a draft that
+            /// reads it, too.
             public var flops: Double
 
             /// A prefill.

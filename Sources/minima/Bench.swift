@@ -226,9 +226,15 @@ struct Bench: ParsableCommand {
                 if let result { try save(result) }
                 let tokens = 1 / max(run.step.median, .leastNormalMagnitude)
                 let words = run.speculation.map { ", \($0.words)" } ?? ""
+                let plain = result?.runs.last {
+                    $0.speculation == nil && $0.requests == run.requests
+                }
+                let ratio = plain.map { $0.step.median * tokens } ?? 1
+                let gain =
+                    run.speculation == nil ? "" : ", \(fixed(ratio, 3)) times without a draft"
                 Terminal.write(
                     "minima: \(run.label)\(words), \(run.requests) requests: "
-                        + "\(fixed(tokens, 1)) tokens/s each")
+                        + "\(fixed(tokens, 1)) tokens/s each\(gain)")
             }
         }
         guard var result else { return }
@@ -261,13 +267,7 @@ struct Bench: ParsableCommand {
             }
         }
         if json { return try account.printJSON() }
-        for row in account.rows {
-            let rate = Double(row.bytes) / row.nanoseconds.median
-            try Terminal.output(
-                "\(row.spec.json.text(indent: nil)) \(row.outputs) × \(row.inputs), "
-                    + "\(row.tokens) tokens: \(fixed(row.nanoseconds.median / 1000, 1)) µs, "
-                    + "\(fixed(rate, 0)) GB/s")
-        }
+        try Terminal.output(account.table(), terminator: "")
     }
 
     private var commandLine: String {

@@ -149,6 +149,36 @@ import Testing
         #expect(!checkedPage(Report(title: "t", benches: [bench])).text.contains("2.80"))
     }
 
+    /// One way of storing all layers after the other, a size of each once.
+    @Test func costsAreATable() {
+        var costs = Sample.costs
+        costs.rows = [
+            ("dense", 10_240, 25_400.0), ("dense", 51_200, 118_000), ("tucker", 10_240, 17_000),
+            ("dense", 51_200, 118_000), ("dense", 10_240, 26_000),
+        ].map { format, outputs, time in
+            var row = Sample.costs.rows[0]
+            row.spec = FormatSpec(format: format)
+            row.outputs = outputs
+            row.nanoseconds.median = time
+            return row
+        }
+        costs.rows[4].tokens = 8
+        #expect(
+            costs.table() == """
+                Linear layers on NVIDIA H200, µs of all launches of each
+
+                1 at once
+                               10,240 × 5,120  51,200 × 5,120    all     reads
+                dense                   25.40           118.0  143.4  209.7 MB
+                tucker, dense           17.00           118.0  135.0  209.7 MB
+
+                8 at once
+                       10,240 × 5,120    all     reads
+                dense           26.00  26.00  104.9 MB
+
+                """)
+    }
+
     @Test func theTableNamesKernelsOnRequest() {
         let without = Sample.bench.table(kernels: false)
         #expect(!without.contains("gate_up") && without.contains("dense bf16"))

@@ -116,6 +116,13 @@ struct CUDASpeculationTests {
             draft: .ngram, label: "n-gram", draftTokens: [1, 3], lengths: [])
         #expect(compared.cases(atMost: 3).map(\.count) == [1, 3])
         #expect(compared.cases(atMost: 3).allSatisfy { $0.length == nil })
+        // Chosen numbers come last, from as many as there are.
+        let chosen = DecodeBench.Speculation(
+            draft: .ngram, label: "n-gram", draftTokens: [1], automatic: 5, lengths: [1, 2.8])
+        #expect(chosen.mostDraftTokens == 5)
+        #expect(chosen.cases(atMost: 7).map(\.count) == [1, 5, 5])
+        #expect(chosen.cases(atMost: 7).map(\.isAutomatic) == [false, true, true])
+        #expect(chosen.cases(atMost: 1).map(\.length) == [1, 1])
     }
 
     /// A random head has the target's sizes and loads like another, with codes too.
