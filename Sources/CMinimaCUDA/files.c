@@ -58,6 +58,9 @@ static const minima_cuda_file files[] = {
     {"linear_ring.cuh", (const unsigned char[]){
 #embed "cuda/linear_ring.cuh" suffix(, 0)
     }},
+    {"log_sum.cuh", (const unsigned char[]){
+#embed "cuda/log_sum.cuh" suffix(, 0)
+    }},
     {"sampling_arithmetic.cuh", (const unsigned char[]){
 #embed "cuda/sampling_arithmetic.cuh" suffix(, 0)
     }},
@@ -111,6 +114,12 @@ static const minima_cuda_file files[] = {
     }},
     {"step.cu", (const unsigned char[]){
 #embed "cuda/step.cu" suffix(, 0)
+    }},
+    {"tree.cu", (const unsigned char[]){
+#embed "cuda/tree.cu" suffix(, 0)
+    }},
+    {"tree_path.cu", (const unsigned char[]){
+#embed "cuda/tree_path.cu" suffix(, 0)
     }},
 };
 

@@ -279,7 +279,6 @@ enum GenerateError: Error, CustomStringConvertible {
     case noDraft(String)
     case otherTokens(draft: String, model: String, id: Int32)
     case noTree(String)
-    case treeNeedsLibtorch
     case failed(EngineError, model: String)
 
     var description: String {
@@ -335,11 +334,6 @@ enum GenerateError: Error, CustomStringConvertible {
             """
         case .noTree(let draft):
             "\(draft) proposes chains; leave out --draft-tree, or give an EAGLE-3 draft"
-        case .treeNeedsLibtorch:
-            """
-            the decoding kernels verify chains; leave out --draft-tree, or take trees through libtorch \
-            with --backend libtorch
-            """
         case .failed(.notFinite(let position), let model):
             """
             \(EngineError.notFinite(position: position)); `minima inspect \(model) --check-finite` \

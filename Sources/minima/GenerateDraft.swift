@@ -31,8 +31,7 @@ struct DraftingOptions: ParsableArguments {
         help: ArgumentHelp(
             """
             With an EAGLE-3 draft, propose trees instead of chains: up to this many candidates after \
-            each token, 2 to 8, of which a step verifies as many as --speculate says. Needs --backend \
-            libtorch.
+            each token, 2 to 8, of which a step verifies as many as --speculate says.
             """, valueName: "width"))
     var draftTree: Int?
 
@@ -176,7 +175,7 @@ struct GenerateDraft: Sendable {
         case .eagle:
             return try CUDAMemory.Draft(
                 head: EagleConfiguration(checkpoint.config), weightBytes: bytes,
-                isQuantized: !formats.isEmpty)
+                isQuantized: !formats.isEmpty, width: width)
         case .model:
             return try CUDAMemory.Draft(
                 model: CUDABackend.architecture(of: checkpoint), formats: Array(formats),
@@ -215,14 +214,11 @@ struct GenerateDraft: Sendable {
     }
 
     /// What the kernels load.
-    ///
-    /// - Throws: ``GenerateError/treeNeedsLibtorch`` for what they do not do.
-    func kernels() throws -> CUDADraft {
-        guard width == 1 else { throw GenerateError.treeNeedsLibtorch }
+    func kernels() -> CUDADraft {
         switch kind {
-        case .ngram: return .ngram()
-        case .eagle(let checkpoint): return .head(checkpoint)
-        case .model(let checkpoint): return .model(checkpoint)
+        case .ngram: .ngram()
+        case .eagle(let checkpoint): .head(checkpoint, width: width)
+        case .model(let checkpoint): .model(checkpoint)
         }
     }
 }

@@ -89,7 +89,6 @@ struct EngineMaker: Sendable {
         if decoder == nil, options.kvDtype != .bfloat16 {
             throw GenerateError.cacheNeedsKernels(options.kvDtype)
         }
-        if decoder != nil { _ = try draft?.kernels() }
     }
 
     /// Numbers of tokens that steps may propose, 0 first.

@@ -123,8 +123,11 @@ struct AttentionFixture {
     ///
     /// - Returns: `[token, heads · headDim]` each: the sums, and the largest error that the kernel's
     ///   roundings can make of them.
+    ///
+    /// - Parameter sees: Whether a token sees a place; `nil`: all up to its own.
     func attention(
-        queries: Tensor, keys: Tensor, values: Tensor
+        queries: Tensor, keys: Tensor, values: Tensor,
+        sees: ((_ token: Int, _ place: Int) -> Bool)? = nil
     ) throws -> (result: [Double], bound: [Double]) {
         let (count, length) = (queries.shape[0], keys.shape[0])
         let (group, dim) = (shape.heads / shape.kvHeads, shape.headDim)
@@ -136,7 +139,9 @@ struct AttentionFixture {
         let scores = try q.matmul(k) * shape.scale
         let hidden = (0..<count).flatMap { token in
             (0..<group).flatMap { _ in
-                (0..<length).map { $0 > length - count + token ? UInt8(1) : 0 }
+                (0..<length).map { place in
+                    sees?(token, place) ?? (place <= length - count + token) ? UInt8(0) : 1
+                }
             }
         }
         let mask = try Tensor(hidden, shape: [count * group, length])

@@ -147,6 +147,113 @@ struct CUDAHeadDrafterGPUTests {
         }
     }
 
+    /// Trees are the likeliest nodes by the module's confidence, by the rule of the host, in steps of changing
+    /// numbers of nodes behind prompts of several lengths, over a page's end too.
+    ///
+    /// Tolerance: a confidence of the kernels is as far from the module's in float32 as twice the module's in
+    /// bfloat16 is at most, behind a target in bfloat16; a node's score adds up to as many as it has tokens,
+    /// and it is compared with another's.
+    @Test func treesAreTheModules() throws {
+        let (width, bucket, most) = (3, 2, 5)
+        let exact = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
+        let rounding = try checkpoint.loadModel(device: .cuda(0), dtype: .bfloat16)
+        let weights = try weights()
+        let draft = try EagleDraft(weights, target: exact)
+        let roundingDraft = try EagleDraft(weights, target: rounding)
+        let backend = try CUDABackend(
+            checkpoint,
+            layout: CUDALayout(
+                slots: bucket, context: 256, chunk: 64, buckets: [bucket],
+                draftTokens: [2, most]), draft: .head(weights, width: width), kernels: kernels)
+        let drafter = try #require(backend.decoder.drafter as? CUDAHeadDrafter)
+        let targetIds: [Int32] = try drafter.head.targetIds.values()
+        var random = SplitMix(18)
+        let pages = (0..<bucket).map { slot in (slot * 4..<slot * 4 + 4).map { Int32($0) } }
+        var sequences: [[Int32]] = []
+        for (slot, length) in [59, 130].enumerated() {
+            let prompt = random.tokens(length...length, below: 8000)
+            try backend.open(
+                slot,
+                SequenceStart(
+                    tokens: prompt, promptCount: length, sampling: SamplingParameters()))
+            for start in stride(from: 0, to: length, by: 64) {
+                let end = min(start + 64, length)
+                try backend.prefill(
+                    PrefillChunk(
+                        slot: slot, position: start, tokens: prompt[start..<end],
+                        pages: pages[slot], samples: end == length))
+            }
+            sequences.append(prompt + [try backend.collect()[0][0].id])
+        }
+        var same = 0
+        for number in [5, 2, 0, 5, 5] {
+            try backend.decode(
+                DecodeBatch(
+                    rows: (0..<bucket).map {
+                        .init(slot: $0, position: sequences[$0].count - 1, pages: pages[$0])
+                    }, bucket: bucket, draftTokens: number))
+            let found = try backend.collect()
+            let drafts: [Int32] = try backend.decoder.state.drafts.values()
+            let parents: [Int32] = try #require(backend.decoder.state.parents).values()
+            for slot in 0..<bucket where number > 0 {
+                var error = 0.0
+                func confidence(_ branch: [Int32]) throws -> [Int32: Double] {
+                    func own(_ target: any LanguageModel, _ draft: EagleDraft) throws -> [Double] {
+                        try logits(target, draft, sequences[slot], branch).logSoftmax()
+                            .to(dtype: .float64).values()
+                    }
+                    let (right, usual) = (
+                        try own(exact, draft), try own(rounding, roundingDraft)
+                    )
+                    let best = right.indices.sorted { right[$0] > right[$1] }.prefix(2 * width)
+                    for index in best { error = max(error, abs(right[index] - usual[index])) }
+                    return Dictionary(
+                        zip(targetIds, right), uniquingKeysWith: { first, _ in first })
+                }
+                // The host's rule, with these confidences.
+                var all: [(text: [Int32], score: Double)] = []
+                var open: [(text: [Int32], score: Double)] = [([], 0)]
+                var known: [[Int32]: [Int32: Double]] = [:]
+                for _ in 0..<number {
+                    var level: [(text: [Int32], score: Double)] = []
+                    for node in open {
+                        let own = try confidence(node.text)
+                        known[node.text] = own
+                        level += own.sorted { $0.value > $1.value }.prefix(width).map {
+                            (node.text + [$0.key], node.score + $0.value)
+                        }
+                    }
+                    all += level
+                    open = Array(level.sorted { $0.score > $1.score }.prefix(width))
+                }
+                let best = all.sorted { $0.score > $1.score }.prefix(number)
+                let worst = best.last?.score ?? 0
+                // The device's.
+                var texts: [[Int32]] = []
+                for node in 0..<number {
+                    let parent = Int(parents[slot * most + node])
+                    #expect((0...node).contains(parent))
+                    guard (0...node).contains(parent) else { break }
+                    let before = parent == 0 ? [] : texts[parent - 1]
+                    texts.append(before + [drafts[slot * most + node]])
+                    if known[before] == nil { known[before] = try confidence(before) }
+                }
+                #expect(Set(texts).count == number)
+                let tolerance = 2 * 2 * Double(number) * error
+                for text in texts {
+                    let score = text.indices.reduce(0.0) {
+                        $0 + (known[Array(text[..<$1])]?[text[$1]] ?? -.infinity)
+                    }
+                    #expect(score >= worst - tolerance, "\(text): \(score) of \(worst)")
+                }
+                same += Set(texts) == Set(best.map(\.text)) ? 1 : 0
+            }
+            for slot in 0..<bucket { sequences[slot] += found[slot].map(\.id) }
+        }
+        // Rounding moves the last node of some.
+        #expect(same >= 4, "\(same) of 8 trees are the module's")
+    }
+
     /// The draft's token by the sampler's arithmetic.
     private static func choice(
         _ logits: Tensor, _ parameters: SamplingParameters, _ targetIds: [Int32], position: Int

@@ -50,23 +50,25 @@ struct CUDAMemoryTests {
 
     /// What proposes tokens.
     enum Proposer: Sendable {
-        case none, head, model
+        case none, head, tree, model
 
         fileprivate func draft() throws -> CUDAMemory.Draft? {
             switch self {
             case .none: return nil
             case .head: return try CUDAMemoryTests.head(small, vocabulary: 40, bytes: 500)
+            case .tree:
+                return try CUDAMemoryTests.head(small, vocabulary: 40, bytes: 500, width: 3)
             case .model: return try CUDAMemoryTests.model(smaller, bytes: 500)
             }
         }
     }
 
-    private static func head(_ sizes: [String: Int], vocabulary: Int, bytes: Int) throws
-        -> CUDAMemory.Draft
-    {
+    private static func head(
+        _ sizes: [String: Int], vocabulary: Int, bytes: Int, width: Int = 1
+    ) throws -> CUDAMemory.Draft {
         try CUDAMemory.Draft(
             head: EagleConfiguration(target: config(sizes), draftVocabulary: vocabulary),
-            weightBytes: bytes, isQuantized: false)
+            weightBytes: bytes, isQuantized: false, width: width)
     }
 
     private static func model(
@@ -95,6 +97,8 @@ struct CUDAMemoryTests {
         (
             CUDALayout(slots: 20, context: 64, pages: 7, format: .float8, draftTokens: [3]), .head
         ),
+        (CUDALayout(slots: 5, context: 130, chunk: 16, draftTokens: [2, 5]), .tree),
+        (CUDALayout(slots: 3, context: 64, pages: 7, format: .float8, draftTokens: [15]), .tree),
         (CUDALayout(slots: 5, context: 130, chunk: 16, draftTokens: [2, 5]), .model),
         (
             CUDALayout(slots: 20, context: 64, pages: 7, format: .float8, draftTokens: [3]), .model
@@ -116,12 +120,13 @@ struct CUDAMemoryTests {
         let buffers = try DecoderBuffers(shapes, device: .cpu)
         let state = try SamplingState(
             slots: layout.slots, vocabulary: 101, places: layout.mostDraftTokens + 1,
-            sequenceLength: layout.sequenceLength, device: .cpu)
+            sequenceLength: layout.sequenceLength,
+            holdsTrees: memory.draft?.width ?? 1 > 1, device: .cpu)
         var (held, logits, pages) = (bytes(buffers) + bytes(state), shapes.logitBytes, bytes(cache))
         if let draft = memory.draft {
             switch draft.kind {
             case .head(let config):
-                let own = CUDAHeadDrafter.Buffers.Shapes(config, layout)
+                let own = CUDAHeadDrafter.Buffers.Shapes(config, layout, width: draft.width)
                 held += try bytes(CUDAHeadDrafter.Buffers(own, device: .cpu))
                 logits += 4 * own.logits.reduce(1, *)
             case .model(let sizes):
@@ -135,8 +140,9 @@ struct CUDAMemoryTests {
             }
             pages += try bytes(
                 PagedKeyValues(
-                    layers: draft.layers, pages: layout.pageCount, shape: draft.attention,
-                    format: layout.format, device: .cpu))
+                    layers: draft.layers,
+                    pages: layout.pageCount + (draft.width > 1 ? layout.treePages(draft.width) : 0),
+                    shape: draft.attention, format: layout.format, device: .cpu))
         }
         #expect(prediction.cache == pages)
         #expect(prediction.logits == logits)
@@ -173,6 +179,15 @@ struct CUDAMemoryTests {
                 #expect(own.allSatisfy { $0.shape == draft.attention })
             }
             #expect(launches.count == layout.steps.count + 2 * layout.buckets.count)
+            // A head that grows trees has one for each of their sizes, in pages of its own, too.
+            if case .head(let config) = draft.kind, layout.mostDraftTokens > 0 {
+                let wide = try CUDAMemory.Draft(
+                    head: config, weightBytes: 0, isQuantized: false, width: 4)
+                let more = layout.attentions(shape, draft: wide).dropFirst(launches.count)
+                #expect(more.map(\.queries).allSatisfy { (3...4).contains($0) })
+                #expect(more.count == layout.steps.count { $0.draftTokens > 0 })
+                #expect(more.allSatisfy { $0.maxPages == layout.pagesPerSlot + 1 })
+            }
             let workspace = DecodeAttention.Workspace(device: .cpu)
             try workspace.reserve(launches, limits: Self.limits)
             let held = workspace.bytes

@@ -52,6 +52,65 @@ struct CUDASpeculationTests {
         #expect(state.sequence?.shape == (length > 0 ? [5, length] : nil))
     }
 
+    /// A state that holds trees has their parents and the paths that were gone.
+    @Test func treeState() throws {
+        let state = try SamplingState(
+            slots: 5, vocabulary: 101, places: 4, holdsTrees: true, device: .cpu)
+        #expect(
+            state.heldBytes
+                == SamplingState.bytes(slots: 5, vocabulary: 101, places: 4, holdsTrees: true))
+        #expect(state.parents?.shape == [5, 3] && state.path?.shape == [5, 4])
+    }
+
+    /// Trees take the places and pages that their levels need, and never more nodes at a time than they have.
+    @Test(arguments: [
+        (1, 8, 1, 0, 1, 0), (5, 3, 3, 12, 1, 1), (2, 8, 2, 2, 1, 1), (15, 8, 8, 112, 4, 2),
+        (15, 1, 1, 14, 1, 1), (9, 8, 8, 64, 2, 1), (0, 3, 1, 0, 1, 0),
+    ])
+    func treeShapes(
+        count: Int, width: Int, own: Int, places: Int, words: Int, pages: Int
+    ) throws {
+        let shape = TreeKernels.Shape(count: count, width: width)
+        #expect(shape.width == own && shape.maskWords == words && shape.pages == pages)
+        guard count > 0 else { return }
+        #expect(shape.places == places)
+        for vocabulary in [40, 32_000, 151_936] {
+            let round = try TreeKernels.Round(
+                shape, rows: 3, pages: 5, firstPage: 70, vocabulary: vocabulary, device: .cpu)
+            let held = Mirror(reflecting: round).children.reduce(0) { sum, child in
+                sum + ((child.value as? Tensor).map { $0.count * $0.dtype.byteCount } ?? 0)
+            }
+            #expect(
+                held
+                    == TreeKernels.Round.bytes(shape, rows: 3, pages: 5, vocabulary: vocabulary))
+        }
+    }
+
+    /// Rows have pages of their own for the largest tree, and a head reads again what it has grown.
+    @Test func treeLayouts() throws {
+        let layout = CUDALayout(slots: 20, context: 100, draftTokens: [1, 3, 9])
+        #expect(layout.treePages(1) == layout.largestBucket)
+        #expect(layout.treePages(8) == layout.largestBucket)
+        #expect(CUDALayout(slots: 3, context: 100, draftTokens: [15]).treePages(8) == 8)
+        #expect(CUDALayout(slots: 3, context: 100).treePages(8) == 0)
+        // Sixteen heads to each of the head's key-value heads: attention takes four places.
+        let config = try EagleConfiguration(
+            target: ModelConfig(
+                json: .object([
+                    "model_type": "qwen3", "hidden_size": 48, "intermediate_size": 80,
+                    "num_attention_heads": 16, "num_key_value_heads": 1, "head_dim": 64,
+                    "vocab_size": 101, "num_hidden_layers": 9, "rope_theta": 10_000,
+                ]), path: "test"), draftVocabulary: 40)
+        let shape = try AttentionShape(
+            heads: 4, kvHeads: 2, headDim: 64, normalisesQueriesAndKeys: true)
+        let limits = DeviceLimits(multiprocessors: 132, sharedPerBlock: 232_448)
+        for (width, most) in [(1, 9), (2, 3)] {
+            let draft = try CUDAMemory.Draft(
+                head: config, weightBytes: 0, isQuantized: false, width: width)
+            #expect(layout.limited(to: shape, draft: draft, by: limits).mostDraftTokens == most)
+        }
+    }
+
     /// Buffers hold the rows of the largest step, the logits among them.
     @Test func buffers() {
         let sizes = DecoderDimensions(
@@ -196,6 +255,14 @@ struct CUDASpeculationTests {
                 SampledToken(id: 31, logprob: -3, alternatives: [.init(id: 3, logprob: -3)]),
             ])
         #expect(emitted.tokens(row: 1, slot: 0, wanted: nil) == [SampledToken(id: 10)])
+        // Of a tree, those of the row of logits that was gone to; no row but the step's.
+        var tree = emitted
+        tree.path = [0, 9, 9, 0, 0, 0, 0, 1, 0]
+        #expect(
+            tree.tokens(row: 0, slot: 2, wanted: 1) == emitted.tokens(row: 0, slot: 2, wanted: 1))
+        tree.path = [0, 9, 9, 0, 0, 0, 1, 99, 0]
+        #expect(
+            tree.tokens(row: 0, slot: 2, wanted: 1).map { $0.alternatives.map(\.id) } == [[3], [3]])
         // More than the step had places for cannot be.
         #expect(emitted.tokens(row: 1, slot: 1, wanted: nil).map(\.id) == [20, 21])
         #expect(emitted.tokens(row: 1, slot: 0, wanted: 0) == [SampledToken(id: 10, logprob: -1)])

@@ -28,8 +28,17 @@
 //               request's own length only
 //   epsilon, scale, rope_scaling: float32 (scale: of the scores; rope_scaling: of cosines and
 //   sines)
+//   seen, older: with MASK_WORDS only, see below
 // Constants: those of keyvalue.cuh, QUERIES (GROUP QUERIES <= 64), PAGE_WARPS (blocks of tokens in
 // work at once) and SLOTS (tiles in flight, a multiple of 2 PAGE_WARPS).
+//
+// With a constant MASK_WORDS above 0 the last places of a request are a tree's: the `older` (int32) before
+// the new ones, and these. All before, places 0 ... trunk - 1 with trunk = n - QUERIES - older, are seen
+// by every query; of the others query i sees place trunk + j where bit j % 32 of word j / 32 of
+// seen[r QUERIES + i] is set (u32 [requests QUERIES, MASK_WORDS]): its own, place trunk + older + i, and
+// those of its branch. Its position p is trunk + (bits set) - 1, its depth; keys and values go to the
+// new tokens' own places. A place past the last bit is seen by none. Masks are read ahead of the wait,
+// like tables and lengths.
 // Grid: any number of blocks; as many as fit at once. Block: THREADS = 32 (PAGE_WARPS SETS + 1).
 // Shared memory: SHARED_BYTES, dynamic. Needs sm_80; bulk copies from sm_90 on.
 //
@@ -68,6 +77,8 @@
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=0 QUERIES=1 SLOTS=12 PAGE_WARPS=3
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=1 QUERIES=1 SLOTS=12 PAGE_WARPS=3
 // compile: HEADS=3 KV_HEADS=1 HEAD_DIM=64 ROTARY_DIM=32 QK_NORM=0 KV_FP8=0 QUERIES=4 SLOTS=8 PAGE_WARPS=2
+// compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=0 QUERIES=8 SLOTS=12 PAGE_WARPS=3 MASK_WORDS=1
+// compile: HEADS=3 KV_HEADS=1 HEAD_DIM=64 ROTARY_DIM=32 QK_NORM=0 KV_FP8=1 QUERIES=8 SLOTS=4 PAGE_WARPS=2 MASK_WORDS=4
 #include "attention_parts.cuh"
 #include "attention_stream.cuh"
 #include "attention_tokens.cuh"
@@ -76,7 +87,7 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
     const bf16* qkv, const bf16* query_norm, const bf16* key_norm, const float* frequencies,
     u8* pages, const i32* table, const i32* lengths, bf16* attended, float* workspace,
     i32* counters, i32 requests, i32 max_pages, i32 split, float epsilon, float scale,
-    float rope_scaling) {
+    float rope_scaling TREE_PARAMETERS) {
     extern __shared__ __align__(128) u8 shared[];
     dependents_launch();
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -126,8 +137,13 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
         Segment segment;
         unit = plan.segment(unit, end, lengths, segment);
         i32 position = lengths[segment.request] - QUERIES;
+#if MASK_WORDS > 0
+        Sight sight = {seen + (i64)segment.request * QUERIES * MASK_WORDS, position - older};
+#else
+        Sight sight = {};
+#endif
         const i32* page_row = table + (i64)segment.request * max_pages;
-        find_angles(shared, frequencies, position, rope_scaling);
+        find_angles(shared, frequencies, position, sight, rope_scaling);
         if (!waited) dependencies_wait();
         waited = true;
         prepare(shared, qkv, segment, segment.last * BLOCK > position, query_weights, key_weights,
@@ -144,8 +160,8 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
             // The last buffers of the segment are kept for the result.
             bool keep = MERGE_IN_RING && mine + PAGE_WARPS >= count;
             attend(state, queries, shared, tile % SLOTS, tile / SLOTS % 2, keep,
-                   segment.first + mine, position, segment.head, pages, page_row, factor, set,
-                   page_warp, lane);
+                   segment.first + mine, position, sight, segment.head, pages, page_row, factor,
+                   set, page_warp, lane);
         }
 
         // Merge the warps that had a block (all of them if there were as many), then, in the thread

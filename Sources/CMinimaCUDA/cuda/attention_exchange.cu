@@ -16,7 +16,7 @@
 //   space       [KV_HEADS, PARTS, RECEIVED_BYTES], all bits set before the first launch and after
 //               each
 //   requests    int32, 1 ... PARTS
-//   max_pages, epsilon, scale, rope_scaling as there.
+//   max_pages, epsilon, scale, rope_scaling, and with MASK_WORDS seen and older, as there.
 // Constants: those of attention.cu, and PARTS.
 // Grid: KV_HEADS PARTS, or more up to the number of multiprocessors. Block: THREADS. Shared memory:
 // EXCHANGE_SHARED_BYTES, dynamic. Needs sm_80; what is read when, reference and tolerance as there.
@@ -24,6 +24,7 @@
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=0 QUERIES=1 SLOTS=12 PAGE_WARPS=3 PARTS=16
 // compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=1 QUERIES=1 SLOTS=12 PAGE_WARPS=3 PARTS=16
 // compile: HEADS=12 KV_HEADS=4 HEAD_DIM=64 ROTARY_DIM=32 QK_NORM=0 KV_FP8=0 QUERIES=4 SLOTS=8 PAGE_WARPS=2 PARTS=5
+// compile: HEADS=64 KV_HEADS=8 HEAD_DIM=128 ROTARY_DIM=128 QK_NORM=1 KV_FP8=0 QUERIES=8 SLOTS=12 PAGE_WARPS=3 PARTS=16 MASK_WORDS=1
 #include "attention_slices.cuh"
 #include "attention_stream.cuh"
 #include "attention_tokens.cuh"
@@ -47,7 +48,7 @@ DEVICE i32 exchange_split(const i32* lengths, i32 requests, u32 lane) {
 extern "C" __global__ void REGISTERS_AT_MOST attention_exchange(
     const bf16* qkv, const bf16* query_norm, const bf16* key_norm, const float* frequencies,
     u8* pages, const i32* table, const i32* lengths, bf16* attended, u8* space, i32 requests,
-    i32 max_pages, float epsilon, float scale, float rope_scaling) {
+    i32 max_pages, float epsilon, float scale, float rope_scaling TREE_PARAMETERS) {
     extern __shared__ __align__(128) u8 shared[];
     dependents_launch();
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -91,7 +92,12 @@ extern "C" __global__ void REGISTERS_AT_MOST attention_exchange(
         load_head(key_weights, key_norm, lane);
     }
     i32 position = lengths[segment.request] - QUERIES;
-    if (count > 0) find_angles(shared, frequencies, position, rope_scaling);
+#if MASK_WORDS > 0
+    Sight sight = {seen + (i64)segment.request * QUERIES * MASK_WORDS, position - older};
+#else
+    Sight sight = {};
+#endif
+    if (count > 0) find_angles(shared, frequencies, position, sight, rope_scaling);
     dependencies_wait();
     space += (i64)head * PARTS * RECEIVED_BYTES;
     if (count > 0) {
@@ -104,8 +110,8 @@ extern "C" __global__ void REGISTERS_AT_MOST attention_exchange(
         for (i32 mine = page_warp; mine < count; mine += PAGE_WARPS) {
             u32 tile = 2 * mine;
             attend(state, queries, shared, tile % SLOTS, tile / SLOTS % 2, false,
-                   segment.first + mine, position, head, pages, row, scale * 1.4426950408889634f,
-                   set, page_warp, lane);
+                   segment.first + mine, position, sight, head, pages, row,
+                   scale * 1.4426950408889634f, set, page_warp, lane);
         }
         if ((i32)page_warp < count)
             send(state, space + (rank * WARPS + warp) * SHARE_BYTES, RECEIVED_BYTES, lane);

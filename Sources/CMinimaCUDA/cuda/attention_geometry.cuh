@@ -29,6 +29,15 @@ static_assert(SLOTS % (2 * PAGE_WARPS) == 0, "a buffer must stay one warp's");
 #define REGISTERS_AT_MOST __launch_bounds__(THREADS, 1)
 #endif
 #define INFINITE __uint_as_float(0x7f800000u)
+// Words of a query's mask of the places of a tree; 0: tokens follow each other. See attention.cu.
+#ifndef MASK_WORDS
+#define MASK_WORDS 0
+#endif
+#if MASK_WORDS > 0
+#define TREE_PARAMETERS , const u32 *seen, i32 older
+#else
+#define TREE_PARAMETERS
+#endif
 
 // Shared memory, in bytes.
 #define RING_AT 0
@@ -45,3 +54,25 @@ static_assert(SLOTS % (2 * PAGE_WARPS) == 0, "a buffer must stay one warp's");
 #define SHARED_BYTES (BARRIERS_AT + 16 * SLOTS)
 
 DEVICE uint4 load_piece(const u8* address) { return *(const uint4*)address; }
+
+/// What the queries of a request see of its last places.
+struct Sight {
+    const u32* seen;  // [QUERIES, MASK_WORDS]
+    i32 trunk;        // the first place that masks tell of; all before are seen
+
+    /// Whether `query` sees the token that stands `place` places behind the first that masks tell of.
+    DEVICE bool holds(i32 query, i32 place) const {
+        if (place < 0) return true;
+        const u32* own = seen + min(query, QUERIES - 1) * MASK_WORDS;
+        return place < 32 * MASK_WORDS && (own[place / 32] >> place % 32 & 1) != 0;
+    }
+
+    /// Where a query's token stands in its sequence: behind as many of its branch.
+    DEVICE i32 position(i32 query) const {
+        i32 count = 0;
+#pragma unroll
+        for (i32 word = 0; word < MASK_WORDS; word++)
+            count += __popc(seen[query * MASK_WORDS + word]);
+        return trunk + count - 1;
+    }
+};

@@ -15,13 +15,14 @@ DEVICE void clear_rows(u8* shared) {
 }
 
 /// Cosines and sines of the new tokens' rotations. All warps but the last.
-DEVICE void find_angles(u8* shared, const float* frequencies, i32 position, float rope_scaling) {
+DEVICE void find_angles(u8* shared, const float* frequencies, i32 position, const Sight& sight,
+                        float rope_scaling) {
     float* angles = (float*)(shared + ANGLES_AT);
     for (i32 at = threadIdx.x; at < QUERIES * (ROTARY_DIM / 2); at += 32 * WARPS) {
         i32 query = at / (ROTARY_DIM / 2), pair = at % (ROTARY_DIM / 2);
         float* place = angles + query * ROTARY_DIM + pair;
-        rotation(position + query, frequencies[pair], rope_scaling, place[0],
-                 place[ROTARY_DIM / 2]);
+        i32 token = MASK_WORDS > 0 ? sight.position(query) : position + query;
+        rotation(token, frequencies[pair], rope_scaling, place[0], place[ROTARY_DIM / 2]);
     }
 }
 

@@ -34,10 +34,11 @@ DEVICE void load_queries(u32 (&queries)[WARP_TILES][DIM_TILES][2], const u8* sha
 
 /// Adds block `block` of a head's tokens to the warp's state. Its tiles come into buffers `slot` and
 /// the next, by the phases of parity `parity`; unless `keep`, they are given back. `row` has the
-/// request's pages, `position` its first new token.
+/// request's pages, `position` its first new token; `sight`: what queries see of a tree.
 DEVICE void attend(State& state, const u32 (&queries)[WARP_TILES][DIM_TILES][2], u8* shared,
-                   u32 slot, u32 parity, bool keep, i32 block, i32 position, i32 head, u8* pages,
-                   const i32* row, float factor, u32 set, u32 page_warp, u32 lane) {
+                   u32 slot, u32 parity, bool keep, i32 block, i32 position, const Sight& sight,
+                   i32 head, u8* pages, const i32* row, float factor, u32 set, u32 page_warp,
+                   u32 lane) {
     u32 g = lane / 4, q = lane % 4;
     u32 full = shared_address(shared + BARRIERS_AT), empty = full + 8 * SLOTS;
     u8* keys = shared + RING_AT + slot * TILE_BYTES;
@@ -89,6 +90,20 @@ DEVICE void attend(State& state, const u32 (&queries)[WARP_TILES][DIM_TILES][2],
                     score = fmaf(score, key_factor, exponent);
                 }
         }
+#if MASK_WORDS > 0
+    if ((block + 1) * BLOCK > sight.trunk) {
+#pragma unroll
+        for (i32 n = 0; n < WARP_TILES; n++)
+#pragma unroll
+            for (i32 c = 0; c < 4; c++) {
+                i32 query = ((set * WARP_TILES + n) * 8 + 2 * q + c % 2) / GROUP;
+                i32 first = block * BLOCK + c / 2 * KEY_HALF - sight.trunk;
+#pragma unroll
+                for (i32 t = 0; t < KEY_TILES; t++)
+                    if (!sight.holds(query, first + (i32)key_row(t, g))) scores[n][t][c] = -INFINITE;
+            }
+    }
+#else
     if (fresh) {
 #pragma unroll
         for (i32 n = 0; n < WARP_TILES; n++)
@@ -102,6 +117,7 @@ DEVICE void attend(State& state, const u32 (&queries)[WARP_TILES][DIM_TILES][2],
                         scores[n][t][c] = -INFINITE;
             }
     }
+#endif
 
     u32 weights[WARP_TILES][KEY_TILES][2];
 #pragma unroll

@@ -48,11 +48,23 @@
 //   places      int32: tokens of a step at most
 //   stride      int32: rows of logits of a row, more than place
 //   length      int32: columns of sequence
+//   parents, path: with TREE only, see below
 //
 // A step that verifies proposals has a launch for each place. One with place > 0 chooses for the rows
 // whose token of the place before is finite and was proposed, drafts[slot, place - 1], and does
 // nothing for the others: what is emitted are the tokens that steps without proposals would choose. A
 // mask is the next token's alone, so a slot that has one chooses in place 0 only.
+//
+// With a constant TREE proposals are a tree's nodes: row r stride of logits is what follows the slot's
+// last token, row r stride + i + 1 what follows node i, drafts[slot, i], whose parent is node
+// parents[slot, i] - 1 (int32 [slots, places - 1]; 0: the last token). Nodes come behind their parents;
+// where there are more, at most 31, than the step has rows of logits, the first count. The launch of
+// place j > 0 goes from row path[slot, j - 1] to that of its first child that holds the token of place
+// j - 1, chooses from it, and leaves it in path[slot, j] (int32 [slots, places]). As drafted tokens are
+// point masses and each place's token is drawn from the target's own distribution behind what is before
+// it, penalties and all, going on while a child holds it leaves that distribution as it is: exact by
+// construction, as for a chain. (Where siblings are drawn from the draft instead, they have to be
+// rejected one after the other: Miao et al. 2024, "SpecInfer", 4.3.)
 //
 // With a constant ACCEPTANCE, a list of numbers of 2^-32, a proposal counts as right in place j with
 // the j-th of these probabilities, whatever it is, by writing the chosen token, or -1, into drafts;
@@ -64,6 +76,8 @@
 // compile: VOCAB=151936 BIASES=512 BLOCK=256
 // compile: VOCAB=1003 BIASES=16 BLOCK=1024
 // compile: VOCAB=151936 BIASES=512 BLOCK=256 ACCEPTANCE=2147483648u,1073741824u
+// compile: VOCAB=151936 BIASES=512 BLOCK=256 TREE=1
+// compile: VOCAB=1003 BIASES=16 BLOCK=1024 TREE=1 ACCEPTANCE=2147483648u
 #include "sampling_workspace.cuh"
 #include "sampling_arithmetic.cuh"
 #include "sampling_row.cuh"
@@ -71,12 +85,20 @@
 #include "sampling_results.cuh"
 #include "sampling_verification.cuh"
 
+#ifdef TREE
+#define TREE_PARAMETERS , const i32 *parents, i32 *path
+#define TREE_OF_SLOT , parents + (i64)slot * (places - 1), path + (i64)slot * places, stride - 1
+#else
+#define TREE_PARAMETERS
+#define TREE_OF_SLOT
+#endif
+
 extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     sample(const float* logits, const i32* rows, const u32* settings, const i32* bias_tokens,
            const float* bias_values, const u32* masks, u16* history, i32* positions, i32* lengths,
            i32* tokens, float* log_sums, float* chosen, Workspace* workspaces, i32* emitted,
            i32* counts, i32* drafts, i32* sequence, i32 place, i32 places, i32 stride,
-           i32 length) {
+           i32 length TREE_PARAMETERS) {
     __shared__ Shared shared;
     dependents_launch();
     dependencies_wait();
@@ -84,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     if (slot < 0) return;
     Verification verification = {emitted + (i64)slot * places, counts + slot,
                                  drafts + (i64)slot * (places - 1), settings + slot * SETTINGS,
-                                 place, places};
+                                 place, places TREE_OF_SLOT};
     const u32* mask = masks + (u64)slot * MASK_STRIDE;
     bool is_masked = mask[0] != 0;
     if (!verification.is_alive(is_masked)) return;
@@ -93,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
     float inverse = __uint_as_float(setting[0]);
     u32 flags = setting[7];
     Row row;
-    row.logits = logits + ((u64)blockIdx.y * stride + place) * VOCAB;
+    row.logits = logits + ((u64)blockIdx.y * stride + verification.row_of_logits()) * VOCAB;
     row.mask = is_masked ? mask + 1 : nullptr;
     row.history = flags & USES_HISTORY ? history + (u64)slot * HISTORY_STRIDE : nullptr;
     row.repetition = __uint_as_float(setting[4]);

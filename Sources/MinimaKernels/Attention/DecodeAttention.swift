@@ -19,6 +19,8 @@ public struct DecodeAttention: Sendable {
     public let queries: Int
     /// Columns of the page table.
     public let maxPages: Int
+    /// 32-bit words of a query's mask of a tree's places; 0: new tokens follow each other.
+    public let maskWords: Int
     /// The compiled kernel.
     public let kernel: Kernel
 
@@ -57,10 +59,12 @@ public struct DecodeAttention: Sendable {
     ///   - maxPages: Columns of the page table.
     ///   - splitTokens: Tokens of a part, a multiple of 64, for results that do not depend on the rest
     ///     of the batch; by default the tokens of all requests are dealt out evenly.
+    ///   - maskWords: For new tokens that are a tree's, 32-bit words of each one's mask.
     ///   - workspace: One per stream.
     public init(
         _ shape: AttentionShape, format: KeyValueFormat, queries: Int = 1, requests: Int,
-        maxPages: Int, splitTokens: Int? = nil, workspace: Workspace, context: CUDAContext
+        maxPages: Int, splitTokens: Int? = nil, maskWords: Int = 0, workspace: Workspace,
+        context: CUDAContext
     ) throws(KernelError) {
         let plan = try Self.plan(
             shape, format: format, queries: queries, requests: requests, maxPages: maxPages,
@@ -71,6 +75,7 @@ public struct DecodeAttention: Sendable {
         constants["SLOTS"] = .int(plan.slots)
         constants["PAGE_WARPS"] = .int(plan.pageWarps)
         if let exchange = plan.exchange { constants["PARTS"] = .int(exchange.parts) }
+        if maskWords > 0 { constants["MASK_WORDS"] = .int(maskWords) }
         let name = plan.exchange == nil ? "attention" : "attention_exchange"
         kernel = try context.kernel(
             KernelSource("\(name).cu"), entry: name, constants: constants,
@@ -82,6 +87,7 @@ public struct DecodeAttention: Sendable {
         self.requests = requests
         self.queries = queries
         self.maxPages = maxPages
+        self.maskWords = maskWords
     }
 
     /// Whether a device can run the kernel of the same parameters.
@@ -192,12 +198,21 @@ public struct DecodeAttention: Sendable {
     ///   - lengths: int32 `[requests]`, tokens of each request with the new ones; 0 for padding, whose
     ///     result is zeros.
     ///   - attended: bfloat16 `[requests · queries, heads · headDim]`; overwritten.
+    ///   - tree: Where new tokens are a tree's, what each sees; read at once, too.
     public func launch(
         projections: Tensor, queryNorm: Tensor?, keyNorm: Tensor?, frequencies: Tensor,
-        pages: Tensor, table: Tensor, lengths: Tensor, attended: Tensor, on stream: CUDAStream,
-        overlapping: Bool = true
+        pages: Tensor, table: Tensor, lengths: Tensor, attended: Tensor, tree: Tree? = nil,
+        on stream: CUDAStream, overlapping: Bool = true
     ) throws(KernelError) {
         let rows = requests * queries
+        guard (tree != nil) == (maskWords > 0), tree.map({ $0.older >= 0 }) ?? true else {
+            throw .invalidLaunch(
+                kernel: kernel.name,
+                reason: """
+                    it was made for masks of \(maskWords) words, and there are \
+                    \(tree == nil ? "none" : "some behind \(tree?.older ?? 0) places")
+                    """)
+        }
         try PagedKeyValues.check(pages, shape, format, kernel.name)
         try KernelShapes(kernel.name)
             .expect("projections", projections, .bfloat16, [rows, shape.projectionWidth])
@@ -206,6 +221,7 @@ public struct DecodeAttention: Sendable {
             .expect("table", table, .int32, [requests, maxPages])
             .expect("lengths", lengths, .int32, [requests])
             .expect("attended", attended, .bfloat16, [rows, shape.heads * shape.headDim])
+            .expect("seen", tree?.seen, .int32, [rows, maskWords])
             .check()
         var arguments: [KernelArgument] = [
             .tensor(projections), .optional(queryNorm), .optional(keyNorm), .tensor(frequencies),
@@ -221,6 +237,7 @@ public struct DecodeAttention: Sendable {
             arguments += [.tensor(space), .int32(requests), .int32(maxPages)]
         }
         arguments += [.float(shape.epsilon), .float(shape.scale), .float(shape.ropeScaling)]
+        if let tree { arguments += [.tensor(tree.seen), .int32(tree.older)] }
         try kernel.launch(
             grid: (plan.grid, 1, 1), block: plan.threads, on: stream, overlapping: overlapping,
             arguments)
@@ -228,6 +245,21 @@ public struct DecodeAttention: Sendable {
 }
 
 extension DecodeAttention {
+    /// What new tokens see that are a tree's; see `attention.cu`.
+    public struct Tree: Sendable {
+        /// int32 `[requests · queries, maskWords]`: a bit for each place of the tree, the lowest of a row's
+        /// first word its first place.
+        public let seen: Tensor
+        /// The tree's places before the new ones, in the pages already.
+        public let older: Int
+
+        /// The masks of a launch.
+        public init(seen: Tensor, older: Int = 0) {
+            self.seen = seen
+            self.older = older
+        }
+    }
+
     /// What thread blocks of a launch hand each other. Launches of one stream share a workspace; it
     /// grows as kernels are made, before anything runs.
     public final class Workspace: Sendable {

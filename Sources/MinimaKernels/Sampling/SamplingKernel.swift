@@ -14,11 +14,15 @@ public struct SamplingKernel: Sendable {
     /// 32-bit words of a slot's settings.
     static let settingWords = 16
     private static let block = 256
+    /// Rows of a tree and of what it follows: a warp looks through them.
+    static let mostTreeRows = 32
     /// Blocks that share a row at most, and the bytes of a row's workspace.
     private static let mostSplits = 64
     package static let workspaceBytes = 63_104
 
     private let sample: Kernel
+    /// `nil` where no step verifies trees.
+    private let sampleTree: Kernel?
     private let openHistory: Kernel
     private let workspace: Tensor
     /// Blocks that the device can hold at a time.
@@ -29,24 +33,35 @@ public struct SamplingKernel: Sendable {
     /// - Parameters:
     ///   - vocabulary: Columns of the logits.
     ///   - rows: Rows of one launch at most.
-    public init(context: CUDAContext, vocabulary: Int, rows: Int) throws(KernelError) {
-        try self.init(context: context, vocabulary: vocabulary, rows: rows, acceptance: nil)
+    ///   - verifiesTrees: Whether proposals may be trees.
+    public init(
+        context: CUDAContext, vocabulary: Int, rows: Int, verifiesTrees: Bool = false
+    ) throws(KernelError) {
+        try self.init(
+            context: context, vocabulary: vocabulary, rows: rows, acceptance: nil,
+            verifiesTrees: verifiesTrees)
     }
 
     /// A kernel that takes proposals for right with given probabilities, whatever they are: to time
     /// steps at an acceptance that no draft at hand reaches. What it samples means nothing.
     ///
-    /// - Parameter acceptance: Per place of a step the probability that its proposal counts as right.
+    /// - Parameters:
+    ///   - acceptance: Per place of a step the probability that its proposal counts as right; of a tree's
+    ///     proposals for a place the first does, as far as there is one.
+    ///   - verifiesTrees: Whether proposals may be trees.
     package init(
-        context: CUDAContext, vocabulary: Int, rows: Int, simulating acceptance: [Double]
+        context: CUDAContext, vocabulary: Int, rows: Int, simulating acceptance: [Double],
+        verifiesTrees: Bool = false
     ) throws(KernelError) {
         try self.init(
             context: context, vocabulary: vocabulary, rows: rows,
-            acceptance: acceptance.map { UInt32(clamping: Int(($0 * 0x1p32).rounded())) })
+            acceptance: acceptance.map { UInt32(clamping: Int(($0 * 0x1p32).rounded())) },
+            verifiesTrees: verifiesTrees)
     }
 
     private init(
-        context: CUDAContext, vocabulary: Int, rows: Int, acceptance: [UInt32]?
+        context: CUDAContext, vocabulary: Int, rows: Int, acceptance: [UInt32]?,
+        verifiesTrees: Bool
     ) throws(KernelError) {
         guard (1...1 << 18).contains(vocabulary), rows > 0 else {
             throw .invalidLaunch(
@@ -65,8 +80,15 @@ public struct SamplingKernel: Sendable {
         }
         sample = try context.kernel(source, entry: "sample", constants: constants)
         openHistory = try context.kernel(source, entry: "open_history", constants: constants)
-        residentBlocks =
-            try sample.blocksPerMultiprocessor(block: Self.block) * context.multiprocessors
+        constants["TREE"] = 1
+        sampleTree =
+            verifiesTrees
+            ? try context.kernel(source, entry: "sample", constants: constants) : nil
+        var resident = try sample.blocksPerMultiprocessor(block: Self.block)
+        if let sampleTree {
+            resident = min(resident, try sampleTree.blocksPerMultiprocessor(block: Self.block))
+        }
+        residentBlocks = resident * context.multiprocessors
         workspace = try KernelError.wrapping { () throws(TensorError) in
             let zeros = try Tensor.zeros(
                 [rows, Self.workspaceBytes], dtype: .uint8, device: context.device)
@@ -100,10 +122,13 @@ public struct SamplingKernel: Sendable {
     ///   - lengths: int32 `[slots]`, counted on like the positions.
     ///   - place: Which token of the step is chosen.
     ///   - rowsOfLogits: Places of the step, at most the state's.
+    ///   - inTree: Whether the proposals are a tree, as the state's parents say: the row of logits is that
+    ///     of the proposal that was gone to.
     ///   - overlapping: Whether the kernel may start before the one ahead of it ends.
     public func launch(
         _ logits: Tensor, slots: Tensor? = nil, state: SamplingState, lengths: Tensor? = nil,
-        place: Int = 0, of rowsOfLogits: Int = 1, on stream: CUDAStream, overlapping: Bool = true
+        place: Int = 0, of rowsOfLogits: Int = 1, inTree: Bool = false, on stream: CUDAStream,
+        overlapping: Bool = true
     ) throws(KernelError) {
         let all = logits.rank == 2 ? logits.shape[0] : 0
         let count = all / max(rowsOfLogits, 1)
@@ -131,7 +156,22 @@ public struct SamplingKernel: Sendable {
                     [\(state.slots)]; found \(slots?.summary ?? "none"), \(lengths?.summary ?? "none")
                     """)
         }
-        try sample.launch(
+        var kernel = sample
+        var tree: [KernelArgument] = []
+        if inTree {
+            guard let sampleTree, let parents = state.parents, let path = state.path,
+                rowsOfLogits <= Self.mostTreeRows
+            else {
+                throw .invalidLaunch(
+                    kernel: sample.name,
+                    reason: """
+                        a tree of \(rowsOfLogits - 1) proposals was asked for; the kernel takes up to \
+                        \(Self.mostTreeRows - 1), where it was made for trees, and so was the state
+                        """)
+            }
+            (kernel, tree) = (sampleTree, [.tensor(parents), .tensor(path)])
+        }
+        try kernel.launch(
             grid: (splits(count), count, 1), block: Self.block, on: stream,
             overlapping: overlapping,
             [
@@ -143,7 +183,7 @@ public struct SamplingKernel: Sendable {
                 .tensor(state.emitted), .tensor(state.counts), .tensor(state.drafts),
                 .optional(state.sequence), .int32(place), .int32(state.places),
                 .int32(rowsOfLogits), .int32(state.sequence?.shape[1] ?? 0),
-            ])
+            ] + tree)
     }
 
     /// Queues what a slot has to know before its first choice, but for ``SamplingState/masks``.

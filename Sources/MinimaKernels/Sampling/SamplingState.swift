@@ -20,6 +20,11 @@ public struct SamplingState: Sendable {
     /// Proposals for the next step, int32 `[slots, places − 1]`; negative for none. A column of its own
     /// where there are no proposals.
     public let drafts: Tensor
+    /// Of each proposal the row of what it follows among a step's rows, int32 `[slots, places − 1]`: 0 the
+    /// slot's last token, i + 1 proposal i, which comes before; `nil` where proposals follow each other.
+    public let parents: Tensor?
+    /// The rows from which the last step's tokens were chosen, int32 `[slots, places]`; `nil` likewise.
+    public let path: Tensor?
     /// Natural logarithm of the sum of e^logit behind each chosen token, float32 `[slots, places]`, for
     /// slots that want it.
     public let logSums: Tensor
@@ -44,12 +49,13 @@ public struct SamplingState: Sendable {
     /// Bytes on the device.
     public static func bytes(
         slots: Int, vocabulary: Int, places: Int = 1, sequenceLength: Int = 0,
-        keepsHistory: Bool = true
+        keepsHistory: Bool = true, holdsTrees: Bool = false
     ) -> Int {
         let row =
             12 + 4 * SamplingKernel.settingWords + 8 * SamplingKernel.mostBiases
             + 4 * (1 + maskWords(vocabulary))
-        let step = 12 * places + 4 * max(places - 1, 1) + 4 * sequenceLength
+        let tree = holdsTrees ? 4 * places + 4 * max(places - 1, 1) : 0
+        let step = 12 * places + 4 * max(places - 1, 1) + 4 * sequenceLength + tree
         return slots * (row + step + (keepsHistory ? 2 * historyStride(vocabulary) : 0))
     }
 
@@ -72,9 +78,10 @@ public struct SamplingState: Sendable {
     ///   - sequenceLength: Tokens of the longest sequence where ``sequence`` is kept, else 0.
     ///   - keepsHistory: Whether slots may have penalties; costs two bytes per slot and token of the
     ///     vocabulary.
+    ///   - holdsTrees: Whether proposals are trees.
     public init(
         slots: Int, vocabulary: Int, places: Int = 1, sequenceLength: Int = 0,
-        keepsHistory: Bool = true, device: Device
+        keepsHistory: Bool = true, holdsTrees: Bool = false, device: Device
     ) throws(TensorError) {
         self.slots = slots
         self.vocabulary = vocabulary
@@ -88,6 +95,8 @@ public struct SamplingState: Sendable {
         counts = try zeros([slots], .int32)
         drafts = try Tensor.full(
             [slots, max(places - 1, 1)], -1, dtype: .int32, device: device)
+        parents = holdsTrees ? try zeros([slots, max(places - 1, 1)], .int32) : nil
+        path = holdsTrees ? try zeros([slots, places], .int32) : nil
         logSums = try zeros([slots, places], .float32)
         chosenLogits = try zeros([slots, places], .float32)
         sequence = sequenceLength > 0 ? try zeros([slots, sequenceLength], .int32) : nil

@@ -51,6 +51,8 @@ public final class CUDABackend: DecodeBackend {
         let draftTokens: Int
         /// int32 `[slots]` and `[slots, places]`.
         let counts, tokens: Tensor
+        /// int32 `[slots, places]`, of a step that has verified trees and whose likeliest tokens are told.
+        let path: Tensor?
         /// float32 `[slots, places]`.
         let logSums, chosen: Tensor?
         /// `[rows · (draftTokens + 1), any]`.
@@ -334,6 +336,8 @@ public final class CUDABackend: DecodeBackend {
             slots: rows, owners: rows.map { slots[$0].owner }, wanted: wanted,
             draftTokens: draftTokens, counts: try HostTransfer.download(state.counts),
             tokens: try HostTransfer.download(state.emitted),
+            path: draftTokens > 0 && likeliest != nil
+                ? try state.path.map { try HostTransfer.download($0) } : nil,
             logSums: isWanted ? try HostTransfer.download(state.logSums) : nil,
             chosen: isWanted ? try HostTransfer.download(state.chosenLogits) : nil,
             likeliest: likeliest, done: try CUDAEvent(on: decoder.kernels))
@@ -347,6 +351,7 @@ public final class CUDABackend: DecodeBackend {
         try result.done.synchronize()
         let emitted = EmittedTokens(
             counts: try result.counts.values(), tokens: try result.tokens.values(),
+            path: try result.path?.values(),
             logSums: try result.logSums?.values(), chosen: try result.chosen?.values(),
             likeliest: try result.likeliest.map {
                 (try $0.ids.values(), try $0.values.values(), $0.values.shape[1])

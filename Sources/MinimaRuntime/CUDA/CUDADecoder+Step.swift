@@ -15,9 +15,14 @@ extension CUDADecoder {
         let step = try StepBuffers(self, size)
         let begin = try kernels.kernel(
             KernelSource("step.cu"), entry: "begin_step", constants: ["BLOCK": 128])
+        let trees = size.draftTokens > 0 ? trees : nil
+        let seen = try trees?.seen.narrow(0, 0..<size.rows)
         let pass = DecoderLayers.Pass(
-            attention: try attention(layers.shape, queries: size.places, requests: size.bucket),
-            rows: step.layers, table: step.tables, lengths: step.lengths)
+            attention: try attention(
+                layers.shape, queries: size.places, requests: size.bucket,
+                maskWords: seen?.shape[1] ?? 0),
+            rows: step.layers, table: step.tables, lengths: step.lengths,
+            tree: seen.map { DecodeAttention.Tree(seen: $0) })
         var result =
             try size.leavesDraft
             ? [] : drafter?.proposals(size.draftTokens, for: step, of: self) ?? []
@@ -33,10 +38,18 @@ extension CUDADecoder {
                         .int32(size.draftTokens), .int32(state.drafts.shape[1]),
                         .int32(state.vocabulary),
                     ])
-            },
-            // Behind the launch that writes the rows' tables, which attention reads ahead of its turn.
-            layers.embed(step.inputs, into: step.residual),
+            }
         ]
+        if let trees, let seen {
+            result.append(
+                StepKernel(name: "tree masks", bytes: 0) { [state] stream in
+                    try trees.kernels.masks(
+                        slots: step.rows, state: state, seen: seen, count: size.draftTokens,
+                        on: stream)
+                })
+        }
+        // Behind the launches that write the rows' tables and masks, which attention reads ahead of its turn.
+        result.append(layers.embed(step.inputs, into: step.residual))
         let launches = try concurrentMap(weights.layers.count, threads: Self.compilers) { index in
             try (drafter?.observations(entering: index, of: step, in: self) ?? [])
                 + layers.layer(index, pass)
@@ -52,8 +65,16 @@ extension CUDADecoder {
                 [sampling, state] stream in
                 try sampling.launch(
                     step.logits, slots: step.rows, state: state, place: place, of: size.places,
-                    on: stream)
+                    inTree: trees != nil, on: stream)
             }
+        }
+        if let trees {
+            result.append(
+                StepKernel(name: "tree move", bytes: 0) { [state] stream in
+                    try trees.kernels.move(
+                        table: step.tables, slots: step.rows, state: state, on: stream)
+                })
+            result += try drafter?.settlements(of: step, in: self) ?? []
         }
         return result
     }

@@ -18,8 +18,17 @@ final class CUDADecoder {
     let sampling: SamplingKernel
     /// Parts that thread blocks of attention hand each other, a draft's too.
     let attentionWorkspace: DecodeAttention.Workspace
+    /// What verifying trees takes; `nil`: proposals follow each other.
+    let trees: Trees?
     /// What proposes tokens to verify; `nil`: they are left as they are.
     var drafter: (any CUDADrafter)?
+
+    /// What steps need that verify trees.
+    struct Trees: Sendable {
+        let kernels: PathKernels
+        /// Which rows of its step each row sees, int32 `[rows of the largest step, 1]`.
+        let seen: Tensor
+    }
 
     /// Pages by slot, int32 `[slots, pages of a sequence]`.
     let tables: Tensor
@@ -56,16 +65,19 @@ final class CUDADecoder {
             DecoderBuffers.Shapes(weights, layout, draft: proposing), device: device)
         let vocabulary = weights.architecture.dimensions.vocabularySize
         let rows = layout.largestBucket
+        let hasTrees = draft?.width ?? 1 > 1 && layout.mostDraftTokens > 0
         sampling =
             if let acceptance {
                 try SamplingKernel(
-                    context: kernels, vocabulary: vocabulary, rows: rows, simulating: acceptance)
+                    context: kernels, vocabulary: vocabulary, rows: rows, simulating: acceptance,
+                    verifiesTrees: hasTrees)
             } else {
-                try SamplingKernel(context: kernels, vocabulary: vocabulary, rows: rows)
+                try SamplingKernel(
+                    context: kernels, vocabulary: vocabulary, rows: rows, verifiesTrees: hasTrees)
             }
         state = try SamplingState(
             slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
-            sequenceLength: layout.sequenceLength, device: device)
+            sequenceLength: layout.sequenceLength, holdsTrees: hasTrees, device: device)
         let workspace = DecodeLinear.Workspace(device: device)
         attentionWorkspace = DecodeAttention.Workspace(device: device)
         // What grew while kernels are made would be kept by those made before.
@@ -86,6 +98,11 @@ final class CUDADecoder {
         rowTables = try integers([rows, layout.pagesPerSlot])
         inputs = try integers([layout.largestRows])
         chunkTokens = try integers([layout.chunk])
+        trees =
+            hasTrees
+            ? Trees(
+                kernels: try PathKernels(layers.cache, context: kernels),
+                seen: try integers([layout.largestRows, 1])) : nil
         scoredTokens = try .zeros([layout.chunk], dtype: .int64, device: device)
         try device.synchronize()
     }
@@ -94,23 +111,29 @@ final class CUDADecoder {
     var buffers: DecoderBuffers { layers.buffers }
 
     /// Attention of rows of a step over pages of this layout.
-    func attention(_ shape: AttentionShape, queries: Int, requests: Int) throws -> DecodeAttention {
+    ///
+    /// - Parameters:
+    ///   - beyond: Pages of a row beside those of its slot.
+    ///   - maskWords: See ``DecodeAttention``.
+    func attention(
+        _ shape: AttentionShape, queries: Int, requests: Int, beyond: Int = 0, maskWords: Int = 0
+    ) throws -> DecodeAttention {
         try DecodeAttention(
             shape, format: layout.format, queries: queries, requests: requests,
-            maxPages: layout.pagesPerSlot,
-            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil,
+            maxPages: layout.pagesPerSlot + beyond,
+            splitTokens: layout.isDeterministic ? Self.fixedSplit : nil, maskWords: maskWords,
             workspace: attentionWorkspace, context: kernels)
     }
 }
 
 extension CUDALayout {
     /// The same with as many proposals as attention can verify at a time instead of more, and as a model
-    /// that drafts can read again.
+    /// that drafts can read again, or a head that has grown trees.
     func limited(
         to shape: AttentionShape, draft: CUDAMemory.Draft? = nil, by limits: DeviceLimits
     ) -> CUDALayout {
         var shapes = [shape]
-        if case .model = draft?.kind, let draft { shapes.append(draft.attention) }
+        if let draft, draft.readsAllAgain { shapes.append(draft.attention) }
         let most =
             (1...max(mostDraftTokens, 1)).last { count in
                 shapes.allSatisfy {
@@ -126,11 +149,12 @@ extension CUDALayout {
 
     /// The attentions of all steps, and of what proposes tokens for them.
     func attentions(_ shape: AttentionShape, draft: CUDAMemory.Draft?) -> [DecodeAttention.Launch] {
-        func launch(_ shape: AttentionShape, _ queries: Int, _ requests: Int)
-            -> DecodeAttention.Launch
-        {
+        func launch(
+            _ shape: AttentionShape, _ queries: Int, _ requests: Int, beyond: Int = 0
+        ) -> DecodeAttention.Launch {
             DecodeAttention.Launch(
-                shape, format: format, queries: queries, requests: requests, maxPages: pagesPerSlot,
+                shape, format: format, queries: queries, requests: requests,
+                maxPages: pagesPerSlot + beyond,
                 splitTokens: isDeterministic ? CUDADecoder.fixedSplit : nil)
         }
         let own = steps.map { launch(shape, $0.places, $0.bucket) }
@@ -141,6 +165,11 @@ extension CUDALayout {
                     launch(draft.attention, draft.places(self, bucket: bucket), bucket),
                     launch(draft.attention, 1, bucket),
                 ]
+            }
+            + steps.compactMap { size in
+                draft.tree(size).map {
+                    launch(draft.attention, $0.width, size.bucket, beyond: $0.pages)
+                }
             }
     }
 

@@ -7,8 +7,9 @@ public enum CUDADraft: Sendable {
     /// The sequence itself: what followed its last tokens, at most `suffix` (1 to 8), when they stood
     /// in it before.
     case ngram(suffix: Int = 3)
-    /// An EAGLE-3 head, in the public checkpoint layout.
-    case head(any WeightSource)
+    /// An EAGLE-3 head, in the public checkpoint layout, and what it proposes: trees whose nodes have up to
+    /// `width` children (at most 8), chains where that is 1.
+    case head(any WeightSource, width: Int = 1)
     /// A smaller model with the target's vocabulary.
     case model(any WeightSource)
 
@@ -25,9 +26,10 @@ public enum CUDADraft: Sendable {
     ) throws -> LoadedDraft {
         switch self {
         case .ngram(let suffix): return .ngram(suffix: suffix)
-        case .head(let source):
+        case .head(let source, let width):
             return .head(
-                try DraftHead(source, target: target, kernels: kernels, context: context))
+                try DraftHead(source, target: target, kernels: kernels, context: context),
+                width: min(max(width, 1), TreeKernels.mostWidth))
         case .model(let source):
             try Self.checkVocabulary(of: source, for: target)
             // Rotary frequencies that depend on the length are those of the draft's own context: further
@@ -53,14 +55,19 @@ public enum CUDADraft: Sendable {
 /// A draft with its weights on the device.
 enum LoadedDraft: Sendable {
     case ngram(suffix: Int)
-    case head(DraftHead)
+    case head(DraftHead, width: Int)
     case model(DecoderWeights)
+
+    /// Children of a proposed token at most; 1: chains.
+    var width: Int {
+        if case .head(_, let width) = self { width } else { 1 }
+    }
 
     /// What decoding kernels multiply by.
     var matrices: [LinearMatrix] {
         switch self {
         case .ngram: []
-        case .head(let head): head.matrices
+        case .head(let head, _): head.matrices
         case .model(let model): model.matrices
         }
     }
@@ -69,16 +76,16 @@ enum LoadedDraft: Sendable {
     func memory() throws(KernelError) -> CUDAMemory.Draft? {
         switch self {
         case .ngram: nil
-        case .head(let head): CUDAMemory.Draft(head)
+        case .head(let head, let width): CUDAMemory.Draft(head, width: width)
         case .model(let model): try CUDAMemory.Draft(model)
         }
     }
 
-    /// Bytes of weights that a round of `count` proposals reads.
+    /// Bytes of weights that a round of `count` proposals reads; a tree of as many has as many levels.
     func readBytes(_ count: Int) -> Int {
         switch self {
         case .ngram: 0
-        case .head(let head): head.readBytes(count)
+        case .head(let head, _): head.readBytes(count)
         case .model(let model): count * model.readBytes
         }
     }
@@ -87,7 +94,8 @@ enum LoadedDraft: Sendable {
         switch self {
         case .ngram(let suffix):
             try CUDANgramDrafter(suffix: suffix, kernels: decoder.kernels)
-        case .head(let head): try CUDAHeadDrafter(head, for: decoder)
+        case .head(let head, let width):
+            try CUDAHeadDrafter(head, width: width, for: decoder)
         case .model(let model): try CUDAModelDrafter(model, for: decoder)
         }
     }

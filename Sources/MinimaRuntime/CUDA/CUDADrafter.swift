@@ -3,7 +3,8 @@ import MinimaTensor
 
 /// Proposes the tokens that steps verify, by kernels at the beginning of the step's graph.
 ///
-/// Proposals lie in ``SamplingState/drafts``, negative ones where there is none. What they are changes
+/// Proposals lie in ``SamplingState/drafts``, negative ones where there is none, and those of trees are
+/// told apart by ``SamplingState/parents``. What they are changes
 /// how many tokens a step makes, never which. Steps are made on several threads at a time.
 protocol CUDADrafter: Sendable {
     /// What it needs of sequences that begin with another's pages.
@@ -22,6 +23,10 @@ protocol CUDADrafter: Sendable {
     func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder) throws
         -> [StepKernel]
 
+    /// Launches behind a step's choices that move what ``observations(entering:of:in:)`` has kept of trees
+    /// to where the tokens stand.
+    func settlements(of step: StepBuffers, in decoder: CUDADecoder) throws -> [StepKernel]
+
     /// Queues the same for a chunk of a prompt, `[tokens, hidden]`.
     func observe(_ residual: Tensor, entering layer: Int) throws
 
@@ -35,6 +40,7 @@ extension CUDADrafter {
     func observations(entering layer: Int, of step: StepBuffers, in decoder: CUDADecoder)
         -> [StepKernel]
     { [] }
+    func settlements(of step: StepBuffers, in decoder: CUDADecoder) -> [StepKernel] { [] }
     func observe(_ residual: Tensor, entering layer: Int) {}
     func read(_ chunk: DecoderLayers.Chunk, in decoder: CUDADecoder) {}
 }

@@ -8,8 +8,11 @@ import MinimaTensor
 /// places that the steps before have settled; one of a step that proposes nothing does nothing else.
 struct CUDAHeadDrafter: CUDADrafter {
     let head: DraftHead
+    /// Children of a proposed token at most; 1: chains.
+    let width: Int
     private let kernels: DraftKernels
     private let own: HeadKernels
+    /// The pages of the target's numbers and, behind them, those that rows have of their own while trees grow.
     private let cache: PagedKeyValues
     private let keyValues: KeyValueKernels
     private let wide: Wide
@@ -23,14 +26,15 @@ struct CUDAHeadDrafter: CUDADrafter {
         let fuse, qkv, output, gateUp, down, head: WideProducts
     }
 
-    init(_ head: DraftHead, for decoder: CUDADecoder) throws {
+    init(_ head: DraftHead, width: Int, for decoder: CUDADecoder) throws {
         let layout = decoder.layout
         self.head = head
+        self.width = width
         kernels = try DraftKernels(context: decoder.kernels)
         own = try HeadKernels(hidden: head.config.hidden, context: decoder.kernels)
         cache = try PagedKeyValues(
-            layers: 1, pages: layout.pageCount, shape: head.attention, format: layout.format,
-            device: decoder.kernels.device)
+            layers: 1, pages: layout.pageCount + (width > 1 ? layout.treePages(width) : 0),
+            shape: head.attention, format: layout.format, device: decoder.kernels.device)
         keyValues = try KeyValueKernels(
             head.attention, format: layout.format, context: decoder.kernels)
         let products = decoder.products
@@ -39,7 +43,7 @@ struct CUDAHeadDrafter: CUDADrafter {
             output: try products.wide(head.output), gateUp: try products.wide(head.gateUp),
             down: try products.wide(head.down), head: try products.wide(head.head))
         buffers = try Buffers(
-            Buffers.Shapes(head.config, layout), device: decoder.kernels.device)
+            Buffers.Shapes(head.config, layout, width: width), device: decoder.kernels.device)
         prefixes = PrefixReuse(
             lookahead: 1,
             computed: Self.places(
@@ -68,11 +72,11 @@ struct CUDAHeadDrafter: CUDADrafter {
     func proposals(_ count: Int, for step: StepBuffers, of decoder: CUDADecoder) throws
         -> [StepKernel]
     {
-        let (layout, state, config) = (decoder.layout, decoder.state, head.config)
+        let (layout, state) = (decoder.layout, decoder.state)
         let rows = step.rows.count
         let places = rereads(rows, layout)
         let round = try DraftKernels.Round(
-            rows: rows, places: places, steps: max(count, 1), reading: .features,
+            rows: rows, places: places, steps: width > 1 ? 1 : max(count, 1), reading: .features,
             device: decoder.kernels.device)
         let all = 0..<rows * places
         let features = try buffers.features.narrow(0, all)
@@ -97,9 +101,13 @@ struct CUDAHeadDrafter: CUDADrafter {
             Pass(
                 attention: decoder.attention(
                     head.attention, queries: places, requests: rows), tokens: round.tokens,
-                features: fused, stream: stream, lengths: round.lengths.select(0, 0),
-                isFirst: true, readsOnly: count == 0), step, decoder)
+                features: fused, stream: stream, table: step.tables,
+                lengths: round.lengths.select(0, 0), isFirst: true, readsOnly: count == 0),
+            decoder)
         guard count > 0 else { return result }
+        guard width == 1 else {
+            return try result + tree(count, from: round, stream, step, decoder)
+        }
         let single =
             count > 1 ? try decoder.attention(head.attention, queries: 1, requests: rows) : nil
         var (hidden, other) = (
@@ -116,15 +124,11 @@ struct CUDAHeadDrafter: CUDADrafter {
                 result += try layer(
                     Pass(
                         attention: single, tokens: round.next, features: hidden, stream: other,
-                        lengths: round.lengths.select(0, place), isFirst: false,
-                        readsOnly: false), step, decoder)
+                        table: step.tables, lengths: round.lengths.select(0, place),
+                        isFirst: false, readsOnly: false), decoder)
                 swap(&hidden, &other)
             }
-            result += try decoder.products(
-                head.head, wide.head, "draft head", of: hidden,
-                norm: DecoderProducts.InputNorm(
-                    head.norm, epsilon: config.epsilon,
-                    through: buffers.normed.narrow(0, 0..<rows)), into: .logits(logits))
+            result += try self.logits(of: hidden, into: logits, decoder)
             result.append(
                 StepKernel(name: "draft choose", otherBytes: 4 * logits.count) {
                     [kernels, ids = head.targetIds] in
@@ -136,8 +140,19 @@ struct CUDAHeadDrafter: CUDADrafter {
         return result
     }
 
+    /// The launches of the head's norm and output projection.
+    func logits(of hidden: Tensor, into logits: Tensor, _ decoder: CUDADecoder) throws
+        -> [StepKernel]
+    {
+        try decoder.products(
+            head.head, wide.head, "draft head", of: hidden,
+            norm: DecoderProducts.InputNorm(
+                head.norm, epsilon: head.config.epsilon,
+                through: buffers.normed.narrow(0, 0..<hidden.shape[0])), into: .logits(logits))
+    }
+
     /// One pass through the layer.
-    private struct Pass {
+    struct Pass {
         /// Of as many rows and queries of each.
         let attention: DecodeAttention
         /// The token behind each place, int32 `[rows · queries]`.
@@ -146,16 +161,18 @@ struct CUDAHeadDrafter: CUDADrafter {
         let features: Tensor
         /// …and where its stream goes, another buffer.
         let stream: Tensor
+        /// Pages and lengths by row, int32.
+        let table: Tensor
         let lengths: Tensor
+        /// What the places see that are a tree's; `nil`: they follow each other.
+        var tree: DecodeAttention.Tree?
         /// Whether no attention of this step's graph comes before.
         let isFirst: Bool
         /// Whether keys and values are all that is wanted.
         let readsOnly: Bool
     }
 
-    private func layer(_ pass: Pass, _ step: StepBuffers, _ decoder: CUDADecoder) throws
-        -> [StepKernel]
-    {
+    func layer(_ pass: Pass, _ decoder: CUDADecoder) throws -> [StepKernel] {
         let config = head.config
         let all = 0..<pass.features.shape[0]
         let x = try buffers.inputs.narrow(0, all)
@@ -180,8 +197,8 @@ struct CUDAHeadDrafter: CUDADrafter {
             StepKernel(name: "draft attention") { [head, cache] in
                 try pass.attention.launch(
                     projections: qkv, queryNorm: nil, keyNorm: nil,
-                    frequencies: head.frequencies, pages: cache.layers[0], table: step.tables,
-                    lengths: pass.lengths, attended: attended, on: $0)
+                    frequencies: head.frequencies, pages: cache.layers[0], table: pass.table,
+                    lengths: pass.lengths, attended: attended, tree: pass.tree, on: $0)
             })
         guard !pass.readsOnly else { return result }
         result += try decoder.products(
@@ -257,89 +274,5 @@ struct CUDAHeadDrafter: CUDADrafter {
                 .copy(from: features.narrow(0, row..<row + run))
             row += run
         }
-    }
-}
-
-extension CUDAHeadDrafter {
-    /// What lies between the head's kernels, bfloat16 unless said.
-    struct Buffers {
-        /// Features of each slot's last places `[slots · ring, 3 · target hidden]`.
-        let ring: Tensor
-        /// `[rows, 3 · target hidden]`, and what they are fused to, `[rows, hidden]`.
-        let features, fused: Tensor
-        /// What the layer reads, `[rows, 2 · hidden]`, and its stream, `[rows, hidden]`.
-        let inputs, stream: Tensor
-        let qkv, attended, normed, gateUp, gated: Tensor
-        /// Queries of a chunk `[chunk, heads, head dim]`.
-        let queries: Tensor
-        /// The stream of the place that is gone on from, and of the one after it, `[bucket, hidden]`.
-        let last, next: Tensor
-        /// float32 `[bucket, draft vocabulary]`.
-        let logits: Tensor
-
-        init(_ shapes: Shapes, device: Device) throws(TensorError) {
-            func buffer(_ shape: [Int]) throws(TensorError) -> Tensor {
-                try .zeros(shape, dtype: .bfloat16, device: device)
-            }
-            ring = try buffer(shapes.ring)
-            features = try buffer(shapes.features)
-            fused = try buffer(shapes.fused)
-            inputs = try buffer(shapes.inputs)
-            stream = try buffer(shapes.fused)
-            qkv = try buffer(shapes.qkv)
-            attended = try buffer(shapes.attended)
-            normed = try buffer(shapes.normed)
-            gateUp = try buffer(shapes.gateUp)
-            gated = try buffer(shapes.gated)
-            queries = try buffer(shapes.queries)
-            last = try buffer(shapes.last)
-            next = try buffer(shapes.last)
-            logits = try .zeros(shapes.logits, device: device)
-        }
-
-        /// The sizes of the buffers.
-        struct Shapes: Sendable, Hashable {
-            let ring, features, fused, inputs, qkv, attended, normed, gateUp, gated: [Int]
-            let queries, last, logits: [Int]
-
-            /// - Parameter rows: Rows of the largest round.
-            init(_ config: EagleConfiguration, layout: CUDALayout, rows: Int) {
-                let (long, wide) = (max(rows, layout.chunk), config.heads * config.headDim)
-                let features = EagleConfiguration.featureCount * config.targetHidden
-                ring = [layout.slots * DraftKernels.ring, features]
-                self.features = [long, features]
-                fused = [long, config.hidden]
-                inputs = [long, 2 * config.hidden]
-                qkv = [long, wide + 2 * config.keyValueHeads * config.headDim]
-                attended = [rows, wide]
-                normed = [rows, config.hidden]
-                gateUp = [rows, 2 * config.intermediate]
-                gated = [rows, config.intermediate]
-                queries = [layout.chunk, config.heads, config.headDim]
-                last = [layout.largestBucket, config.hidden]
-                logits = [layout.largestBucket, config.draftVocabulary]
-            }
-
-            /// Bytes of all of them.
-            var byteCount: Int {
-                [
-                    ring, features, fused, inputs, fused, qkv, attended, normed, gateUp, gated,
-                    queries, last, last,
-                ].reduce(4 * logits.reduce(1, *)) { $0 + 2 * $1.reduce(1, *) }
-            }
-        }
-    }
-}
-
-extension CUDAHeadDrafter.Buffers.Shapes {
-    /// What rounds of all of a layout's steps need.
-    init(_ config: EagleConfiguration, _ layout: CUDALayout) {
-        let rows = layout.buckets.map { bucket in
-            bucket
-                * CUDAHeadDrafter.places(
-                    layout.mostDraftTokens(bucket), heads: config.heads,
-                    keyValueHeads: config.keyValueHeads)
-        }
-        self.init(config, layout: layout, rows: rows.max() ?? 1)
     }
 }

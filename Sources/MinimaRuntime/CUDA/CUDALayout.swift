@@ -83,6 +83,14 @@ public struct CUDALayout: Sendable, Hashable {
             .map { ($0, mostDraftTokens($0)) }
     }
 
+    /// Pages for all rows of a step that rows have of their own while trees grow.
+    func treePages(_ width: Int) -> Int {
+        let most = draftTokens.filter { $0 > 0 }.map {
+            TreeKernels.Shape(count: $0, width: width).pages
+        }
+        return largestBucket * (most.max() ?? 0)
+    }
+
     /// Rows that a step multiplies at most.
     var largestRows: Int { steps.map(\.rows).max() ?? 1 }
 

@@ -19,6 +19,8 @@ extension CUDAMemory {
         public let attention: AttentionShape
         /// Bytes of its weights.
         public let weightBytes: Int
+        /// Children of a proposed token at most; 1: chains.
+        public let width: Int
         /// What its products need.
         let bounds: WeightBounds
 
@@ -27,10 +29,14 @@ extension CUDAMemory {
         /// - Parameters:
         ///   - weightBytes: Stored bytes, numbers counted as bfloat16.
         ///   - isQuantized: Whether any of its weights is stored as codes.
+        ///   - width: Children of a proposed token at most; 1: chains.
         /// - Throws: `RuntimeError.unsupportedSize` for sizes that no device has memory for.
-        public init(head config: EagleConfiguration, weightBytes: Int, isQuantized: Bool) throws {
+        public init(
+            head config: EagleConfiguration, weightBytes: Int, isQuantized: Bool, width: Int = 1
+        ) throws {
             try CUDAMemory.check(config)
             kind = .head(config)
+            self.width = min(max(width, 1), TreeKernels.mostWidth)
             attention = try AttentionShape(
                 heads: config.heads, kvHeads: config.keyValueHeads, headDim: config.headDim,
                 normalisesQueriesAndKeys: false)
@@ -50,14 +56,16 @@ extension CUDAMemory {
             let sizes = architecture.dimensions
             try CUDAMemory.check(sizes)
             kind = .model(sizes)
+            width = 1
             attention = try AttentionShape(architecture)
             self.weightBytes = weightBytes
             bounds = WeightBounds(sizes, formats: formats)
         }
 
         /// A head that is loaded.
-        init(_ head: DraftHead) {
+        init(_ head: DraftHead, width: Int) {
             kind = .head(head.config)
+            self.width = width
             attention = head.attention
             weightBytes = head.byteCount
             bounds = WeightBounds(
@@ -68,6 +76,7 @@ extension CUDAMemory {
         /// A smaller model that is loaded.
         init(_ model: DecoderWeights) throws(KernelError) {
             kind = .model(model.architecture.dimensions)
+            width = 1
             attention = try model.attentionShape()
             weightBytes = model.byteCount
             bounds = WeightBounds(model)
@@ -82,6 +91,26 @@ extension CUDAMemory.Draft {
         case .head: 1
         case .model(let sizes): sizes.layers
         }
+    }
+
+    /// Whether a round has to read all places again that a step before may have settled: a model's are worth
+    /// nothing otherwise, and where a head has grown a tree lie nodes of several branches.
+    var readsAllAgain: Bool {
+        switch kind {
+        case .head: width > 1
+        case .model: true
+        }
+    }
+
+    /// The trees of a step that verifies them; `nil` for one that does not.
+    func tree(_ size: StepSize) -> TreeKernels.Shape? {
+        width > 1 && size.draftTokens > 0
+            ? TreeKernels.Shape(count: size.draftTokens, width: width) : nil
+    }
+
+    /// Bytes of the pages that rows have of their own while trees grow.
+    func treePageBytes(_ layout: CUDALayout) -> Int {
+        width > 1 ? layout.treePages(width) * pageBytes(layout.format) : 0
     }
 
     /// Places that a round of a step of `bucket` computes anew for each row: what the step before may
@@ -100,7 +129,7 @@ extension CUDAMemory.Draft {
     func buffers(_ layout: CUDALayout) -> (bytes: Int, logits: Int) {
         switch kind {
         case .head(let config):
-            let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout)
+            let shapes = CUDAHeadDrafter.Buffers.Shapes(config, layout, width: width)
             let logits = 4 * shapes.logits.reduce(1, *)
             return (shapes.byteCount - logits, logits)
         case .model(let sizes):
@@ -111,9 +140,15 @@ extension CUDAMemory.Draft {
 
     /// Bytes of a round's tensors of integers, in a step of a size.
     func integerBytes(_ layout: CUDALayout, _ size: StepSize) -> Int {
-        DraftKernels.Round.bytes(
+        let tree = tree(size)
+        let round = DraftKernels.Round.bytes(
             rows: size.bucket, places: places(layout, bucket: size.bucket),
-            steps: max(size.draftTokens, 1))
+            steps: tree == nil ? max(size.draftTokens, 1) : 1)
+        guard let tree, case .head(let config) = kind else { return round }
+        return round
+            + TreeKernels.Round.bytes(
+                tree, rows: size.bucket, pages: layout.pagesPerSlot,
+                vocabulary: config.draftVocabulary)
     }
 
     /// Outputs of its matrices.
@@ -137,7 +172,7 @@ extension CUDAMemory.Draft {
     /// Launches of a step of a size.
     func launches(_ size: StepSize) -> Int {
         switch kind {
-        case .head: 12 * size.places
+        case .head: (width > 1 ? 14 : 12) * size.places
         case .model(let sizes): (10 * sizes.layers + 6) * max(size.draftTokens, 1)
         }
     }

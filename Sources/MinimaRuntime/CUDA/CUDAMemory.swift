@@ -67,14 +67,15 @@ public struct CUDAMemory: Sendable, Hashable {
         let vocabulary = dimensions.vocabularySize
         let state = SamplingState.bytes(
             slots: layout.slots, vocabulary: vocabulary, places: layout.mostDraftTokens + 1,
-            sequenceLength: layout.sequenceLength)
+            sequenceLength: layout.sequenceLength, holdsTrees: holdsTrees(layout))
         let sampling = layout.largestBucket * SamplingKernel.workspaceBytes
         let own = draft.map { $0.buffers(layout) } ?? (bytes: 0, logits: 0)
         let (pages, overflows) = layout.pageCount.multipliedReportingOverflow(
             by: pageBytes(layout.format))
         return DecodeMemory(
             weights: weightBytes + tableBytes + (draft?.weightBytes ?? 0),
-            cache: overflows ? .max : pages,
+            cache: overflows || pages > .max / 2
+                ? .max : pages + (draft?.treePageBytes(layout) ?? 0),
             activations: shapes.byteCount + state + sampling + integerBytes(layout) + own.bytes,
             workspace: workspaceBytes(layout) + Self.libraryBytes,
             logits: shapes.logitBytes + own.logits)
@@ -150,7 +151,15 @@ public struct CUDAMemory: Sendable, Hashable {
             layout.slots * layout.pagesPerSlot + rows * (2 + layout.pagesPerSlot)
             + layout.largestRows + 3 * layout.chunk
         guard let draft else { return 4 * decoder }
-        return layout.steps.reduce(4 * decoder) { $0 + draft.integerBytes(layout, $1) }
+        let trees =
+            holdsTrees(layout)
+            ? 4 * layout.largestRows + PathKernels.bytes(layers: dimensions.layers) : 0
+        return layout.steps.reduce(4 * decoder + trees) { $0 + draft.integerBytes(layout, $1) }
+    }
+
+    /// Whether steps verify trees.
+    private func holdsTrees(_ layout: CUDALayout) -> Bool {
+        draft?.width ?? 1 > 1 && layout.mostDraftTokens > 0
     }
 
     /// What kernels' thread blocks hand each other: reserved for all of them before the first is made.

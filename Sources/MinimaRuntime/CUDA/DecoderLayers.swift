@@ -34,6 +34,8 @@ struct DecoderLayers: Sendable {
         let table: Tensor
         /// Tokens of each request, int32.
         let lengths: Tensor
+        /// What tokens see that are a tree's; `nil`: they follow each other.
+        var tree: DecodeAttention.Tree?
     }
 
     /// Allocates pages for a layout.
@@ -92,7 +94,8 @@ struct DecoderLayers: Sendable {
                 try pass.attention.launch(
                     projections: rows.qkv, queryNorm: layer.queryNorm, keyNorm: layer.keyNorm,
                     frequencies: weights.frequencies, pages: cache.layers[index],
-                    table: pass.table, lengths: pass.lengths, attended: rows.attended, on: stream)
+                    table: pass.table, lengths: pass.lengths, attended: rows.attended,
+                    tree: pass.tree, on: stream)
             })
         guard !readsOnly else { return kernels }
         kernels += try products(

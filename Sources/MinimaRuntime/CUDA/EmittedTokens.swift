@@ -4,6 +4,8 @@ struct EmittedTokens {
     let counts: [Int32]
     /// By slot and place.
     let tokens: [Int32]
+    /// By slot and place: the row of logits, of the row's; `nil`: that of the place.
+    var path: [Int32]?
     let logSums, chosen: [Float]?
     /// By row of logits and rank, `width` of each row.
     let likeliest: (ids: [Int64], values: [Float], width: Int)?
@@ -26,8 +28,14 @@ struct EmittedTokens {
             return SampledToken(
                 id: tokens[index], logprob: chosen[index] - logSums[index],
                 alternatives: alternatives(
-                    row * rowsOfLogits + place, count: wanted, logSum: logSums[index]))
+                    row * rowsOfLogits + own(index, place), count: wanted,
+                    logSum: logSums[index]))
         }
+    }
+
+    /// The row of logits, of the row's, of a place.
+    private func own(_ index: Int, _ place: Int) -> Int {
+        path.map { min(max(Int($0[index]), 0), rowsOfLogits - 1) } ?? place
     }
 
     private func alternatives(_ row: Int, count: Int, logSum: Float) -> [SampledToken.Alternative] {
