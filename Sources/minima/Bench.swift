@@ -88,6 +88,14 @@ struct Bench: ParsableCommand {
             """)
     var acceptance: [Double] = []
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            With a head as --draft, propose trees instead of chains: up to this many candidates after each \
+            token, 2 to 8.
+            """, valueName: "width"))
+    var draftTree: Int?
+
     @OptionGroup var engine: DeviceEngineOptions
 
     @Option(help: "Account of another engine on the same card to show beside.", completion: .file())
@@ -158,10 +166,14 @@ struct Bench: ParsableCommand {
 
     private func checkSpeculation() throws {
         guard let draft else {
-            guard speculate.isEmpty, acceptance.isEmpty else {
-                throw ValidationError("--speculate and --acceptance go with --draft")
+            guard speculate.isEmpty, acceptance.isEmpty, draftTree == nil else {
+                throw ValidationError("--speculate, --acceptance and --draft-tree go with --draft")
             }
             return
+        }
+        if let draftTree, !(2...8).contains(draftTree) {
+            throw ValidationError(
+                "--draft-tree takes 2 to 8 candidates, found \(draftTree); leave it out for chains")
         }
         guard costs == nil else { throw ValidationError("--costs times no --draft") }
         try draft.check()
@@ -195,7 +207,7 @@ struct Bench: ParsableCommand {
         let speculation = try draft?.speculation(
             draftTokens: draftTokens,
             automatic: speculate.contains(.automatic) ? mostDraftTokens : nil, lengths: acceptance,
-            seed: seed)
+            width: draftTree ?? 1, seed: seed)
         let peers = try peer.map { try readResult(BenchResult.self, $0) }
         let device = try ComputeOptions.open(device)
         catchInterrupts()

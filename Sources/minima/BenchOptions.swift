@@ -251,13 +251,22 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
 
     /// What the benchmark is asked.
     ///
-    /// - Throws: `CheckpointError` for a directory that is none.
+    /// - Parameter width: Children of proposals at most; 1: chains.
+    /// - Throws: `CheckpointError` for a directory that is none, ``GenerateError/noTree(_:)`` for a `width`
+    ///   above 1 with what is no EAGLE-3 head.
     func speculation(
-        draftTokens: [Int], automatic: Int? = nil, lengths: [Double], seed: UInt64
+        draftTokens: [Int], automatic: Int? = nil, lengths: [Double], width: Int = 1, seed: UInt64
     ) throws -> DecodeBench.Speculation {
-        DecodeBench.Speculation(
-            draft: try draft(seed: seed), label: label, draftTokens: draftTokens,
-            automatic: automatic, lengths: lengths)
+        let draft = try draft(seed: seed)
+        if width > 1 {
+            switch draft {
+            case .random, .head: break
+            case .ngram, .model: throw GenerateError.noTree(label)
+            }
+        }
+        return DecodeBench.Speculation(
+            draft: draft, label: width > 1 ? "\(label) (trees of \(width))" : label,
+            draftTokens: draftTokens, automatic: automatic, lengths: lengths, width: width)
     }
 
     private func draft(seed: UInt64) throws -> DecodeBench.Speculation.Draft {

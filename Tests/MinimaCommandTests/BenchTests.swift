@@ -37,6 +37,8 @@ struct BenchTests {
             (shape + ["--costs", "c", "--draft", "ngram"], ["--costs", "--draft"]),
             (shape + ["--speculate", "3"], ["--speculate", "--draft"]),
             (shape + ["--acceptance", "2"], ["--acceptance", "--draft"]),
+            (shape + ["--draft-tree", "3"], ["--draft-tree", "--draft"]),
+            (shape + ["--draft", "random", "--draft-tree", "1"], ["--draft-tree", "found 1"]),
             (shape + ["--draft", "random:8"], ["'random:8'"]),
             (shape + ["--draft", "random:qwen3-9b"], ["'random:qwen3-9b'"]),
             (shape + ["--draft", "random:int8:qwen3-0.6b"], ["'random:int8:qwen3-0.6b'"]),
@@ -166,6 +168,12 @@ struct BenchTests {
             try expectFailure(Self.shape + ["--draft", draft] + gpu, "cuda:99")
             let auto = ["--speculate", "3", "auto", "--acceptance", "1", "2.8"]
             try expectFailure(Self.shape + ["--draft", draft] + auto + gpu, "cuda:99")
+        }
+        // Heads propose trees.
+        let tree = ["--draft-tree", "3"] + gpu
+        try expectFailure(Self.shape + ["--draft", "random:int8"] + tree, "cuda:99")
+        for draft in ["ngram", "random:qwen3-0.6b", exampleModel] {
+            try expectFailure(Self.shape + ["--draft", draft] + tree, "--draft-tree")
         }
     }
 

@@ -27,19 +27,22 @@ extension DecodeBench {
         /// `nil`: none are.
         public var automatic: Int?
         /// Tokens that a step is to make on average, each measured in turn, proposals counting as right
-        /// by chance; empty: proposals are compared.
+        /// by chance, of a tree the first of those for a place; empty: proposals are compared.
         public var lengths: [Double]
+        /// Children of a head's proposals at most; 1: chains.
+        public var width: Int
 
         /// What is measured.
         public init(
             draft: Draft, label: String, draftTokens: [Int], automatic: Int? = nil,
-            lengths: [Double]
+            lengths: [Double], width: Int = 1
         ) {
             self.draft = draft
             self.label = label
             self.draftTokens = draftTokens
             self.automatic = automatic
             self.lengths = lengths
+            self.width = width
         }
 
         /// Proposals of a step at most.
@@ -82,8 +85,10 @@ extension DecodeBench {
             switch speculation.draft {
             case .ngram: .ngram()
             case .random(let bits):
-                .head(try RandomDraft(for: target, bits: bits, seed: seed))
-            case .head(let source): .head(source)
+                .head(
+                    try RandomDraft(for: target, bits: bits, seed: seed),
+                    width: speculation.width)
+            case .head(let source): .head(source, width: speculation.width)
             case .model(let source): .model(source)
             }
         return try draft.loaded(
@@ -147,6 +152,7 @@ extension DecodeBench {
             weights.architecture.dimensions, weightBytes: weights.readBytes,
             cacheType: format.dtype, context: context, requests: requests)
         run.settings = ["bucket": "\(layout.largestBucket)"]
+        if draft.width > 1 { run.settings["draft_tree"] = "\(draft.width)" }
         if let rate { run.settings["simulated_acceptance"] = "\(rate)" }
         let parts = SpeculationParts(
             label: speculation.label, draft: draft, choice: choice, rate: rate, prompt: prompt,
