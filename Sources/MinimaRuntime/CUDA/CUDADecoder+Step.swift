@@ -42,7 +42,7 @@ extension CUDADecoder {
         ]
         if let trees, let seen {
             result.append(
-                StepKernel(name: "tree masks", bytes: 0) { [state] stream in
+                StepKernel(name: "tree masks", otherBytes: 4 * seen.count) { [state] stream in
                     try trees.kernels.masks(
                         slots: step.rows, state: state, seen: seen, count: size.draftTokens,
                         on: stream)
@@ -70,7 +70,7 @@ extension CUDADecoder {
         }
         if let trees {
             result.append(
-                StepKernel(name: "tree move", bytes: 0) { [state] stream in
+                StepKernel(name: "tree move") { [state] stream in
                     try trees.kernels.move(
                         table: step.tables, slots: step.rows, state: state, on: stream)
                 })

@@ -32,17 +32,18 @@ extension CUDAHeadDrafter {
                 maskWords: shape.maskWords) : nil
         var hidden = try outputs.narrow(0, 0..<rows)
         var result = [
-            StepKernel(name: "tree begin", bytes: 0) { [tables = decoder.tables] in
+            StepKernel(name: "tree begin", otherBytes: 8 * growing.tables.count) {
+                [tables = decoder.tables] in
                 try kernels.begin(growing, slots: step.rows, state: state, tables: tables, on: $0)
             },
-            StepKernel(name: "draft last", bytes: 0) { [hidden] in
+            StepKernel(name: "draft last", otherBytes: 4 * hidden.count) { [hidden] in
                 try elementwise.gatherRows(stream, ids: round.lastRows, into: hidden, on: $0)
             },
         ]
         for level in 0..<count {
             if level > 0, let attention {
                 result.append(
-                    StepKernel(name: "tree sources", bytes: 0) { [hidden] in
+                    StepKernel(name: "tree sources", otherBytes: 4 * features.count) { [hidden] in
                         try elementwise.gatherRows(
                             hidden, ids: growing.sources, into: features, on: $0)
                     })
@@ -59,12 +60,13 @@ extension CUDAHeadDrafter {
             let logits = try buffers.logits.narrow(0, 0..<hidden.shape[0])
             result += try self.logits(of: hidden, into: logits, decoder)
             result += [
-                StepKernel(name: "tree top", bytes: 0) { [ids = head.targetIds] in
+                StepKernel(name: "tree top", otherBytes: 4 * logits.count) {
+                    [ids = head.targetIds] in
                     try kernels.top(
                         logits, slots: step.rows, state: state, targetIds: ids, round: growing,
                         level: level, on: $0)
                 },
-                StepKernel(name: "tree grow", bytes: 0) {
+                StepKernel(name: "tree grow") {
                     try kernels.grow(
                         growing, slots: step.rows, state: state, level: level, on: $0)
                 },
@@ -76,7 +78,7 @@ extension CUDAHeadDrafter {
     func settlements(of step: StepBuffers, in decoder: CUDADecoder) -> [StepKernel] {
         guard let trees = decoder.trees else { return [] }
         return [
-            StepKernel(name: "tree features", bytes: 0) {
+            StepKernel(name: "tree features") {
                 [ring = buffers.ring, state = decoder.state] in
                 try trees.kernels.keep(ring, slots: step.rows, state: state, on: $0)
             }
