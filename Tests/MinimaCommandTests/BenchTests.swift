@@ -73,9 +73,12 @@ struct BenchTests {
             ("", ["--weights"]),
             (
                 "dense:",
-                ["'dense:'", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]"]
+                [
+                    "'dense:'",
+                    "FORMAT[/split][:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]",
+                ]
             ),
-            ("dense:four", ["'dense:four'", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8]"]),
+            ("dense:four", ["'dense:four'", "FORMAT[/split][:SHARE[@PART]][:intBITS[u]|:fp8]"]),
             ("dense:4", ["dense", "found a share of 4"]),
             ("dense:0.3", ["dense", "found a share of 0.3", "leave the share out"]),
             ("dense:int4:0.3", ["'dense:int4:0.3'"]), ("dense:int4uu", ["'dense:int4uu'"]),
@@ -183,7 +186,7 @@ struct BenchTests {
         for text in [
             "USAGE: minima bench", "--shape",
             "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "--sizes",
-            "--weights", "FORMAT[:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]",
+            "--weights", "FORMAT[/split][:SHARE[@PART]][:intBITS[u]|:fp8][+headBITS[u]|+headfp8]",
             "Default: dense.",
             "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
