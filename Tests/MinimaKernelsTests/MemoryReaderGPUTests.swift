@@ -1,4 +1,3 @@
-import MinimaCore
 import MinimaTensor
 import Testing
 
@@ -8,13 +7,13 @@ import Testing
 @Suite("reading memory on the GPU", .enabled(if: GPU.isThere && Compiler.isThere), .serialized)
 struct MemoryReaderGPUTests {
     /// More tiles than stages, a number that no grid divides, and a single one.
-    @Test(arguments: MemoryReader.Way.allCases, [1, 7, 2503])
+    @Test(arguments: MemoryReader.Way.allCases, [1, 7, 1301])
     func everyWordIsReadOnce(_ way: MemoryReader.Way, tiles: Int) throws {
         let context = try GPU.context.get()
         let reader = try MemoryReader(context: context)
-        var random = SplitMix(3)
-        let words = (0..<tiles * MemoryReader.tile / 4).map { _ in
-            Int32(truncatingIfNeeded: random.next())
+        // No two words are the same.
+        let words = (0..<tiles * MemoryReader.tile / 4).map {
+            Int32(truncatingIfNeeded: $0 &* 2_654_435_761)
         }
         let stream = try CUDAStream(on: context)
         try stream.use {
