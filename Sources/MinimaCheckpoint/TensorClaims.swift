@@ -4,6 +4,9 @@ import MinimaCore
 /// that is missing, unexpected or of a wrong shape is named in one error.
 public struct TensorClaims: Sendable {
     private let checkpoint: Checkpoint
+    /// Whose weights have scales; a configuration that is wrong about them has none here, for it is
+    /// refused elsewhere.
+    private let blocks: Float8Blocks?
     private var claimed: Set<JSON.Name> = []
     private var missing: [String] = []
     private var misshapen: [String] = []
@@ -11,9 +14,10 @@ public struct TensorClaims: Sendable {
     /// No claims yet on the tensors of `checkpoint`.
     public init(_ checkpoint: Checkpoint) {
         self.checkpoint = checkpoint
+        blocks = try? Float8Blocks(checkpoint.config)
     }
 
-    /// Takes the tensor called `name`.
+    /// Takes the tensor called `name`, with its scales where it is a weight in blocks of float8.
     ///
     /// - Parameters:
     ///   - shape: The shape the model needs; `nil` takes any.
@@ -35,6 +39,17 @@ public struct TensorClaims: Sendable {
             misshapen.append(
                 "\(displayed(name)) is \(info.dtype.rawValue), the model needs \(dtype.rawValue)")
             return nil
+        }
+        if let blocks, Float8Blocks.describes(info) {
+            let scale = Float8Blocks.scaleName(of: name)
+            guard let found = claim(scale, shape: blocks.scaleShape(of: info.shape)) else {
+                return nil
+            }
+            guard [.float32, .bfloat16, .float16].contains(found.dtype) else {
+                misshapen.append(
+                    "\(displayed(scale)) is \(found.dtype.rawValue), scales need F32, BF16 or F16")
+                return nil
+            }
         }
         return info
     }
@@ -58,7 +73,15 @@ public struct TensorClaims: Sendable {
 
     /// Throws `CheckpointError.tensors` unless every claim was met and every tensor claimed.
     public func finish() throws(CheckpointError) {
-        let unexpected = unclaimed
+        try finish(unexpected: unclaimed)
+    }
+
+    /// Throws `CheckpointError.tensors` unless every claim was met.
+    public func check() throws(CheckpointError) {
+        try finish(unexpected: [])
+    }
+
+    private func finish(unexpected: [String]) throws(CheckpointError) {
         if missing.isEmpty && unexpected.isEmpty && misshapen.isEmpty { return }
         throw .tensors(
             path: checkpoint.path,

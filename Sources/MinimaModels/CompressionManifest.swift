@@ -28,18 +28,20 @@ public struct CompressionManifest: Sendable, Hashable {
         ])
     }
 
-    /// The manifest of a checkpoint; empty when nothing is compressed.
+    /// The manifest of a checkpoint; empty when nothing is compressed, also where weights are stored in
+    /// blocks of float8 (`Float8Blocks`), which are read as the numbers that they stand for.
     ///
     /// - Throws: `CheckpointError` for another method or version and for unknown or bad values.
     public init(_ config: ModelConfig) throws(CheckpointError) {
         self.init()
         guard let section = try config.sectionIfPresent("quantization_config") else { return }
         let method = try section.string("quant_method")
+        guard try Float8Blocks(config) == nil else { return }
         guard method == Self.method else {
             throw section.mismatch(
                 "quant_method",
-                expected: "\"\(Self.method)\"; take the original checkpoint, not one quantised by "
-                    + "another tool")
+                expected: "\"\(Self.method)\" or \"\(Float8Blocks.method)\"; take the original "
+                    + "checkpoint, not one quantised by another tool")
         }
         let version = try section.int("format_version")
         guard version == Self.currentVersion else {

@@ -38,6 +38,8 @@ extension InspectionResult {
         var parts: [Part] = []
         var modules: [String: Set<String>] = [:]
         let counts = Self.parameterCounts(manifest, checkpoint)
+        // Scales are no parameters, and where it is not known what they are, all counts.
+        let numbers = (try? checkpoint.contents()).map { Set($0.map { JSON.Name($0.name) }) }
         for tensor in checkpoint.tensors {
             dtypes[tensor.dtype.rawValue, default: 0] += tensor.byteCount
             let module = Self.module(of: tensor.name, manifest)
@@ -49,7 +51,9 @@ extension InspectionResult {
                         Part(name: group, modules: 0, formats: [:], parameters: 0, bytes: 0))
                     return parts.count - 1
                 }()
-            if counts[module] == nil { parts[index].parameters += tensor.elementCount }
+            if counts[module] == nil, numbers?.contains(JSON.Name(tensor.name)) ?? true {
+                parts[index].parameters += tensor.elementCount
+            }
             parts[index].bytes += tensor.byteCount
             if modules[group, default: []].insert(module).inserted {
                 parts[index].parameters += counts[module] ?? 0

@@ -48,7 +48,9 @@ extension Checkpoint: WeightSource {
         return hashes
     }
 
-    /// The stored values of `name` as a CPU tensor of the stored dtype, in memory of its own.
+    /// The stored values of `name` as a CPU tensor of the stored dtype, in memory of its own; of a
+    /// weight in blocks of float8 (``Float8Blocks``) the numbers that it stands for, in the
+    /// configuration's type.
     public func tensor(_ name: String) throws -> Tensor {
         let bytes = try bytes(of: name)
         guard let info = info(name) else {
@@ -58,6 +60,9 @@ extension Checkpoint: WeightSource {
             try Tensor(bytes: buffer, shape: info.shape, dtype: info.dtype)
         }
         bytes.mapping.release(bytes.range)
-        return tensor
+        guard Float8Blocks.describes(info), let blocks = try Float8Blocks(config) else {
+            return tensor
+        }
+        return try expanded(tensor, name: name, blocks)
     }
 }

@@ -26,9 +26,7 @@ struct StoredModel {
         let requests = try source.checkModel()
         let tensors: [TensorDescription]
         if let checkpoint = source as? Checkpoint {
-            tensors = checkpoint.tensors.map {
-                TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape)
-            }
+            tensors = try checkpoint.contents()
         } else {
             let dtype = try source.config.dtype ?? .bfloat16
             tensors = requests.map {
