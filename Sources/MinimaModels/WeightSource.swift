@@ -32,7 +32,7 @@ extension Checkpoint: WeightSource {
 
     /// Reads the file's bytes; `shape` was compared when the tensor was claimed.
     public func tensor(_ name: String, shape: [Int], on device: Device) throws -> Tensor {
-        try tensor(name).to(device)
+        try tensor(name, on: device)
     }
 
     /// SHA-256 of each file of weights, by its name.
@@ -52,12 +52,16 @@ extension Checkpoint: WeightSource {
     /// weight in blocks of float8 (``Float8Blocks``) the numbers that it stands for, in the
     /// configuration's type.
     public func tensor(_ name: String) throws -> Tensor {
+        try tensor(name, on: .cpu)
+    }
+
+    private func tensor(_ name: String, on device: Device) throws -> Tensor {
         let bytes = try bytes(of: name)
         guard let info = info(name) else {
             throw CheckpointError.noSuchTensor(path: path, name: name, count: tensors.count)
         }
         let tensor = try bytes.withUnsafeBytes { (buffer) throws(TensorError) in
-            try Tensor(bytes: buffer, shape: info.shape, dtype: info.dtype)
+            try Tensor(bytes: buffer, shape: info.shape, dtype: info.dtype).to(device)
         }
         bytes.mapping.release(bytes.range)
         guard Float8Blocks.describes(info), let blocks = try Float8Blocks(config) else {

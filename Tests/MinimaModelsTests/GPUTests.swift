@@ -26,4 +26,16 @@ struct GPUModelTests {
             #expect(largestDifference(parts, expected) <= golden.tolerance, "row \(index), cached")
         }
     }
+
+    /// Weights in blocks are multiplied out on the device: as on the CPU, bit for bit.
+    @Test func blocksOfFloat8() throws {
+        let checkpoint = try Checkpoint(path: goldensFolder() + "/float8")
+        for name in ["uneven", "whole", "small"] {
+            let info = try #require(checkpoint.info(name))
+            let found = try checkpoint.tensor(name, shape: info.shape, on: .cuda(0))
+            #expect(found.device == .cuda(0))
+            let expected = try checkpoint.tensor("\(name).expected")
+            #expect(try found.to(.cpu).isIdentical(to: expected), "\(name)")
+        }
+    }
 }
