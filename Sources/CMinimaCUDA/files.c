@@ -79,6 +79,9 @@ static const minima_cuda_file files[] = {
     {"sampling_workspace.cuh", (const unsigned char[]){
 #embed "cuda/sampling_workspace.cuh" suffix(, 0)
     }},
+    {"three_bits.cuh", (const unsigned char[]){
+#embed "cuda/three_bits.cuh" suffix(, 0)
+    }},
     {"attention.cu", (const unsigned char[]){
 #embed "cuda/attention.cu" suffix(, 0)
     }},

@@ -19,7 +19,8 @@ extension DecodeLinearGPUTests {
 
     @Test(arguments: [
         (16, false, 640, 1), (16, false, 333, 5), (4, false, 333, 1), (4, true, 333, 1),
-        (4, true, 4240, 1), (4, true, 160, 6), (8, false, 320, 8),
+        (4, true, 4240, 1), (4, true, 160, 6), (3, false, 4240, 1), (3, true, 333, 1),
+        (8, false, 320, 8),
     ])
     func gatesMeetTheirUps(
         _ bits: Int, _ isUniform: Bool, _ half: Int, _ tokens: Int
@@ -45,7 +46,9 @@ extension DecodeLinearGPUTests {
         }
     }
 
-    @Test(arguments: [(16, false, 1), (16, false, 8), (8, false, 2), (4, true, 1), (4, true, 4)])
+    @Test(arguments: [
+        (16, false, 1), (16, false, 8), (8, false, 2), (4, true, 1), (4, true, 4), (3, true, 1),
+    ])
     func interpolatedGatesMeetTheirUps(
         _ bits: Int, _ isUniform: Bool, _ tokens: Int
     ) throws {
@@ -58,7 +61,7 @@ extension DecodeLinearGPUTests {
             let weights = try weights(
                 bits, rows: others.count, columns: rank, group: 64,
                 slots: .interpolatedSwiglu(half: half, pivots: pivots), isUniform: isUniform,
-                tiles: bits == 4 ? 2 : nil, tokens: tokens)
+                tiles: bits <= 4 ? 2 : nil, tokens: tokens)
             let p = try random([tokens, rank], 2) * 0.07
             let linear = try DecodeLinear(
                 weights.matrix, tokens: tokens, epilogue: .interpolatedSwiglu, inputStride: rank,

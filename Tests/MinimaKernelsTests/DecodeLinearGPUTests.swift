@@ -175,7 +175,7 @@ struct DecodeLinearGPUTests {
         let matrix = try LinearMatrix(
             stored, slots: slots, tilesPerStage: tiles, on: stream)
         let problem = matrix.problem(tokens: tokens, normalised: normalised)
-        // Normal levels of up to 4 bits are rounded to bfloat16; scales to 2^-20.
+        // Normal levels of up to 4 bits are rounded to bfloat16 or integers; scales to 2^-20.
         return Weights(
             matrix: matrix, dense: dense,
             rounding: (bits == 8 || isUniform ? 0 : 0x1p-8) + 0x1p-20,
@@ -284,7 +284,12 @@ struct DecodeLinearGPUTests {
         Case(bits: 4, rows: 300, columns: 1000, tokens: 8, normalised: true),
         Case(bits: 4, rows: 101, columns: 1390, tokens: 2, group: 96, biased: true, compact: true),
         Case(bits: 4, rows: 100, columns: 1000, tokens: 16, group: 1000),
+        Case(bits: 3, rows: 300, columns: 1024, tokens: 1),
+        Case(bits: 3, tiles: 2, rows: 1280, columns: 5120, tokens: 1, normalised: true),
+        Case(bits: 3, tiles: 2, rows: 333, columns: 25_600, tokens: 1, epilogue: .add),
+        Case(bits: 3, tiles: 2, rows: 101, columns: 1390, tokens: 1, group: 96, biased: true),
         Case(bits: 3, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
+        Case(bits: 3, rows: 100, columns: 1000, tokens: 16, group: 1000),
         Case(bits: 2, rows: 200, columns: 500, tokens: 1, epilogue: .storeFloat),
         Case(bits: 4, isUniform: true, rows: 300, columns: 1024, tokens: 1),
         Case(bits: 4, isUniform: true, tiles: 2, rows: 300, columns: 1024, tokens: 1),
@@ -307,6 +312,13 @@ struct DecodeLinearGPUTests {
         Case(
             bits: 3, isUniform: true, tiles: 2, rows: 200, columns: 1000, tokens: 1,
             epilogue: .storeFloat),
+        Case(
+            bits: 3, isUniform: true, tiles: 2, rows: 1280, columns: 5120, tokens: 1,
+            normalised: true, compact: true),
+        Case(bits: 3, isUniform: true, rows: 100, columns: 25_600, tokens: 1, epilogue: .add),
+        Case(
+            bits: 3, isUniform: true, tiles: 2, rows: 101, columns: 1390, tokens: 1, group: 96,
+            biased: true, compact: true),
         Case(bits: 3, isUniform: true, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
         Case(bits: 2, isUniform: true, rows: 200, columns: 500, tokens: 3),
         Case(bits: 8, rows: 300, columns: 1024, tokens: 1),
@@ -338,6 +350,7 @@ struct DecodeLinearGPUTests {
         Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 2790, tokens: 1),
         Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 16_400, tokens: 1),
         Case(bits: 4, isUniform: true, tiles: 2, rows: 100, columns: 2790, tokens: 3),
+        Case(bits: 3, tiles: 2, rows: 100, columns: 2790, tokens: 1),
         Case(bits: 8, rows: 100, columns: 2790, tokens: 3),
         Case(bits: 8, isFloat8: true, rows: 100, columns: 2790, tokens: 3),
     ])
@@ -358,7 +371,7 @@ struct DecodeLinearGPUTests {
 
     /// Of a second set of tokens that is not full, only rows that there are may be read: here those
     /// of the others would be beyond the block's shared memory.
-    @Test(arguments: [(16, false), (4, false), (4, true)])
+    @Test(arguments: [(16, false), (4, false), (4, true), (3, false)])
     func tokensThatThereAreNotAreNotRead(_ bits: Int, _ isUniform: Bool) throws {
         // The cut takes as much.
         guard context.sharedPerBlock >= 232_448 else { return }

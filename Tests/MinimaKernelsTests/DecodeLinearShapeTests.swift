@@ -74,10 +74,15 @@ struct DecodeLinearShapeTests {
     }
 
     @Test func codesTakeTheirBytes() throws {
-        let four = try LinearLayout(codeBits: 3, groupSize: 64, columns: 5120)
+        let four = try LinearLayout(codeBits: 4, groupSize: 64, columns: 5120)
         #expect(four.bits == 4)
         // Half a byte per code and one per scale.
         #expect(four.bytes(slots: 2240, columns: 5120) == 2240 * (5120 / 2 + 5120 / 64))
+        for bits in [2, 3] {
+            let three = try LinearLayout(codeBits: bits, groupSize: 64, columns: 5120)
+            #expect(three.bits == 3 && three.lookedUp == 0 && !three.isUniform)
+            #expect(three.bytes(slots: 2240, columns: 5120) == 2240 * (5120 / 8 * 3 + 5120 / 64))
+        }
         let eight = try LinearLayout(
             codeBits: 8, groupSize: 96, columns: 5120, isUniform: true, tilesPerStage: 1)
         #expect(eight.piece == 32 && eight.isUniform && eight.lookedUp == 0)
@@ -87,7 +92,7 @@ struct DecodeLinearShapeTests {
         #expect(float.bits == 8 && !float.isUniform && float.lookedUp == 0)
         #expect(float.bytes(slots: 2240, columns: 5120) == 2240 * (5120 + 5120 / 64))
         let uniform = try LinearLayout(
-            codeBits: 3, groupSize: 64, columns: 5120, isUniform: true)
+            codeBits: 4, groupSize: 64, columns: 5120, isUniform: true)
         #expect(uniform.isUniform && uniform.lookedUp == 0 && !four.isUniform)
         #expect(
             uniform.bytes(slots: 2240, columns: 5120) == four.bytes(slots: 2240, columns: 5120))
@@ -105,16 +110,34 @@ struct DecodeLinearShapeTests {
         let positive: [Float] = [
             0.046987, 0.142008, 0.240343, 0.344853, 0.459722, 0.592129, 0.757164, 1,
         ]
-        let levels = try #require(LinearLevels(positive.reversed().map { -$0 } + positive))
+        let levels = try #require(LinearLevels(positive.reversed().map { -$0 } + positive, bits: 4))
         #expect((1..<2).contains(levels.multiplier))
-        for (bits, level) in zip(levels.bits, positive) {
+        for (bits, level) in zip(levels.constants, positive) {
             let value = Double(Float(bitPattern: UInt32(bits) << 16)) / levels.multiplier
             #expect(abs(value / Double(level) - 1) <= 0x1p-9)
         }
-        let two = try #require(LinearLevels([-1, -0.3, 0.3, 1]))
-        #expect(two.positive.count == 8 && two.bits.suffix(6).allSatisfy { $0 == 0 })
-        #expect(LinearLevels([-1, -0.3, 0.4, 1]) == nil)
-        #expect(LinearLevels([-1, 1]) == nil)
+        #expect(LinearLevels([-1, -0.3, 0.4, 1], bits: 4) == nil)
+        #expect(LinearLevels([-1, 1], bits: 4) == nil)
+    }
+
+    /// Of 3 bits in memory: multiples of one number, up to 127 times.
+    @Test func levelsLieNextToIntegers() throws {
+        let positive: [Float] = [0.113894, 0.351312, 0.624509, 1]
+        let all = positive.reversed().map { -$0 } + positive
+        let levels = try #require(LinearLevels(all, bits: 3))
+        #expect(levels.constants.count == 4 && levels.constants.allSatisfy((1...127).contains))
+        for (integer, level) in zip(levels.constants, positive) {
+            let value = Double(integer) / levels.multiplier
+            #expect(abs(value / Double(level) - 1) <= 0x1p-8)
+        }
+        // Twice as large, the same integers.
+        let doubled = try #require(LinearLevels(all.map { 2 * $0 }, bits: 3))
+        #expect(doubled.constants == levels.constants)
+        #expect(doubled.multiplier == levels.multiplier / 2)
+        let two = try #require(LinearLevels([-1, -0.299771, 0.299771, 1], bits: 3))
+        #expect(two.positive.count == 4 && two.constants.suffix(2).allSatisfy { $0 == 0 })
+        // A level beside which no multiple lies.
+        #expect(LinearLevels([-1, -0.001, 0.001, 1], bits: 3) == nil)
     }
 
     @Test func equallySpacedLevelsAreTold() throws {
@@ -150,13 +173,41 @@ struct DecodeLinearShapeTests {
         #expect(bytes(8, 512, depth: 5) == 97_920)
         #expect(bytes(4, 1024, depth: 5, isUniform: true) == 97_792)
         #expect(bytes(4, 512, depth: 7, isUniform: true, tokens: 4) == 108_928)
+        #expect(bytes(3, 1024, depth: 7, isUniform: true) == 103_040)
+        #expect(bytes(3, 1024, depth: 7) == 103_040)
+    }
+
+    /// Where integers were faster (NOTES-linear.md).
+    @Test func integersAreMultipliedWhereTheyPay() {
+        func isInteger(
+            _ bits: Int, _ slots: Int, _ columns: Int, tokens: Int = 1, normalised: Bool = false,
+            isUniform: Bool = true
+        ) -> Bool {
+            problem(
+                bits: bits, slots: slots, columns: columns, tokens: tokens,
+                normalised: normalised, tilesPerStage: slots < 32 * 132 ? 1 : 2,
+                isUniform: isUniform
+            ).multipliesIntegers
+        }
+        #expect(isInteger(8, 5120, 25_600, tokens: 8))
+        #expect(!isInteger(8, 5120, 25_600, isUniform: false))
+        for (bits, isUniform) in [(4, true), (3, true), (3, false)] {
+            #expect(isInteger(bits, 51_200, 5120, normalised: true, isUniform: isUniform))
+            #expect(isInteger(bits, 2560, 5120, normalised: true, isUniform: isUniform))
+            #expect(isInteger(bits, 5120, 8192, isUniform: isUniform))
+            #expect(!isInteger(bits, 2432, 25_600, isUniform: isUniform))
+            #expect(!isInteger(bits, 51_200, 5120, tokens: 2, isUniform: isUniform))
+            let isShorter = bits == 3 && isUniform
+            #expect(isInteger(bits, 5120, 25_600, isUniform: isUniform) != isShorter)
+        }
+        #expect(!isInteger(4, 51_200, 5120, normalised: true, isUniform: false))
     }
 
     /// Half of the shared memory of an H200, an A100's and a workstation's multiprocessor.
     @Test(arguments: [115_712, 166_912, 50_176])
     func everyCutFits(_ limit: Int) {
         for (bits, isUniform) in [
-            (16, false), (8, true), (8, false), (4, false), (4, true),
+            (16, false), (8, true), (8, false), (4, false), (4, true), (3, false), (3, true),
         ] {
             for (slots, columns) in [
                 (5120, 8192), (51_200, 5120), (2790, 25_600), (2330, 2790), (1, 1),
@@ -213,6 +264,7 @@ struct DecodeLinearShapeTests {
             (2560, 5120, 1024), (48_672, 2560, 512), (2432, 25_600, 1024), (2688, 2432, 1024),
         ] {
             #expect(cut(4, slots, columns, 1, isUniform: true) == expected(stage, stage, columns))
+            #expect(cut(3, slots, columns, 1) == expected(stage, stage, columns))
         }
         #expect(cut(4, 51_200, 5120, 8, isUniform: true) == expected(512, 512, 5120))
         #expect(cut(4, 5120, 25_600, 4, isUniform: true) == expected(512, 512, 5120))

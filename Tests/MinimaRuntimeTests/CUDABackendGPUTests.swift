@@ -24,6 +24,7 @@ struct CUDABackendGPUTests {
         "dense int3", "dense int6", "dense fp8", "interpolative int8", "interpolative int4",
         "interpolative fp8", "blocks",
         "dense+dense int8", "dense int4+dense int8", "dense int8+dense int4", "dense+dense int6",
+        "dense int4u", "dense int3u",
     ]
 
     private static func spec(_ way: String, outputs: Int, inputs: Int) throws -> FormatSpec {
@@ -45,11 +46,12 @@ struct CUDABackendGPUTests {
                 fitting: outputs * inputs * 6 / 10, outputs: outputs, inputs: inputs)
         }
         guard words.count > 1 else { return result }
-        let isFloat8 = words[1] == "fp8"
-        let bits = isFloat8 ? 8 : try #require(Int(words[1].dropFirst(3)))
+        let isFloat8 = words[1] == "fp8", isUniform = words[1].hasSuffix("u")
+        let digits = words[1].dropFirst(3).dropLast(isUniform ? 1 : 0)
+        let bits = isFloat8 ? 8 : try #require(Int(digits))
         return FormatSpec(
             format: Quantized.name, bits: bits, groupSize: 64,
-            levels: isFloat8 ? .float8 : .normal, parts: [result])
+            levels: isFloat8 ? .float8 : isUniform ? .uniform : .normal, parts: [result])
     }
 
     /// A model of two layers with random weights, every site stored in one way.

@@ -4,8 +4,8 @@
 //
 // A warp decodes blocks of 16 slots and 64 columns into shared memory and writes 128 bytes a row.
 // Constants: as of repack.cu without the storage's, and PITCH (a multiple of 8), BLOCKS (blocks of
-// 64 columns per warp), VALUE_0…VALUE_7 (positive levels; WEIGHT 4 without UNIFORM), FACTOR (as of
-// linear.cu; else).
+// 64 columns per warp), VALUE_0…VALUE_7 (positive levels; without UNIFORM, WEIGHT 4, or four of 3),
+// FACTOR (as of linear.cu; else).
 // Grid (ceil(ceil(PITCH / 64) / (8 · BLOCKS)), tiles of 16 slots), block 256.
 // Parameters: in, base [1] float, order [SLOTS] (null: slot), out.
 // Reference: QuantizedMatrix.dense; within 2^-8 of a value for the rounding and 2^-20 for the
@@ -15,8 +15,11 @@
 // compile: WEIGHT=8 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4 UNIFORM=1 FACTOR=0.0039215686
 // compile: WEIGHT=8 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=0 FACTOR=0.00223214286
 // compile: WEIGHT=4 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=1 FACTOR=0.0666666667
+// compile: WEIGHT=3 SLOTS=1001 COLUMNS=1003 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 PITCH=1008 BLOCKS=4 UNIFORM=1 FACTOR=0.1428571429
+// compile: WEIGHT=3 SLOTS=1001 COLUMNS=1000 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 PITCH=1000 BLOCKS=4 VALUE_0=0.113894 VALUE_1=0.351312 VALUE_2=0.624509 VALUE_3=1.0 UNIFORM=0
 #include "common.cuh"
 #include "float8.cuh"
+#include "three_bits.cuh"
 
 struct alignas(16) Words {
     u32 w[4];
@@ -48,6 +51,18 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
     }
     __syncthreads();
     const float unit = *base;
+#elif WEIGHT == 3 && !UNIFORM
+    __shared__ float levels[8];
+    if (threadIdx.x == 0) {
+        const float values[4] = {VALUE_0, VALUE_1, VALUE_2, VALUE_3};
+#pragma unroll
+        for (i32 i = 0; i < 4; ++i) {
+            levels[4 + i] = values[i];
+            levels[3 - i] = -values[i];
+        }
+    }
+    __syncthreads();
+    const float unit = *base;
 #else
     const float unit = *base * (float)FACTOR;
 #endif
@@ -68,7 +83,14 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
                 scales[half][piece] = code == 255 ? 0.0f : unit * exp2_fast((float)code * -0.0625f);
             }
         }
-        Words words[WEIGHT / 4];
+        Words words[(WEIGHT + 3) / 4] = {};
+#if WEIGHT == 3
+        if (present) {
+            const u32* own = (const u32*)(from + m * codeBytes);
+            const u32 first = own[lane * 2], second = own[lane * 2 + 1], third = own[64 + lane];
+            words[0] = Words{{first, second, third, fourth_word(first, second, third)}};
+        }
+#endif
 #pragma unroll
         for (i32 k = 0; k < WEIGHT / 4; ++k)
             words[k] = present ? ((const Words*)(from + m * codeBytes))[k * 32 + lane] : Words{};
@@ -115,9 +137,16 @@ expand(const u8* in, const float* base, const i32* order, bf16* out) {
                     const float level = (float)((i32)code * 2 - 255);
 #else
                     const u32 word = words[0].w[j * 2 + i / 4];
-                    const i32 byte = i % 4 / 2 + i % 2 * 2;
-                    const u32 code = word >> (8 * byte + 4 * half) & 15;
+                    const i32 place = i % 4 / 2 + i % 2 * 2;
+#if WEIGHT == 4
+                    const u32 code = word >> (8 * place + 4 * half) & 15;
                     const float level = (float)((i32)code * 2 - 15);
+#elif UNIFORM
+                    const u32 code = word >> (8 * place + 3 * half + 2) & 7;
+                    const float level = (float)((i32)code * 2 - 7);
+#else
+                    const float level = levels[word >> (4 * place + 16 * half) & 7];
+#endif
 #endif
                     values[i] = first + i < COLUMNS ? level * scales[half][j * 32 / PIECE] : 0.0f;
                 }

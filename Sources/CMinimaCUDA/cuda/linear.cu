@@ -12,13 +12,14 @@
 // through its run once for every CHUNK columns and keeps the sums of its tiles in the workspace.
 //
 // With INTEGERS tensor cores multiply codes as they are: of 8 bits s + 1/2, s = c - 128; equally
-// spaced ones of 4 bits c - 15/2, two rows of an operand from the same bytes. Of each token and
+// spaced ones of 4 and 3 bits c - 15/2 and c - 7/2, two rows of an operand from the same bytes; of
+// other levels of 3 bits integers in their place, by one byte permutation. Of each token and
 // piece of PIECE columns x becomes 16-bit multiples of its largest magnitude / 32512, a high and a
 // low byte, two columns of the operand B. One or two tokens leave columns free; there B holds
 // several pieces side by side, whose sums of integers are turned into floats and scaled at once.
-// Other codes become bfloat16: equally spaced ones of 4 bits, (2c - 15) / 128, by one multiply-add a
-// pair, e4m3 by moving its bits (float8.cuh) and one product a pair, both exactly; the rest by a table
-// or byte permutations.
+// Others become bfloat16: equally spaced ones of 4 and 3 bits, (2c - 15) / 128 and (2c - 7) / 128, by
+// one multiply-add a pair, e4m3 by moving its bits (float8.cuh) and one product a pair, all exactly;
+// the rest by a table or byte permutations.
 //
 // Nothing that precedes in the stream is touched before griddepcontrol.wait; W is, so the ring is
 // full by then. Launched with programmatic dependent launch, two kernels share a multiprocessor if
@@ -42,9 +43,11 @@
 // Constants
 //   WEIGHT          16: bfloat16; 8: with UNIFORM (2c - 255) · FACTOR, else e4m3 · FACTOR; 4: with
 //                   UNIFORM (2c - 15) · FACTOR, else LEVEL_0…LEVEL_7, the bits of the positive levels
-//                   in bfloat16, and the sign
+//                   in bfloat16, and the sign; 3: with UNIFORM (2c - 7) · FACTOR, else
+//                   LEVEL_0…LEVEL_3, the positive levels as integers up to 127
 //   UNIFORM         1: levels equally spaced; 0: others, and bfloat16
-//   INTEGERS        1: codes are multiplied as integers (with UNIFORM; 8 bits: always then); 0: not
+//   INTEGERS        1: codes are multiplied as integers (3 bits, UNIFORM; 8 bits with it: always);
+//                   0: not
 //   ROWS COLUMNS    slots, inputs. PITCH (bf16): elements from row to row, a multiple of 8
 //   TOKENS          tokens, 1…16 (T in shapes)
 //   STAGE DEPTH     columns of a stage of the ring, a multiple of GRAIN; stages in the ring
@@ -54,7 +57,7 @@
 //   TILES_PER_STAGE tiles of 16 slots that share a stage: 1 (bf16), 1 or 2 (codes)
 //   PIECE           columns per scale: 32 or 64 (codes)
 //   FACTOR          of all levels (codes); UNIFORM: 1/255, 1/15, 1/7, 1/3 for codes of 8, 4, 3, 2
-//                   bits; e4m3: 1/448
+//                   bits (these are the middle ones of 3); e4m3: 1/448
 //   LOOKED_UP       of four words of codes, how many go through the table in shared memory (4 bits
 //                   without UNIFORM; else 0)
 //   WARPS           consumer warps: 8, or 16 with codes; a multiple of 4 for each tile of a stage
@@ -74,9 +77,10 @@
 // Reference: x · W^T in float64 of the bf16 (or decoded) values. Tolerance: float sums of COLUMNS
 // products of one rounding each, |error| <= 2^-23 · COLUMNS · sum |w x| at worst, plus half a unit
 // of the result's last place (at most 2^-8 · |v|) per rounding named above. Levels that are not
-// equally spaced add their rounding to bfloat16, at most 2^-8 · |w x| per product; INTEGERS that of x
-// to an integer, |w| · (largest |x| of the piece) / 65024 · (1 + 2^-6) per product, and nothing else:
-// sums of a piece are exact. (2c - 15) / 128 and numbers of e4m3 are exact in bfloat16.
+// equally spaced add their rounding to bfloat16 or, of 3 bits, to integers, at most 2^-8 · |w x| per
+// product; INTEGERS that of x to an integer, |w| · (largest |x| of the piece) / 65024 · (1 + 2^-6) per
+// product, and nothing else: sums of a piece are exact. (2c - 15) / 128, (2c - 7) / 128 and numbers of
+// e4m3 are exact in bfloat16.
 // compile: WEIGHT=16 ROWS=10240 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=1 EPILOGUE=0 COMPACT=1 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=5120 Y_STRIDE=10240 P_STRIDE=10240 UNIFORM=0 INTEGERS=0
 // compile: WEIGHT=16 ROWS=2330 COLUMNS=2790 PITCH=2792 TOKENS=11 STAGE=256 GRAIN=128 DEPTH=5 CTAS=132 CHUNK=1024 AHEAD=1 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=1.0 PROLOGUE=0 EPILOGUE=4 COMPACT=0 BIAS=0 ROW_TABLE=1 OUTPUT_TABLE=1 X_STRIDE=2792 Y_STRIDE=25600 P_STRIDE=0 UNIFORM=0 INTEGERS=0
 // compile: WEIGHT=8 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=3 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=32 LOOKED_UP=0 FACTOR=0.0039215686 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=1
@@ -89,9 +93,13 @@
 // compile: WEIGHT=4 ROWS=1001 COLUMNS=1000 PITCH=1000 TOKENS=3 STAGE=256 GRAIN=64 DEPTH=4 CTAS=7 CHUNK=1000 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=2 FACTOR=1.0 PROLOGUE=0 EPILOGUE=1 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1000 Y_STRIDE=1001 P_STRIDE=0 LEVEL_0=15681 LEVEL_1=15890 LEVEL_2=15991 LEVEL_3=16049 LEVEL_4=16108 LEVEL_5=16152 LEVEL_6=16195 LEVEL_7=16256 UNIFORM=0 INTEGERS=0
 // compile: WEIGHT=4 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=5 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 UNIFORM=1 INTEGERS=1
 // compile: WEIGHT=4 ROWS=5120 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=3 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=0 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=1
-// compile: WEIGHT=4 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=0 FACTOR=0.1428571429 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0 UNIFORM=1 INTEGERS=1
+// compile: WEIGHT=3 ROWS=1001 COLUMNS=1005 PITCH=1008 TOKENS=2 STAGE=512 GRAIN=256 DEPTH=4 CTAS=7 CHUNK=1005 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=32 LOOKED_UP=0 FACTOR=0.1428571429 PROLOGUE=0 EPILOGUE=0 COMPACT=0 BIAS=1 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=1008 Y_STRIDE=1001 P_STRIDE=0 UNIFORM=1 INTEGERS=1
 // compile: WEIGHT=4 ROWS=2432 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=7 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2432 UNIFORM=1 INTEGERS=0
 // compile: WEIGHT=4 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=7 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.0666666667 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=0
+// compile: WEIGHT=3 ROWS=51200 COLUMNS=5120 PITCH=5120 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=7 CTAS=132 CHUNK=5120 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.1428571429 PROLOGUE=1 EPILOGUE=3 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=5120 Y_STRIDE=25600 P_STRIDE=0 UNIFORM=1 INTEGERS=1
+// compile: WEIGHT=3 ROWS=5120 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=4 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.00878328 PROLOGUE=0 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=0 INTEGERS=1 LEVEL_0=13 LEVEL_1=40 LEVEL_2=71 LEVEL_3=114
+// compile: WEIGHT=3 ROWS=2432 COLUMNS=25600 PITCH=25600 TOKENS=1 STAGE=1024 GRAIN=1024 DEPTH=8 CTAS=132 CHUNK=25600 AHEAD=0 WARPS=8 TILES_PER_STAGE=1 PIECE=64 LOOKED_UP=0 FACTOR=0.00878328 PROLOGUE=0 EPILOGUE=2 COMPACT=1 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=1 X_STRIDE=25600 Y_STRIDE=5120 P_STRIDE=2432 UNIFORM=0 INTEGERS=0 LEVEL_0=13 LEVEL_1=40 LEVEL_2=71 LEVEL_3=114
+// compile: WEIGHT=3 ROWS=5120 COLUMNS=8192 PITCH=8192 TOKENS=8 STAGE=512 GRAIN=512 DEPTH=9 CTAS=132 CHUNK=2048 AHEAD=0 WARPS=8 TILES_PER_STAGE=2 PIECE=64 LOOKED_UP=0 FACTOR=0.1428571429 PROLOGUE=1 EPILOGUE=2 COMPACT=0 BIAS=0 ROW_TABLE=0 OUTPUT_TABLE=0 X_STRIDE=8192 Y_STRIDE=5120 P_STRIDE=0 UNIFORM=1 INTEGERS=0
 #include "linear_geometry.cuh"
 #include "linear_ring.cuh"
 #include "linear_input.cuh"

@@ -21,12 +21,12 @@
 #define MINIMUM(a, b) ((a) < (b) ? (a) : (b))
 #define MAXIMUM(a, b) ((a) > (b) ? (a) : (b))
 
-// Equally spaced codes of 4 bits are turned into bfloat16.
+// Equally spaced codes are turned into bfloat16.
 #define SPACED (UNIFORM && !INTEGERS)
 // Codes of 8 bits are numbers of e4m3.
 #define FLOAT8 (WEIGHT == 8 && !INTEGERS)
 // A lane has codes of eight neighbouring columns, and reads these of x.
-#define NEIGHBOURS (SPACED || FLOAT8)
+#define NEIGHBOURS (SPACED || FLOAT8 || (WEIGHT == 3 && !INTEGERS))
 // x becomes integers where a run comes to its columns, not all before the first stage: worth a
 // barrier now and then where it is long.
 #define PROGRESSIVE \
@@ -62,6 +62,8 @@ constexpr i32 STEP = 32;
 #else
 constexpr i32 STEP = 64;
 constexpr i32 CODE_BYTES = 128 * WEIGHT;
+// From lane to lane of their first codes.
+constexpr i32 CODE_PITCH = WEIGHT == 3 ? 8 : 16;
 constexpr i32 SCALE_BYTES = 16 * (64 / PIECE);
 constexpr i32 BLOCK_BYTES = TILES_PER_STAGE * (CODE_BYTES + SCALE_BYTES);
 constexpr i32 BLOCKS_PER_TILE = (COLUMNS + 63) / 64;

@@ -61,9 +61,9 @@ DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const 
             pairs[k] = permute(__float_as_uint(fmaf(low_float(pair), inverse, shift)),
                                __float_as_uint(fmaf(high_float(pair), inverse, shift)), 0x5410);
         }
-        // With 4 bits the columns 1 and 2 change places.
-        low[h] = permute(pairs[0], pairs[1], WEIGHT == 4 ? 0x6240 : 0x6420) ^ 0x80808080;
-        high[h] = permute(pairs[0], pairs[1], WEIGHT == 4 ? 0x7351 : 0x7531) ^ 0x80808080;
+        // With 3 and 4 bits the columns 1 and 2 change places.
+        low[h] = permute(pairs[0], pairs[1], WEIGHT == 8 ? 0x6420 : 0x6240) ^ 0x80808080;
+        high[h] = permute(pairs[0], pairs[1], WEIGHT == 8 ? 0x7531 : 0x7351) ^ 0x80808080;
         lows = __dp4a((i32)low[h], 0x01010101, lows);
         highs = __dp4a((i32)high[h], 0x01010101, highs);
     }
@@ -79,7 +79,7 @@ DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const 
     *(u64*)(place + 64) = (u64)low[1] << 32 | low[0];
     if (vector % (PIECE / 8) == 0)
         *(Piece*)(shared + PIECES_AT + token * PIECES_PITCH + vector / (PIECE / 8) * 8) =
-            Piece{most * (1.0f / 32512.0f), WEIGHT == 8 ? sum : -15 * sum};
+            Piece{most * (1.0f / 32512.0f), WEIGHT == 8 ? sum : (1 - (1 << WEIGHT)) * sum};
 }
 #endif
 

@@ -68,7 +68,7 @@ DEVICE void accumulate(Sums& sums, u32 stage, u32 x, i32 columns, i32 first, i32
 /// What a warp reads of one step of 64 columns.
 struct Step {
     u32 b[TOKEN_SETS][2][4];
-    u32 words[TILES_PER_STAGE][WEIGHT];
+    u32 words[TILES_PER_STAGE][MAXIMUM(WEIGHT, 4)];
     u32 scales[TILES_PER_STAGE];
 
     DEVICE void load(u32 stage, u32 x, i32 step, i32 lane) {
@@ -89,13 +89,18 @@ struct Step {
         const u8* block = shared + stage + step * BLOCK_BYTES;
 #pragma unroll
         for (i32 m = 0; m < TILES_PER_STAGE; ++m) {
-            const Eight* codes = (const Eight*)(block + m * CODE_BYTES) + lane;
+            const u8* codes = block + m * CODE_BYTES;
+#if WEIGHT == 3
+            load_words(words[m], (const u64*)codes + lane, (const u32*)(codes + 256) + lane);
+#else
+            const Eight* own = (const Eight*)codes + lane;
 #pragma unroll
             for (i32 part = 0; part < WEIGHT / 4; ++part) {
-                const Eight four = codes[part * 32];
+                const Eight four = own[part * 32];
 #pragma unroll
                 for (i32 j = 0; j < 4; ++j) words[m][part * 4 + j] = four.pairs[j];
             }
+#endif
             const u8* from =
                 block + TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + lane / 4 * (128 / PIECE);
             scales[m] = PIECE == 64 ? *(const u16*)from : *(const u32*)from;
@@ -105,7 +110,7 @@ struct Step {
     DEVICE void operand(u32 (&a)[4], i32 m, i32 k) const {
 #if FLOAT8
         decode(a, words[m][2 * k], words[m][2 * k + 1]);
-#elif SPACED
+#elif NEIGHBOURS
         decode(a, words[m][k]);
 #else
         if (k < LOOKED_UP)
@@ -190,6 +195,11 @@ constexpr i32 QUADS = (TOKENS + 3) / 4;
 // Blocks whose pieces share sums of integers, and how many such sums a block has.
 constexpr i32 SPAN_BLOCKS = MAXIMUM(1, SPAN / PIECES);
 constexpr i32 BLOCK_SPANS = MAXIMUM(1, PIECES / SPAN);
+// Where the codes of the two rows begin in a byte.
+constexpr i32 FIRST_BIT = UNIFORM && WEIGHT == 3 ? 2 : 0;
+constexpr i32 SECOND_BIT = UNIFORM && WEIGHT <= 4 ? FIRST_BIT + WEIGHT : 0;
+// Operands hold levels instead of codes.
+constexpr bool LEVELLED = WEIGHT == 3 && !UNIFORM;
 // Blocks of a stage for each warp, at most.
 constexpr i32 WARP_BLOCKS = (STAGE / STEP + TILE_WARPS - 1) / TILE_WARPS;
 
@@ -206,6 +216,8 @@ struct Place {
     i32 blockB, block, part;
     // Where the chunk of x begins, from the first buffer.
     u32 x;
+    // From where a stage's first block for the warp begins: the lane's codes and its scales.
+    u32 codes, scales;
 
     DEVICE u32 start(i32 chunk) { return x = x_offset(chunk) - X_AT; }
 
@@ -230,6 +242,13 @@ struct Place {
             // Multiplied with, for multipliers are idle.
             asm("" : "+r"(masks[i]));
         }
+        const i32 m = threadIdx.x / 32 % TILES_PER_STAGE;
+        codes = m * CODE_BYTES + lane * CODE_PITCH;
+        scales = TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + (g * PIECES + part) * 2;
+#if WEIGHT == 3 && UNIFORM
+        // Held, not computed anew for every stage (NOTES-linear.md).
+        asm("" : "+r"(codes), "+r"(scales), "+r"(b[0]), "+r"(piece[0]), "+r"(block), "+r"(blockB));
+#endif
     }
 };
 
@@ -249,14 +268,13 @@ struct Span {
     /// `stage`: the offset of the first block; `count`: how many there are.
     template <bool full>
     DEVICE void load(u32 stage, i32 count, const Place& place) {
-        const i32 lane = threadIdx.x & 31, m = threadIdx.x / 32 % TILES_PER_STAGE;
         const u8* first = shared + stage;
 #pragma unroll
         for (i32 k = 0; k < SPAN_BLOCKS; ++k)
             if (k < count)
-                codes[k].load(first + k * (TILE_WARPS * BLOCK_BYTES) + m * CODE_BYTES, lane);
-        const u8* from = first + present<full>(place.block, count) * (TILE_WARPS * BLOCK_BYTES)
-            + TILES_PER_STAGE * CODE_BYTES + m * SCALE_BYTES + (lane / 4 * PIECES + place.part) * 2;
+                codes[k].load(first + place.codes + k * (TILE_WARPS * BLOCK_BYTES));
+        const u8* from = first + place.scales
+            + present<full>(place.block, count) * (TILE_WARPS * BLOCK_BYTES);
 #pragma unroll
         for (i32 f = 0; f < BLOCK_SPANS; ++f) scales[f] = *(const u16*)(from + f * 2);
     }
@@ -309,9 +327,9 @@ struct Span {
 #pragma unroll
                 for (i32 i = 0; i < 4; ++i) c[0][i] += other[i];
             }
-            // With 4 bits the second row's products are 16 times as large.
-            const float scale[2] = {scale_of(scales[f], 0),
-                                    scale_of(scales[f], 1, WEIGHT == 4 ? 4.0f : 0.0f)};
+            // Codes are where they lie in their bytes, a power of two times as large.
+            const float scale[2] = {scale_of(scales[f], 0, FIRST_BIT),
+                                    scale_of(scales[f], 1, SECOND_BIT)};
 #pragma unroll
             for (i32 quad = 0; quad < QUADS; ++quad) {
                 const Piece piece =
@@ -323,10 +341,11 @@ struct Span {
                     if (WEIGHT == 4 && row == 1) {
                         high -= c[quad][0];
                         low -= c[quad][1];
-                        offset *= 16;
                     }
-                    // Twice the sum of (s + 1/2) · x, or of (c - 15/2) · x.
-                    const i32 twice = high * 512 + (low * 2 + offset);
+                    offset <<= row == 0 ? FIRST_BIT : SECOND_BIT;
+                    // Twice the sum of (s + 1/2) · x, or of (c - 15/2) · x; of levels that are
+                    // integers the sum.
+                    const i32 twice = LEVELLED ? high * 256 + low : high * 512 + (low * 2 + offset);
                     const float factor = SPAN_BLOCKS == 1 || place.block < count
                         ? scale[row] * piece.scale
                         : 0.0f;

@@ -335,7 +335,7 @@ extension LinearMatrix {
         result["FACTOR"] = 1.0
         if case .codes(let packed) = storage {
             result["FACTOR"] = .double(packed.factor)
-            for (index, bits) in (packed.levels?.bits ?? []).enumerated() {
+            for (index, bits) in (packed.levels?.constants ?? []).enumerated() {
                 result["LEVEL_\(index)"] = .int(bits)
             }
         }

@@ -115,7 +115,8 @@ public struct LinearMatrix: Sendable {
         let context = stream.context
         let (shape, groups) = (codes.codes.shape, codes.scales.shape)
         let isUniform = codes.isUniform
-        let levels = isUniform ? nil : LinearLevels(codes.levels)
+        let levels =
+            isUniform ? nil : LinearLevels(codes.levels, bits: LinearLayout.bits(codes.bits))
         guard shape.count == 2, groups.count == 2, shape[0] == groups[0],
             codes.codes.dtype == .uint8, codes.scales.dtype == .uint8, codes.base.count == 1,
             codes.base.dtype == .float32, codes.levels.count == 1 << codes.bits,
@@ -126,7 +127,8 @@ public struct LinearMatrix: Sendable {
                 reason: """
                     \(codes.codes.summary), \(codes.scales.summary), \(codes.base.summary) and \
                     \(codes.levels.count) levels are no codes of \(codes.bits) bits with symmetric levels, \
-                    with 8 equally spaced or those of e4m3
+                    with 8 equally spaced or those of e4m3, below equally spaced or near multiples of \
+                    one number
                     """)
         }
         let slots = slots ?? LinearSlots(rows: shape[0])

@@ -21,7 +21,7 @@ public struct LinearTuning: Sendable, Hashable {
 
 /// What decides about a linear kernel's cut.
 struct LinearProblem: Sendable, Hashable {
-    /// Bits of a weight: 16 (bfloat16), 8 or 4.
+    /// Bits of a weight: 16 (bfloat16), 8, 4 or 3.
     let bits: Int
     let slots: Int
     let columns: Int
@@ -43,17 +43,23 @@ struct LinearProblem: Sendable, Hashable {
     /// Columns that one warp takes at a time.
     var step: Int { bits == 16 ? 32 : 64 }
 
-    /// Whether codes and x are multiplied as integers. Where 4 bits would do with bfloat16, turning x
-    /// into integers pays for one token, for large matrices and where x is normalised anyway
-    /// (`NOTES-linear.md`).
+    /// Whether codes of up to 4 bits are decoded without a table.
+    private var isComputed: Bool { isUniform || bits == 3 }
+
+    /// Whether codes and x are multiplied as integers. Where 3 or 4 bits would do with bfloat16, turning x
+    /// into integers pays for one token, for large matrices and where x is normalised anyway; with
+    /// equally spaced levels of 3 bits not where x is long (`NOTES-linear.md`).
     var multipliesIntegers: Bool {
-        isUniform && (bits == 8 || tokens == 1 && (tilesPerStage == 2 || normalised))
+        let isLong = bits == 3 && isUniform && columns > 16_384
+        return bits == 8
+            ? isUniform
+            : isComputed && tokens == 1 && (normalised || tilesPerStage == 2 && !isLong)
     }
 
     private var isFloat8: Bool { bits == 8 && !isUniform }
 
     /// Whether lanes read neighbouring columns of x as bfloat16: NEIGHBOURS in linear_geometry.cuh.
-    private var readsNeighbours: Bool { isFloat8 || isUniform && !multipliesIntegers }
+    private var readsNeighbours: Bool { isFloat8 || isComputed && !multipliesIntegers }
 
     private var tokenSets: Int { (tokens + 7) / 8 }
     /// Values of a lane, four each, that a tile's sums take.
@@ -161,7 +167,7 @@ struct LinearProblem: Sendable, Hashable {
             // Stages of 1024 columns of one tile or 512 of two.
             stage = min(1024 / tilesPerStage, all)
             grain = tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage
-        } else if isUniform {
+        } else if isComputed {
             // Stages of 1024 columns, of two tiles unless the longest run is 3% longer then.
             func longest(_ stage: Int) -> Int {
                 let units = tiles * ((columns + stage - 1) / stage)
