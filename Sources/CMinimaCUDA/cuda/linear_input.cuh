@@ -71,7 +71,8 @@ DEVICE void store_integers(i32 xOffset, i32 token, i32 vector, bool used, const 
 #pragma unroll
     for (i32 offset = 1; offset < PIECE / 8; offset *= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    // The other lanes have read what was there.
+    // The other lanes have read what was there: their shuffles needed it.
+    __syncwarp();
     if (!used) return;
     u8* place = shared + xOffset + token * X_PITCH + vector / 8 * 128 + vector % 4 * 16
         + vector % 8 / 4 * 8;
