@@ -166,16 +166,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     u64 best = 0;
     for (i32 i = blockIdx.y * BLOCK + threadIdx.x; i < vocabulary; i += BLOCK * gridDim.y) {
         float score = own[i];
-        if ((__float_as_uint(score) & 0x7f800000u) == 0x7f800000u) continue;
-        if (inverse > 0.0f) {
-            u32 token = target_ids == nullptr ? (u32)i : (u32)target_ids[i];
-            u32 words[4] = {token / 4, position, 0, 0};
-            philox(words, setting[8], setting[9]);
-            u32 lane = token % 4;
-            u32 word = lane < 2 ? (lane == 0 ? words[0] : words[1])
-                                : (lane == 2 ? words[2] : words[3]);
-            score = __fsub_rn(__fmul_rn(score, inverse), exact_log(exponential_draw(word)));
-        }
+        if (!drafted_score(score, i, inverse, target_ids, setting, position)) continue;
         u64 candidate = ranked(score, i);
         best = candidate > best ? candidate : best;
     }

@@ -89,3 +89,23 @@ DEVICE u64 warp_best(u64 value) {
     }
     return value;
 }
+
+/// Makes a draft's logit of its token `i` the score by which it is ranked: with a temperature under the
+/// target's own noise, so that like distributions choose alike. `setting` is the slot's row of settings,
+/// `target_ids` the target's tokens of the draft's, null where they are the same.
+///
+/// - Returns: Whether the logit is finite; others are no candidates.
+DEVICE bool drafted_score(float& score, i32 i, float inverse, const i32* target_ids,
+                          const u32* setting, u32 position) {
+    if ((__float_as_uint(score) & 0x7f800000u) == 0x7f800000u) return false;
+    if (inverse > 0.0f) {
+        u32 token = target_ids == nullptr ? (u32)i : (u32)target_ids[i];
+        u32 words[4] = {token / 4, position, 0, 0};
+        philox(words, setting[8], setting[9]);
+        u32 part = token % 4;
+        u32 word = part < 2 ? (part == 0 ? words[0] : words[1])
+                            : (part == 2 ? words[2] : words[3]);
+        score = __fsub_rn(__fmul_rn(score, inverse), exact_log(exponential_draw(word)));
+    }
+    return true;
+}
