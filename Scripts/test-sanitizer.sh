@@ -27,7 +27,7 @@ if [ -z "${TESTS:-}" ]; then
 fi
 TESTS=$(realpath "$TESTS")
 export TESTS
-SUITES=${SUITES:-$(grep -rhoE '^(final )?(struct|class|actor) [A-Za-z]*GPU[A-Za-z]*Tests' Tests | sed 's/.* //' | sort)}
+SUITES=${SUITES:-$(grep -rhoE '(^| )(struct|class|actor) [A-Za-z0-9]*GPU[A-Za-z0-9]*Tests' Tests | sed 's/.* //' | sort -u)}
 mkdir -p "$LOGS"
 
 # check TOOL SUITE: one line that says what was found; fails if it is anything.

@@ -24,6 +24,7 @@ public final class CUDAContext: Sendable {
     let primary: PrimaryContext
     private let compiler = Mutex<KernelCompiler?>(nil)
     private let kernels = Mutex<[Request: KernelPlace]>([:])
+    private let constants: [String: KernelConstant]
 
     private struct Request: Hashable {
         let source: KernelSource
@@ -39,8 +40,11 @@ public final class CUDAContext: Sendable {
     ///   - device: A CUDA device.
     ///   - cacheDirectory: Where compiled kernels are kept; `nil` to compile in each process. It is
     ///     made when it is absent.
+    ///   - constants: Preprocessor definitions for all kernels, beside their own.
     /// - Throws: `KernelError` when the driver, the device or the folder cannot be used.
-    public init(device: Device, cacheDirectory: String?) throws(KernelError) {
+    public init(
+        device: Device, cacheDirectory: String?, constants: [String: KernelConstant] = [:]
+    ) throws(KernelError) {
         let primary = try PrimaryContext(device: device)
         let major = try primary.attribute(MINIMA_CUDA_CAPABILITY_MAJOR)
         let minor = try primary.attribute(MINIMA_CUDA_CAPABILITY_MINOR)
@@ -63,6 +67,7 @@ public final class CUDAContext: Sendable {
         sharedPerBlock = try primary.attribute(MINIMA_CUDA_SHARED_PER_BLOCK)
         sharedPerMultiprocessor = try primary.attribute(MINIMA_CUDA_SHARED_PER_MULTIPROCESSOR)
         self.primary = primary
+        self.constants = constants
     }
 
     /// The device.
@@ -87,6 +92,7 @@ public final class CUDAContext: Sendable {
         _ source: KernelSource, entry: String, constants: [String: KernelConstant] = [:],
         sharedBytes: Int = 0, registers: Int? = nil
     ) throws(KernelError) -> Kernel {
+        let constants = self.constants.merging(constants) { $1 }
         let request = Request(
             source: source, entry: entry, constants: constants, sharedBytes: sharedBytes,
             registers: registers)

@@ -125,8 +125,6 @@ public final class KernelCompiler: Sendable {
             "--device-as-default-execution-space", "--no-cache", "--generate-line-info",
         ]
         if let registers { options.append("--maxrregcount=\(registers)") }
-        // For Scripts/test-sanitizer.sh; see common.cuh.
-        if getenv("MINIMA_RACECHECK") != nil { options.append("--define-macro=RACECHECK=1") }
         return try options + KernelConstant.definitions(constants)
     }
 

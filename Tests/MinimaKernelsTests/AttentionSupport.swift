@@ -121,10 +121,9 @@ struct AttentionFixture {
 
     /// Softmax attention in float64 of the last tokens of a request over all of them.
     ///
+    /// - Parameter sees: Whether a token sees a place; `nil`: all up to its own.
     /// - Returns: `[token, heads · headDim]` each: the sums, and the largest error that the kernel's
     ///   roundings can make of them.
-    ///
-    /// - Parameter sees: Whether a token sees a place; `nil`: all up to its own.
     func attention(
         queries: Tensor, keys: Tensor, values: Tensor,
         sees: ((_ token: Int, _ place: Int) -> Bool)? = nil

@@ -94,7 +94,6 @@ extension DecodeLinearGPUTests {
     }
 
     /// - Parameter isUniform: Whether levels are equally spaced; else those of 8 bits are e4m3's.
-
     private func expand(
         _ bits: Int, _ rows: Int, _ columns: Int, _ group: Int, isUniform: Bool
     ) throws {

@@ -321,6 +321,8 @@ struct DecodeLinearGPUTests {
             biased: true, compact: true),
         Case(bits: 3, isUniform: true, rows: 200, columns: 1000, tokens: 4, epilogue: .add),
         Case(bits: 2, isUniform: true, rows: 200, columns: 500, tokens: 3),
+        Case(bits: 2, isUniform: true, tiles: 2, rows: 200, columns: 1000, tokens: 1),
+        Case(bits: 2, tiles: 2, rows: 200, columns: 1000, tokens: 1),
         Case(bits: 8, rows: 300, columns: 1024, tokens: 1),
         Case(bits: 8, rows: 64, columns: 8200, tokens: 1, epilogue: .storeFloat),
         Case(bits: 8, rows: 333, columns: 25_600, tokens: 1, epilogue: .add),

@@ -22,7 +22,14 @@ enum GPU {
     static let isThere = (try? Device.cudaCount()) ?? 0 > 0
 
     static let context = Result { () throws(KernelError) in
-        try CUDAContext(device: .cuda(0), cacheDirectory: nil)
+        try CUDAContext(device: .cuda(0), cacheDirectory: nil, constants: KernelConstant.racecheck)
+    }
+}
+
+extension KernelConstant {
+    /// For all kernels under compute-sanitizer's racecheck; see common.cuh, Scripts/test-sanitizer.sh.
+    static var racecheck: [String: KernelConstant] {
+        getenv("MINIMA_RACECHECK") == nil ? [:] : ["RACECHECK": 1]
     }
 }
 

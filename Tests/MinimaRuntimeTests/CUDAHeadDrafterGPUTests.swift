@@ -318,14 +318,13 @@ struct CUDAHeadDrafterGPUTests {
         let near = try DraftWeights(
             for: checkpoint.loadModel(), checkpoint, vocabulary: Array(0..<8192))
         for draft in [near, try weights()] {
-            let (found, steps) = try decode(.head(draft))
+            let found = try decode(.head(draft)).tokens
             for slot in found.indices where found[slot] != expected[slot] {
                 #expect(
                     try NearTie.explains(
                         (found[slot], expected[slot]), prompt: prompts[slot], sampling[slot], exact)
                 )
             }
-            #expect(steps <= most)
         }
     }
 }

@@ -147,9 +147,7 @@ struct CUDATreeGPUTests {
             try SamplingParameters(
                 temperature: $0 < 2 ? 0 : 0.5, logprobs: $0 == 1 ? 2 : nil, seed: UInt64($0))
         }
-        func decode(_ draft: CUDADraft?, _ numbers: [Int]) throws -> (
-            tokens: [[SampledToken]], steps: Int
-        ) {
+        func decode(_ draft: CUDADraft?, _ numbers: [Int]) throws -> [[SampledToken]] {
             let backend = try CUDABackend(
                 checkpoint,
                 layout: CUDALayout(
@@ -179,12 +177,13 @@ struct CUDATreeGPUTests {
                 for (slot, tokens) in zip(open, try backend.collect()) { texts[slot] += tokens }
                 steps += 1
             }
-            return (texts.map { Array($0.prefix(count)) }, steps)
+            return texts.map { Array($0.prefix(count)) }
         }
-        let (expected, most) = try decode(nil, [0])
+        let expected = try decode(nil, [0])
         let exact = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
-        let (found, steps) = try decode(.head(draft(8192), width: 3), [5, 5, 2, 0, 0, 5])
-        #expect(steps <= most)
+        let found = try decode(.head(draft(8192), width: 3), [5, 5, 2, 0, 0, 5])
+        // As for alternatives: a logit's and the normaliser's own two roundings.
+        let tolerance = Float(try 2 * NearTie.margin(exact.lastLogits(prompts[0])))
         for slot in found.indices {
             let ids = (found[slot].map(\.id), expected[slot].map(\.id))
             if ids.0 != ids.1 {
@@ -194,10 +193,10 @@ struct CUDATreeGPUTests {
             // The likeliest tokens are those of the node that was gone to.
             for (token, peer) in zip(found[slot], expected[slot]).prefix(while: { $0.id == $1.id })
             {
-                #expect(abs((token.logprob ?? 0) - (peer.logprob ?? 0)) < 0.2)
+                #expect(abs((token.logprob ?? 0) - (peer.logprob ?? 0)) <= tolerance)
                 #expect(token.alternatives.count == peer.alternatives.count)
                 for (own, other) in zip(token.alternatives, peer.alternatives) {
-                    #expect(abs(own.logprob - other.logprob) < 0.2)
+                    #expect(abs(own.logprob - other.logprob) <= tolerance)
                 }
             }
         }

@@ -7,6 +7,10 @@ extension CUDAContext {
     /// a second.
     static func forTests() throws -> CUDAContext {
         let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        return try CUDAContext(device: .cuda(0), cacheDirectory: cache)
+        // See common.cuh, Scripts/test-sanitizer.sh.
+        let isRacecheck = ProcessInfo.processInfo.environment["MINIMA_RACECHECK"] != nil
+        return try CUDAContext(
+            device: .cuda(0), cacheDirectory: cache,
+            constants: isRacecheck ? ["RACECHECK": 1] : [:])
     }
 }

@@ -172,7 +172,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         if (part > 0.0f) total.add(largest, part);
     }
     total.add_lanes();
-    const float log_sum = total.largest + __logf(total.sum);
+    // Never below the largest, for all that the fast logarithm may be off: no child is likelier than its
+    // parent, so that parents come first.
+    const float log_sum = total.largest + fmaxf(__logf(total.sum), 0.0f);
 #pragma unroll 1
     for (i32 i = 0; i < WIDTH; i++) {
         u64 first = warp_best(best.held[0]);

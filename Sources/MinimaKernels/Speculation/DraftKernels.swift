@@ -85,12 +85,14 @@ public struct DraftKernels: Sendable {
     static func require(
         _ holds: Bool, _ kernel: Kernel, _ tensors: [Tensor?]
     ) throws(KernelError) {
-        guard holds else {
-            let found = tensors.map { $0?.summary ?? "none" }.joined(separator: ", ")
-            throw .invalidLaunch(
-                kernel: kernel.name,
-                reason: "the tensors \(found) do not have the shapes and types it takes")
-        }
+        guard holds else { throw wrong(kernel, tensors) }
+    }
+
+    static func wrong(_ kernel: Kernel, _ tensors: [Tensor?]) -> KernelError {
+        let found = tensors.map { $0?.summary ?? "none" }.joined(separator: ", ")
+        return .invalidLaunch(
+            kernel: kernel.name,
+            reason: "the tensors \(found) do not have the shapes and types it takes")
     }
 
     /// Queues what a round computes; does not overlap the kernel ahead of it.

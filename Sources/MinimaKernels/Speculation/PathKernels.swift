@@ -46,7 +46,7 @@ public struct PathKernels: Sendable {
             seen.shape == [slots.count * (count + 1), 1],
             (1...min(parents.shape[1], SamplingKernel.mostTreeRows - 1)).contains(count)
         else {
-            throw Self.wrong(masks, [slots, seen, state.parents])
+            throw DraftKernels.wrong(masks, [slots, seen, state.parents])
         }
         try masks.launch(
             grid: (slots.count, 1, 1), block: 32, on: stream, overlapping: true,
@@ -67,7 +67,7 @@ public struct PathKernels: Sendable {
     ) throws(KernelError) {
         guard let path = state.path, table.rank == 2, table.shape[0] == slots.count,
             table.dtype == .int32, slots.dtype == .int32
-        else { throw Self.wrong(move, [table, slots, state.path]) }
+        else { throw DraftKernels.wrong(move, [table, slots, state.path]) }
         try move.launch(
             grid: (cache.shape.kvHeads, cache.layers.count, slots.count), block: Self.block,
             on: stream, overlapping: true,
@@ -90,7 +90,7 @@ public struct PathKernels: Sendable {
         guard let path = state.path, ring.rank == 2, ring.dtype == .bfloat16,
             ring.shape[0] == state.slots * DraftKernels.ring, ring.shape[1] % 8 == 0,
             state.places <= DraftKernels.mostPlaces, slots.dtype == .int32
-        else { throw Self.wrong(keep, [ring, slots, state.path]) }
+        else { throw DraftKernels.wrong(keep, [ring, slots, state.path]) }
         let width = ring.shape[1]
         try keep.launch(
             grid: ((width + 8 * Self.block - 1) / (8 * Self.block), slots.count, 1),
@@ -99,12 +99,5 @@ public struct PathKernels: Sendable {
                 .tensor(ring), .tensor(slots), .tensor(state.positions), .tensor(state.counts),
                 .tensor(path), .int32(state.places), .int32(width),
             ])
-    }
-
-    private static func wrong(_ kernel: Kernel, _ tensors: [Tensor?]) -> KernelError {
-        let found = tensors.map { $0?.summary ?? "none" }.joined(separator: ", ")
-        return .invalidLaunch(
-            kernel: kernel.name,
-            reason: "the tensors \(found) do not have the shapes and types it takes")
     }
 }

@@ -35,14 +35,16 @@ extension DecodeBench {
             return try decode(run.requests, backend, &controller, &timer)
         }
         run.peakBytes = try kernels.device.memory()?.peakAllocated
-        // As few draws have a mean far from what is asked, tokens are those to be expected.
+        // As few draws have a mean far from what is asked, tokens are those to be expected; of trees those
+        // that were made.
         func tokens(_ steps: ChosenSteps) -> Double {
             steps.counts.reduce(0) { sum, entry in
                 sum + Double(entry.value) * (parts.length(entry.key) ?? 0)
             }
         }
         let made = all.map {
-            parts.rate == nil ? $0.tokens / Double(run.requests) : tokens($0)
+            parts.rate == nil || parts.draft.width > 1
+                ? $0.tokens / Double(run.requests) : tokens($0)
         }
         run.step = Self.spread(zip(all, made).map { $0.seconds / $1 })
         run.graph = nil

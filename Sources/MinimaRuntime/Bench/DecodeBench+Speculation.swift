@@ -224,11 +224,13 @@ extension DecodeBench {
         }
         run.peakBytes = try kernels.device.memory()?.peakAllocated
         let round = try round(parts, backend, count: count, requests: requests)
-        // A step takes as long whatever it accepts, and a few steps draw a mean far from what is asked.
+        // A step takes as long whatever it accepts, and a few steps draw a mean far from what is asked. What
+        // a tree makes depends on its form, too, and is counted.
+        let asked = parts.draft.width == 1 ? parts.choice.length : nil
         run.step = Self.spread(
             runs.map {
                 $0.seconds
-                    / (parts.choice.length.map { Double(steps) * $0 }
+                    / (asked.map { Double(steps) * $0 }
                         ?? $0.tokens / Double(requests))
             })
         run.graph = BenchResult.Spread(replays)
@@ -245,7 +247,7 @@ extension DecodeBench {
         run.traffic.weights += round.bytes
         let mean = runs.reduce(0) { $0 + $1.tokens } / Double(runs.count * steps * requests)
         run.speculation = BenchResult.Run.Speculation(
-            draft: parts.label, draftTokens: count, acceptanceLength: parts.choice.length ?? mean,
+            draft: parts.label, draftTokens: count, acceptanceLength: asked ?? mean,
             simulatedLength: parts.choice.length, addedBytes: parts.addedBytes, round: round,
             verification: .init(
                 seconds: max(Self.spread(replays).median - round.seconds, 0), bytes: verified))

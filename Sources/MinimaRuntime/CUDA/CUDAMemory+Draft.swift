@@ -94,7 +94,8 @@ extension CUDAMemory.Draft {
     }
 
     /// Whether a round has to read all places again that a step before may have settled: a model's are worth
-    /// nothing otherwise, and where a head has grown a tree lie nodes of several branches.
+    /// nothing otherwise, and where a head has grown a tree lie nodes of several branches. After a step of
+    /// more proposals than this one may have, some of a head's may stay so: that can cost acceptance.
     var readsAllAgain: Bool {
         switch kind {
         case .head: width > 1

@@ -87,8 +87,8 @@ public struct CUDAMemory: Sendable, Hashable {
     ///
     /// - Attention over a chunk gives a new tensor and its log-sums, scores of a prompt a few numbers of
     ///   each row, twice while they are joined; finding the likeliest tokens takes a quarter of the logits.
-    /// - A kernel in a graph takes 8 KiB; a layer has ten, a head's round twelve for each token, another
-    ///   draft's as many as its layers.
+    /// - A kernel in a graph takes 8 KiB; a layer has ten, a head's round twelve for each token, fourteen
+    ///   where it grows trees, another draft's as many as its layers.
     /// - The allocator rounds what is larger than 10 MiB to 2 MiB, and uses no rest below 1 MiB: half of
     ///   that for each of a layer's eight matrices.
     /// - 256 MiB are for kernels' code and the memory that threads' registers spill to.
