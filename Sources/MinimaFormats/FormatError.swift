@@ -10,6 +10,7 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
     case wrongRankCount(format: String, found: Int, needed: Int)
     case rankOutOfRange(format: String, rank: Int, position: Int, allowed: ClosedRange<Int>)
     case budgetTooSmall(format: String, parameters: Int, smallest: Int)
+    case notSplit(format: String, side: String, outputs: Int, inputs: Int)
     case tooLarge(format: String)
     case wrongTensor(format: String, name: String, found: [Int], needed: [Int])
     case wrongTensorCount(format: String, found: Int, needed: Int)
@@ -55,6 +56,11 @@ public enum FormatError: Error, Hashable, CustomStringConvertible {
             """
             \(format) cannot represent this weight with \(parameters) parameters; it needs at least \
             \(smallest)
+            """
+        case .notSplit(let format, let side, let outputs, let inputs):
+            """
+            \(format) has no modes that split the \(side)s of a weight [\(outputs), \(inputs)]; keep \
+            modes whole, or choose another format or sizes with more divisors
             """
         case .tooLarge(let format):
             """

@@ -31,6 +31,15 @@ public protocol TensorFormat: BudgetedFormat {
     /// `rank` in as many numbers as ``Interpolative`` and the pivots; `nil` where there is none.
     static func wholeModes(outputs: Int, inputs: Int, rank: Int) -> FormatSpec?
 
+    /// A specification with at most `parameters` parameters whose modes are truly split, so that it is
+    /// no product of two matrices at that price: the inputs in two, or, in formats that keep them whole
+    /// and split the outputs only, these.
+    ///
+    /// - Throws: `FormatError.notSplit` where no modes split such a weight, `FormatError.budgetTooSmall`,
+    ///   naming the smallest budget of those that do.
+    static func splitSpec(fitting parameters: Int, outputs: Int, inputs: Int)
+        throws(FormatError) -> FormatSpec
+
     /// Per fraction of outputs·inputs and split the specification with the smallest bound on its
     /// error, and that bound; fractions that no rank fits are left out.
     ///
@@ -55,35 +64,17 @@ extension TensorFormat {
         (try? layout(spec, outputs: outputs, inputs: inputs)).map { _ in spec }
     }
 
-    /// A specification with at most `parameters` parameters whose modes are truly split, so that it is no
-    /// product of two matrices at that price: the input in two, or, in formats that keep it whole, the
-    /// balanced pair of output modes, of which the second has a rank of three quarters of its size.
-    ///
-    /// - Returns: `nil` where no such split has so few parameters.
-    public static func splitSpec(fitting parameters: Int, outputs: Int, inputs: Int) -> FormatSpec?
+    /// The first of ``modeChoices(outputs:inputs:unit:)`` that splits the inputs.
+    public static func splitSpec(fitting parameters: Int, outputs: Int, inputs: Int)
+        throws(FormatError) -> FormatSpec
     {
+        try checkSize(outputs: outputs, inputs: inputs)
         let choices = modeChoices(outputs: outputs, inputs: inputs, unit: 0)
-        if let split = choices.first(where: { !$0.inputModes.contains(inputs) }) {
-            return try? Self.spec(
-                fitting: parameters, outputModes: split.outputModes, inputModes: split.inputModes)
+        guard let split = choices.first(where: { !$0.inputModes.contains(inputs) }) else {
+            throw .notSplit(format: name, side: "input", outputs: outputs, inputs: inputs)
         }
-        guard let pair = choices.first else { return nil }
-        let (first, second) = (pair.outputModes[0], pair.outputModes[1])
-        func ranked(_ rank: Int) -> FormatSpec {
-            FormatSpec(
-                format: name, outputModes: pair.outputModes, inputModes: pair.inputModes,
-                ranks: [first, max(3 * second / 4, 1), rank])
-        }
-        func fits(_ rank: Int) -> Bool {
-            let count = try? parameterCount(ranked(rank), outputs: outputs, inputs: inputs)
-            return count.map { $0 <= parameters } ?? false
-        }
-        var (low, high) = (0, inputs)
-        while low < high {
-            let middle = (low + high + 1) / 2
-            if fits(middle) { low = middle } else { high = middle - 1 }
-        }
-        return low > 0 ? checked(ranked(low), outputs: outputs, inputs: inputs) : nil
+        return try spec(
+            fitting: parameters, outputModes: split.outputModes, inputModes: split.inputModes)
     }
 
     /// Pairs of output modes beside an input of its own, and what `complete` makes of them.
@@ -114,6 +105,39 @@ extension Tucker: TensorFormat {
             FormatSpec(
                 format: name, outputModes: Array(modes), inputModes: [inputs],
                 ranks: modes + [rank]), outputs: outputs, inputs: inputs)
+    }
+
+    /// The balanced pair of output modes, of which the second has a rank of three quarters of its size,
+    /// and the largest rank of the inputs that fits.
+    public static func splitSpec(fitting parameters: Int, outputs: Int, inputs: Int)
+        throws(FormatError) -> FormatSpec
+    {
+        try checkSize(outputs: outputs, inputs: inputs)
+        let first = Sizes.divisor(of: outputs, nearest: Double(outputs).squareRoot())
+        let second = outputs / first
+        let kept = max(3 * second / 4, 1)
+        // None of the ranks may exceed the product of the others.
+        let smallest = (max(first, kept) - 1) / min(first, kept) + 1
+        let largest = min(inputs, Sizes.saturatingProduct([first, kept]))
+        guard first > 1, kept < second, smallest <= largest else {
+            throw .notSplit(format: name, side: "output", outputs: outputs, inputs: inputs)
+        }
+        func count(_ rank: Int) -> Int {
+            Self.count([first, kept, rank], modes: [first, second, inputs])
+        }
+        guard count(smallest) <= parameters else {
+            throw .budgetTooSmall(
+                format: name, parameters: parameters, smallest: count(smallest))
+        }
+        // The core of the largest rank may take less than that of the one before: it has no pivots.
+        var (low, high) = (count(largest) <= parameters ? largest : smallest, largest)
+        while low < high {
+            let middle = high - (high - low) / 2
+            if count(middle) <= parameters { low = middle } else { high = middle - 1 }
+        }
+        return FormatSpec(
+            format: name, outputModes: [first, second], inputModes: [inputs],
+            ranks: [first, kept, low])
     }
 
     /// Output pairs beside the whole input.

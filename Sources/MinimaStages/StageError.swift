@@ -6,6 +6,7 @@ public enum StageError: Error, CustomStringConvertible {
     case notEnoughMemory(purpose: String, neededBytes: Int, availableBytes: Int)
     case badRatio(Double)
     case moduleTooSmall(name: String, reason: String)
+    case notSplit(name: String, reason: String)
     case noAlignedRank(name: String, ranks: [Int], alignment: Int)
     case badPart(String, ratio: Double, known: [String])
     case notFinite(what: String)
@@ -37,6 +38,8 @@ public enum StageError: Error, CustomStringConvertible {
             "a ratio of \(ratio) removes nothing or everything; give a number between 0 and 1"
         case .moduleTooSmall(let name, let reason):
             "\(name) cannot be compressed that far: \(reason); lower the ratio"
+        case .notSplit(let name, let reason):
+            "\(name) cannot be split: \(reason)"
         case .noAlignedRank(let name, let ranks, let alignment):
             """
             \(name) would take ranks \(ranks); no multiple of \(alignment) there makes it smaller than \

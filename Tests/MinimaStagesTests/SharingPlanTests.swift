@@ -60,6 +60,30 @@ struct SharingPlanTests {
         }
     }
 
+    @Test("modes that cannot be split, and budgets that are too small for it")
+    func notSplit() throws {
+        func refusal(_ format: String, _ ratio: Double) -> String {
+            do {
+                _ = try CompressionPlan.sharing(
+                    parent, ratio: ratio, format: format, splitsModes: true, alignment: 1,
+                    quantization: nil, version: "test")
+                return "taken"
+            } catch { return "\(error)" }
+        }
+        for format in [LowRank.name, CP.name, BlockTerm.name] {
+            let text = refusal(format, 0.3)
+            #expect(text.contains("cannot be split: \(format) has no modes"), "\(text)")
+            #expect(text.contains("qkv_proj") && !text.contains("lower the ratio"), "\(text)")
+        }
+        for format in [Tucker.name, TensorTrain.name, TensorRing.name] {
+            let text = refusal(format, 0.9999)
+            #expect(text.contains("needs at least") && text.contains("lower the ratio"), "\(text)")
+            let site = try #require(try parent.sites().first)
+            // Not as many as the dense weight has.
+            #expect(!text.contains(" \(site.outputs * site.inputs);"), "\(text)")
+        }
+    }
+
     @Test("ranks are aligned, and the ratio is kept within half a step", arguments: bonded)
     func aligned(format: String) throws {
         let source = try Self.large()

@@ -58,15 +58,17 @@ extension CompressionPlan {
     ///   - part: A component of the names of those sites that parameters are removed from, such as
     ///     `mlp`; the others stay dense. `nil`: all sites.
     ///   - format: A registered format that has a specification for every budget.
-    ///   - splitsModes: Whether the format's modes are split truly, see ``TensorFormat/splitSpec``, and
-    ///     not such that it is a product of two matrices.
+    ///   - splitsModes: Whether the format's modes are split truly, see
+    ///     ``TensorFormat/splitSpec(fitting:outputs:inputs:)``, and not such that it is a product of two
+    ///     matrices.
     ///   - alignment: The rank of the bond next to the input is a multiple of this: the nearest, or
     ///     the next below where that is too large for the site or removes nothing. Not with truly split
     ///     modes.
     ///   - quantization: Bits, neighbours that share a scale, and spacing of levels of what is
     ///     stored; `nil` keeps the model's type.
     /// - Throws: As ``uniform(_:ratio:format:version:)``; `StageError.noAlignedRank` for a site that
-    ///   has no such rank, `StageError.badPart` for a `part` that has not as much to remove.
+    ///   has no such rank, `StageError.badPart` for a `part` that has not as much to remove,
+    ///   `StageError.notSplit` for a site or a format with no modes to split.
     public static func sharing(
         _ source: any WeightSource, ratio: Double, from part: String? = nil, format name: String,
         splitsModes: Bool = false, alignment: Int,
@@ -101,19 +103,22 @@ extension CompressionPlan {
                 if share > 0, isTaken(site) {
                     let budget = Int((1 - share) * Double(outputs * inputs))
                     if splitsModes {
-                        let split = (format as? any TensorFormat.Type)?.splitSpec(
-                            fitting: budget, outputs: outputs, inputs: inputs)
-                        guard let split else {
-                            throw FormatError.budgetTooSmall(
-                                format: name, parameters: budget, smallest: outputs * inputs)
+                        guard let format = format as? any TensorFormat.Type else {
+                            throw FormatError.notSplit(
+                                format: name, side: "input", outputs: outputs, inputs: inputs)
                         }
-                        spec = split
+                        spec = try format.splitSpec(
+                            fitting: budget, outputs: outputs, inputs: inputs)
                     } else {
                         spec = try format.spec(
                             fitting: budget, outputs: outputs, inputs: inputs)
                     }
                 }
             } catch {
+                // A smaller ratio would not help.
+                if case .notSplit = error {
+                    throw StageError.notSplit(name: site.name, reason: "\(error)")
+                }
                 throw StageError.moduleTooSmall(name: site.name, reason: "\(error)")
             }
             // What is split truly is multiplied out, and no bond of it is read.
