@@ -76,7 +76,8 @@ struct Bench: ParsableCommand {
         help: """
             With --draft, tokens that are proposed and verified per step; fewer where steps of that many \
             requests verify no more. auto: as many as an engine chooses before each step, none included, \
-            up to the largest number beside it, or 5. Default: 5.
+            up to the largest number beside it, or \(Self.mostChosen) as it does. Default: \
+            \(Self.defaultProposals).
             """)
     var speculate: [ProposalChoice] = []
 
@@ -189,12 +190,21 @@ struct Bench: ParsableCommand {
         }
     }
 
+    /// Proposals of a step where no number is given.
+    private static let defaultProposals = 5
+
+    /// The most that an engine chooses from.
+    private static let mostChosen = CUDALayout.chosenDraftTokens.max() ?? defaultProposals
+
     /// Numbers of proposals that are measured.
     private var draftTokens: [Int] {
         speculate.isEmpty ? [mostDraftTokens] : Set(speculate.compactMap(\.count)).sorted()
     }
 
-    private var mostDraftTokens: Int { speculate.compactMap(\.count).max() ?? 5 }
+    private var mostDraftTokens: Int {
+        speculate.compactMap(\.count).max()
+            ?? (speculate.contains(.automatic) ? Self.mostChosen : Self.defaultProposals)
+    }
 
     /// What ``weights`` name.
     private var choices: [WeightChoice] {

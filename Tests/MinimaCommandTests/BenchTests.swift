@@ -51,8 +51,13 @@ struct BenchTests {
             (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
             (shape + ["--draft", "ngram", "--speculate", "all"], ["--speculate", "all"]),
             (
-                shape + ["--draft", "random", "--speculate", "auto", "--acceptance", "6.5"],
+                shape + ["--draft", "random", "--acceptance", "6.5"],
                 ["--acceptance", "6.0", "found 6.5"]
+            ),
+            // As many as an engine chooses from.
+            (
+                shape + ["--draft", "random", "--speculate", "auto", "--acceptance", "8.5"],
+                ["--acceptance", "8.0", "found 8.5"]
             ),
             (
                 shape + ["--draft", "random", "--speculate", "auto", "3", "--acceptance", "4.5"],
@@ -171,6 +176,8 @@ struct BenchTests {
             try expectFailure(Self.shape + ["--draft", draft] + gpu, "cuda:99")
             let auto = ["--speculate", "3", "auto", "--acceptance", "1", "2.8"]
             try expectFailure(Self.shape + ["--draft", draft] + auto + gpu, "cuda:99")
+            let most = ["--speculate", "auto", "--acceptance", "7.5"]
+            try expectFailure(Self.shape + ["--draft", draft] + most + gpu, "cuda:99")
         }
         // Heads propose trees.
         let tree = ["--draft-tree", "3"] + gpu
@@ -191,7 +198,7 @@ struct BenchTests {
             "--plan",
             "--context", "(default: 8192)", "--requests", "--steps", "--repeats", "--chunk",
             "--kv-dtype", "--kernel-cache", "--peer", "--out", "--seed", "--device",
-            "(default: cuda:0)", "--json", "random",
+            "(default: cuda:0)", "--json", "random", "or 7 as it does", "Default: 5.",
         ] {
             #expect(outcome.output.contains(text), "\(text)")
         }

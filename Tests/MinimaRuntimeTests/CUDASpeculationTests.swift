@@ -182,6 +182,8 @@ struct CUDASpeculationTests {
         #expect(chosen.cases(atMost: 7).map(\.count) == [1, 5, 5])
         #expect(chosen.cases(atMost: 7).map(\.isAutomatic) == [false, true, true])
         #expect(chosen.cases(atMost: 1).map(\.length) == [1, 1])
+        // An engine has no graphs of four.
+        #expect(chosen.cases(atMost: 4).map(\.count) == [1, 3, 3])
     }
 
     /// A random head has the target's sizes and loads like another, with codes too.

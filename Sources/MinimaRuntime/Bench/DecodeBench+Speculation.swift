@@ -58,11 +58,12 @@ extension DecodeBench {
         }
 
         /// Each number of proposals, `most` for larger ones, with each length that it can reach; then
-        /// what is chosen from.
+        /// what is chosen from, of which an engine has the numbers up to `most`.
         func cases(atMost most: Int) -> [Case] {
+            let chosen = CUDALayout.chosenDraftTokens.last { $0 <= most }
             let counts =
                 Set(draftTokens.map { min($0, most) }).sorted().map { ($0, false) }
-                + (automatic.map { [(min($0, most), true)] } ?? [])
+                + (automatic.map { [($0 <= most ? $0 : chosen ?? most, true)] } ?? [])
             return counts.flatMap { count, isAutomatic in
                 lengths.isEmpty
                     ? [Case(count: count, isAutomatic: isAutomatic, length: nil)]
