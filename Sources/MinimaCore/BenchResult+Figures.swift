@@ -22,9 +22,8 @@ extension BenchResult {
         public var peakShare: Double?
         /// Seconds of all kernels of a step, each measured alone.
         public var kernelSeconds: Double?
-        /// Seconds of a step, or of its graph where that was timed, that no kernel explains: what
-        /// passes between launches of different kernels more than between those of one; negative where
-        /// kernels overlap others more than their own kind.
+        /// Seconds of a step, or of its graph where that was timed, less ``kernelSeconds``: what kernels
+        /// wait for others more than for their own kind; negative where they overlap others more.
         public var unexplainedSeconds: Double?
         /// Seconds of a step outside its graph.
         public var hostSeconds: Double?

@@ -220,7 +220,7 @@ extension Page {
             <dl class="record">
             \(entry("All kernels", microseconds(figures.kernelSeconds)))\
             \(entry("Replay of the graph", microseconds(run.graph?.median)))\
-            \(entry("Between launches", microseconds(figures.unexplainedSeconds)))\
+            \(entry("Not in kernels", microseconds(figures.unexplainedSeconds)))\
             \(entry("Outside the graph", microseconds(figures.hostSeconds)))\
             \(entry("Step", microseconds(run.stepSeconds)))</dl>
             </details>

@@ -119,7 +119,7 @@ extension TextTable {
         }
         for (name, seconds) in [
             ("all kernels", figures.kernelSeconds),
-            ("between launches", figures.unexplainedSeconds),
+            ("not in kernels", figures.unexplainedSeconds),
             ("outside the graph", figures.hostSeconds), ("step", run.stepSeconds),
         ] where seconds != nil {
             let share = seconds.flatMap { quotient($0, run.stepSeconds) }
