@@ -71,12 +71,11 @@ extension TextTable {
         let shares = group.rows.compactMap { row in
             row.run.speculation?.shares.map { (name: row.name, shares: $0) }
         }
-        // Beside the name there is room for some.
-        let counts = Set(shares.flatMap(\.shares.keys)).sorted().prefix(8)
+        let counts = Set(shares.flatMap(\.shares.keys)).sorted()
         guard !counts.isEmpty else { return [] }
         return ["", "Steps by the number of proposals chosen"]
             + grid(
-                counts.map { "\($0)" },
+                counts.map { Figure.count($0) },
                 shares.map { row in (row.name, counts.map { Figure.share(row.shares[$0]) }) })
     }
 
@@ -139,13 +138,17 @@ extension TextTable {
     }
 
     /// Rows under headers, figures to the right; a name too long for its column has a line of its
-    /// own.
+    /// own, and the last columns are left out where all are wider than a line.
     static func grid(_ headers: [String], _ rows: [(String, [String])]) -> [String] {
-        let widths = headers.indices.map { index in
+        var widths: [Int] = []
+        var figures = 0
+        for index in headers.indices {
             let cells = rows.map { VisibleText.columns($0.1[index]) }
-            return Swift.max(VisibleText.columns(headers[index]), cells.max() ?? 0)
+            let column = Swift.max(VisibleText.columns(headers[index]), cells.max() ?? 0)
+            guard figures + column + 2 <= width else { break }
+            figures += column + 2
+            widths.append(column)
         }
-        let figures = widths.reduce(0) { $0 + $1 + 2 }
         let names = rows.map { VisibleText($0.0).line }
         let longest = names.map { VisibleText.columns($0) }.max() ?? 0
         let nameWidth = Swift.max(0, Swift.min(longest, width - figures))

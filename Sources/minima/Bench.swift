@@ -284,7 +284,8 @@ struct Bench: ParsableCommand {
             let modules = try choice.plan(dense).modules
             let source = try RandomWeights(few, path: config.path, seed: seed, plan: modules)
             for tokens in requests.sorted() where tokens <= 128 {
-                account.rows += try bench.costs(of: source, modules: modules, tokens: tokens)
+                account.rows += try bench.costs(
+                    of: source, modules: modules, label: choice.label, tokens: tokens)
                 try AtomicFile.write(account.json() + "\n", to: path)
             }
         }

@@ -82,6 +82,17 @@ enum BenchSample {
             addedBytes: 2_000_000_000, round: .init(seconds: 0.002, bytes: 7_000_000_000),
             verification: .init(seconds: 0.017, bytes: 62_000_000_000))
         #expect(try BenchResult(json: result.json()) == result)
+        // Keys that no style of names applies to.
+        result.runs[0].speculation?.shares = [0: 0.25, 5: 0.5, -12: 0.125, .min: 0.125, .max: 1]
+        result.card.readers = [
+            "streaming loads": BenchSample.spread(4e12), "someCopy": BenchSample.spread(3e12),
+            "bulk_copy": BenchSample.spread(2e12), "": BenchSample.spread(1e12),
+        ]
+        #expect(try BenchResult(json: result.json()) == result)
+        let document = try JSON(parsing: result.json())
+        #expect(document["card"]?["readers"]?["someCopy"]?["median"]?.double == 3e12)
+        let shares = document["runs"]?.array?.first?["speculation"]?["shares"]
+        #expect(shares?["5"]?.double == 0.5 && shares?["-12"]?.double == 0.125)
         result.runs[0].graph = nil
         result.runs[0].firstToken = nil
         result.runs[0].prefill = nil

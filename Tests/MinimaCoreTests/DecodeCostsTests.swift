@@ -68,6 +68,12 @@ import Testing
             #expect(text.contains("\"\(key)\""))
         }
         #expect(text.contains("\"kind\" : \"decode-costs\""))
+        // Accounts that were written before labels and sites were have neither.
+        #expect(!text.contains("\"label\"") && !text.contains("\"site\""))
+        var labelled = Self.sample
+        labelled.rows[0].label = "dense bf16"
+        labelled.rows[0].site = "gate_up"
+        #expect(try DecodeCosts(json: labelled.json()) == labelled)
         #expect(throws: ResultError.missing(key: "rows[0].nanoseconds.median")) {
             try DecodeCosts(json: text.replacing("\"median\" : 25000", with: "\"mean\" : 25000"))
         }

@@ -149,34 +149,24 @@ import Testing
         #expect(!checkedPage(Report(title: "t", benches: [bench])).text.contains("2.80"))
     }
 
-    /// One way of storing all layers after the other, a size of each once.
-    @Test func costsAreATable() {
-        var costs = Sample.costs
-        costs.rows = [
-            ("dense", 10_240, 25_400.0), ("dense", 51_200, 118_000), ("tucker", 10_240, 17_000),
-            ("dense", 51_200, 118_000), ("dense", 10_240, 26_000),
-        ].map { format, outputs, time in
-            var row = Sample.costs.rows[0]
-            row.spec = FormatSpec(format: format)
-            row.outputs = outputs
-            row.nanoseconds.median = time
-            return row
+    /// More numbers of proposals, or larger ones, than a line has room for.
+    @Test func sharesAreGivenAsFarAsThereIsRoom() {
+        var bench = Sample.bench
+        var run = bench.runs[1]
+        run.speculation = .init(
+            draft: "n-gram", draftTokens: 15, shares: [:], acceptanceLength: 2, addedBytes: 0,
+            round: .init(seconds: 0, bytes: 0), verification: .init(seconds: 0, bytes: 0))
+        for (counts, shown) in [
+            (Array(0...15), 8), ([0, 12_345, .max], 3), ([.min, .min + 1, 7, .max], 3),
+        ] {
+            run.speculation?.shares = Dictionary(uniqueKeysWithValues: counts.map { ($0, 1) })
+            bench.runs = [run]
+            let lines = bench.table(kernels: false).split(separator: "\n")
+            let title = lines.firstIndex { $0.hasPrefix("Steps by the number") } ?? 0
+            let header = lines[title + 1].split(separator: " ").map(String.init)
+            #expect(header == counts.prefix(shown).map { Figure.count($0) })
+            for line in lines { #expect(VisibleText.columns(String(line)) <= 80, "\(line)") }
         }
-        costs.rows[4].tokens = 8
-        #expect(
-            costs.table() == """
-                Linear layers on NVIDIA H200, µs of all launches of each
-
-                1 at once
-                               10,240 × 5,120  51,200 × 5,120    all     reads
-                dense                   25.40           118.0  143.4  209.7 MB
-                tucker, dense           17.00           118.0  135.0  209.7 MB
-
-                8 at once
-                       10,240 × 5,120    all     reads
-                dense           26.00  26.00  104.9 MB
-
-                """)
     }
 
     @Test func theTableNamesKernelsOnRequest() {

@@ -138,14 +138,22 @@ enum Hostile {
     }
 
     static func costs(_ text: String) -> DecodeCosts {
-        let spread = BenchResult.Spread(
-            median: .nan, lowest: .infinity, highest: -.infinity, repetitions: .min)
+        let values = [
+            Double.nan, .infinity, 1e308, 1.2345678901234567e299, .leastNonzeroMagnitude, -3, 0,
+        ]
+        func spread(_ value: Double) -> BenchResult.Spread {
+            .init(median: value, lowest: .infinity, highest: -.infinity, repetitions: .min)
+        }
         return DecodeCosts(
-            version: text, schema: .min, card: text, readBandwidth: spread, command: text,
-            rows: specs(text).map {
-                .init(
-                    spec: $0, outputs: .max, inputs: .min, tokens: .min, nanoseconds: spread,
-                    bytes: .min)
+            version: text, schema: .min, card: text, readBandwidth: spread(.nan), command: text,
+            rows: specs(text).flatMap { spec in
+                values.enumerated().map { index, value in
+                    .init(
+                        spec: spec, outputs: .max, inputs: .min,
+                        tokens: index % 3 == 0 ? .min : .max, nanoseconds: spread(value),
+                        bytes: index % 2 == 0 ? .min : .max, label: index < 4 ? text : nil,
+                        site: index < 2 ? text : nil)
+                }
             })
     }
 
@@ -180,7 +188,17 @@ enum Hostile {
                     traffic: .init(weights: .max, cache: index == 0 ? .min : .max, other: .min),
                     kernels: values.map {
                         .init(name: text, launches: .min, bytes: .max, seconds: $0)
-                    }, settings: [text: text], command: text, versions: [text: text])
+                    },
+                    speculation: index % 2 == 0
+                        ? nil
+                        : .init(
+                            draft: text, draftTokens: .max,
+                            shares: index < 2
+                                ? nil : [.min: value, .max: .nan, -1: 1e308, 0: -value, 7: 0.5],
+                            acceptanceLength: value, simulatedLength: index < 4 ? nil : value,
+                            addedBytes: .min, round: .init(seconds: value, bytes: .max),
+                            verification: .init(seconds: -value, bytes: .min)),
+                    settings: [text: text], command: text, versions: [text: text])
             })
     }
 

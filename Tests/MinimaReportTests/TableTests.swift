@@ -147,9 +147,11 @@ import Testing
             ], compressions: [Hostile.compression(name)], plans: [Hostile.plan(name)],
             ablations: [Hostile.ablation(name)], healings: [Hostile.healing(name)],
             benches: [Hostile.bench(name)])
-        for line in report.table().unicodeScalars.split(separator: "\n") {
-            #expect(VisibleText.columns(String(line)) <= 80, "\(String(line))")
-            #expect(!line.contains("\u{1B}"))
+        for table in [report.table(), Hostile.bench(name).table(), Hostile.costs(name).table()] {
+            for line in table.unicodeScalars.split(separator: "\n") {
+                #expect(VisibleText.columns(String(line)) <= 80, "\(String(line))")
+                #expect(!line.contains("\u{1B}"))
+            }
         }
     }
 }

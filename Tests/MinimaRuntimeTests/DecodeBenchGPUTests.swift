@@ -59,7 +59,9 @@ struct DecodeBenchGPUTests {
     /// A site's costs are those of all its launches.
     @Test func costsAreWhole() throws {
         let (source, modules) = try cut()
-        let rows = try bench().costs(of: source, modules: modules, tokens: 1)
+        let rows = try bench().costs(of: source, modules: modules, label: "some", tokens: 1)
+        #expect(rows.map(\.site) == ["qkv", "o", "gate_up", "down"])
+        #expect(rows.allSatisfy { $0.label == "some" })
         #expect(rows.count == 4)
         let decoder = try CUDADecoder(
             DecoderWeights(source, kernels: kernels, context: 64) { _ in },

@@ -14,9 +14,11 @@ extension DecodeBench {
     /// - Parameters:
     ///   - source: A model of ``timedLayers`` layers or more.
     ///   - modules: The formats of its sites; dense ones are not listed.
+    ///   - name: What results call this way of storing the sites.
     ///   - tokens: Rows of a step.
     public func costs(
-        of source: any WeightSource, modules: [CompressionPlan.Module], tokens: Int
+        of source: any WeightSource, modules: [CompressionPlan.Module], label name: String,
+        tokens: Int
     ) throws -> [DecodeCosts.Row] {
         let weights = try DecoderWeights(
             source, kernels: kernels, context: PagedKeyValues.pageTokens, onProgress: progress)
@@ -43,7 +45,7 @@ extension DecodeBench {
                 nanoseconds: BenchResult.Spread(
                     median: time.median * scale, lowest: time.minimum * scale,
                     highest: time.maximum * scale, repetitions: time.count),
-                bytes: site.byteCount)
+                bytes: site.byteCount, label: name, site: label)
         }
     }
 
