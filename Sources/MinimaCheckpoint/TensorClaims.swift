@@ -31,6 +31,7 @@ public struct TensorClaims: Sendable {
             return nil
         }
         claimed.insert(JSON.Name(name))
+        let hasScales = claimScales(of: info)
         if let shape, shape != info.shape {
             misshapen.append("\(displayed(name)) is \(info.shape), the model needs \(shape)")
             return nil
@@ -40,18 +41,31 @@ public struct TensorClaims: Sendable {
                 "\(displayed(name)) is \(info.dtype.rawValue), the model needs \(dtype.rawValue)")
             return nil
         }
-        if let blocks, Float8Blocks.describes(info) {
-            let scale = Float8Blocks.scaleName(of: name)
-            guard let found = claim(scale, shape: blocks.scaleShape(of: info.shape)) else {
-                return nil
-            }
-            guard [.float32, .bfloat16, .float16].contains(found.dtype) else {
-                misshapen.append(
-                    "\(displayed(scale)) is \(found.dtype.rawValue), scales need F32, BF16 or F16")
-                return nil
-            }
+        return hasScales ? info : nil
+    }
+
+    /// Takes the scales of a weight in blocks of float8, whatever is wrong with the weight.
+    ///
+    /// - Returns: Whether it has the scales that it needs, after noting what is wrong with them.
+    private mutating func claimScales(of weight: TensorInfo) -> Bool {
+        guard let blocks, Float8Blocks.describes(weight) else { return true }
+        let name = Float8Blocks.scaleName(of: weight.name)
+        guard let info = checkpoint.info(name) else {
+            missing.append(name)
+            return false
         }
-        return info
+        claimed.insert(JSON.Name(name))
+        let shape = blocks.scaleShape(of: weight.shape)
+        guard info.shape == shape else {
+            misshapen.append("\(displayed(name)) is \(info.shape), the model needs \(shape)")
+            return false
+        }
+        guard [.float32, .bfloat16, .float16].contains(info.dtype) else {
+            misshapen.append(
+                "\(displayed(name)) is \(info.dtype.rawValue), scales need F32, BF16 or F16")
+            return false
+        }
+        return true
     }
 
     /// Takes the tensor called `name` if it is there.
