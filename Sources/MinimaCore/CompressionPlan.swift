@@ -58,7 +58,7 @@ public struct CompressionPlan: StageResult, Hashable {
     public var linearParametersBefore: Int
     /// Numbers that the linear layers store under this plan.
     public var linearParametersAfter: Int
-    /// Bytes of the dense linear layers.
+    /// Bytes of the dense linear layers in the type that they are read in.
     public var linearBytesBefore: Int
     /// Bytes of the linear layers under this plan.
     public var linearBytesAfter: Int

@@ -184,7 +184,7 @@ public struct CompressionResult: StageResult, Hashable {
         public var linearParametersBefore: Int
         /// Numbers that the linear layers store after.
         public var linearParametersAfter: Int
-        /// Bytes of the linear layers before.
+        /// Bytes of the linear layers before, in the parent's files.
         public var linearBytesBefore: Int
         /// Bytes of the linear layers after.
         public var linearBytesAfter: Int
@@ -192,7 +192,7 @@ public struct CompressionResult: StageResult, Hashable {
         public var parametersBefore: Int
         /// Numbers that the whole model stores after.
         public var parametersAfter: Int
-        /// Bytes of the whole model before.
+        /// Bytes of the whole model before, in the parent's files.
         public var bytesBefore: Int
         /// Bytes of the whole model after.
         public var bytesAfter: Int

@@ -66,7 +66,7 @@ public struct RandomWeights: WeightSource {
             members["quantization_config"] = CompressionManifest(modules: modules).json
             config = try ModelConfig(json: .object(members), path: stored.path)
         }
-        dtype = try config.dtype ?? .bfloat16
+        dtype = try config.weightDType() ?? .bfloat16
         let specs = try CompressionManifest(config).modules
         guard !specs.isEmpty else { return }
         let planned = Dictionary(plan.map { ($0.name, $0) }) { $1 }

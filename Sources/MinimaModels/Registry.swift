@@ -95,7 +95,7 @@ extension WeightSource {
 
     /// The type that a model computes in unless told: float32 on the CPU, elsewhere the stored one.
     public func defaultDType(on device: Device) throws -> DType {
-        device == .cpu ? .float32 : try config.dtype ?? .float32
+        device == .cpu ? .float32 : try storedDType()
     }
 
     /// The linear layers that may be compressed, by the input they share.

@@ -10,6 +10,10 @@ public protocol WeightSource: Sendable {
     var config: ModelConfig { get }
     /// Whether there is a tensor called `name`.
     func holds(_ name: String) -> Bool
+    /// The type that weights are stored in, as they are read.
+    ///
+    /// - Throws: `CheckpointError` for a configuration that names an unknown one.
+    func storedDType() throws -> DType
     /// An empty list of claims on the tensors; `nil` where any name and shape can be had.
     func claims() -> TensorClaims?
     /// The stored values of `name`, in memory of their own on `device`.
@@ -21,6 +25,11 @@ public protocol WeightSource: Sendable {
     /// - Parameter onProgress: Called between files and every 64 MiB; throws to cancel.
     func fingerprints(onProgress: (_ done: Int, _ total: Int) throws -> Void) throws
         -> [String: String]
+}
+
+extension WeightSource {
+    /// The type that the configuration names, or bfloat16; also where it names one of a byte.
+    public func storedDType() throws -> DType { try config.weightDType() ?? .bfloat16 }
 }
 
 extension Checkpoint: WeightSource {
@@ -49,8 +58,8 @@ extension Checkpoint: WeightSource {
     }
 
     /// The stored values of `name` as a CPU tensor of the stored dtype, in memory of its own; of a
-    /// weight in blocks of float8 (``Float8Blocks``) the numbers that it stands for, in the
-    /// configuration's type.
+    /// weight in blocks of float8 (``Float8Blocks``) the numbers that it stands for, in
+    /// ``storedDType()``.
     public func tensor(_ name: String) throws -> Tensor {
         try tensor(name, on: .cpu)
     }

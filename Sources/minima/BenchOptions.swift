@@ -169,7 +169,7 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
             quantization: codes.map { ($0.bits, Self.groupSize, $0.levels) },
             version: Minima.versionNumber)
         return try head.map {
-            try plan.withHead(bits: $0.bits, levels: $0.levels, of: model.config)
+            try plan.withHead(bits: $0.bits, levels: $0.levels, of: model)
         } ?? plan
     }
 }

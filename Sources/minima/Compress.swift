@@ -106,7 +106,7 @@ struct Compress: ParsableCommand {
     private func readPlan(_ source: any WeightSource) throws -> CompressionPlan {
         let plan = try layerPlan(source)
         return try head.map {
-            try plan.withHead(bits: $0.bits, levels: $0.levels, of: source.config)
+            try plan.withHead(bits: $0.bits, levels: $0.levels, of: source)
         } ?? plan
     }
 

@@ -101,6 +101,39 @@ struct DraftFileTests {
         #expect(try logits(before).isIdentical(to: logits(after)))
     }
 
+    @Test("layers in blocks of float8 are the numbers that they stand for") func float8() throws {
+        let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
+        var tensors: [(name: String, tensor: Tensor)] = []
+        for name in golden.tensorNames {
+            let tensor = try golden.tensor(name)
+            guard name.hasSuffix("_proj.weight") else {
+                tensors.append((name, tensor))
+                continue
+            }
+            tensors.append((name, try (tensor * 64).to(dtype: .float8e4m3)))
+            tensors.append(("\(name)_scale_inv", try .full([1, 1], 0x1p-6)))
+        }
+        var members = try #require(golden.config.json.object)
+        members["quantization_config"] = [
+            "quant_method": "fp8", "weight_block_size": [4096, 4096],
+        ]
+        members["torch_dtype"] = "float8_e4m3fn"
+        let folder = try Folder()
+        try writeCheckpoint(tensors, config: .object(members), to: "\(folder.path)/float8")
+        let source = try Checkpoint(path: "\(folder.path)/float8")
+        let weights = try DraftWeights(source)
+        #expect(Set(weights.tensors.keys) == Set(golden.tensorNames))
+        #expect(weights.config.json["quantization_config"] == nil)
+        #expect(try weights.storedDType() == .bfloat16)
+        let stored = try written(weights, folder)
+        #expect(try stored.config.dtype == .bfloat16)
+        #expect(stored.info("fc.weight")?.dtype == .bfloat16)
+        for info in source.tensors where info.dtype == .float8e4m3 {
+            #expect(try stored.tensor(info.name).isIdentical(to: source.tensor(info.name)))
+        }
+        _ = try logits(EagleDraft(stored, target: target))
+    }
+
     @Test("the layout that SGLang and vLLM read") func layout() throws {
         let folder = try Folder()
         let stored = try written(untrained(), folder)

@@ -55,7 +55,7 @@ struct Float8BlockTests {
         let blocks = try #require(
             try Float8Blocks(
                 ModelConfig(json: ["quantization_config": Self.section()], path: "test")))
-        let dtype = try source.blockType()
+        let dtype = try source.storedDType()
         for info in source.tensors {
             let tensor = try source.tensor(info.name)
             guard info.name.hasSuffix("_proj.weight") else {
@@ -112,6 +112,105 @@ struct Float8BlockTests {
                 #expect(found.parameters == whole.parameters && found.bytes < whole.bytes)
                 #expect(found.architecture["quantised by"] == "fp8")
             }
+        }
+    }
+
+    /// What the configuration says of the weights' type: as which they are read, and what stages
+    /// and devices take them for.
+    @Test(
+        "the weights' type",
+        arguments: [
+            ("float8_e4m3fn", .bfloat16), ("float8_e5m2", .bfloat16), (nil, .bfloat16),
+            ("auto", .bfloat16), ("bfloat16", .bfloat16), ("float16", .float16),
+            ("float32", .float32),
+        ] as [(String?, DType)])
+    func typeOfTheWeights(named: String?, expected: DType) throws {
+        var pair = try pair("qwen3-gqa3-untied-bf16-v4")
+        var members = try #require(pair.config.object)
+        for key in ["dtype", "torch_dtype"] { members.removeValue(forKey: JSON.Name(key)) }
+        if let named { members["torch_dtype"] = .string(named) }
+        pair.config = .object(members)
+        try withCheckpoint(pair.stored, pair.config, section: Self.section()) { checkpoint in
+            #expect(try checkpoint.storedDType() == expected)
+            #expect(try checkpoint.defaultDType(on: .cuda(0)) == expected)
+            #expect(try checkpoint.defaultDType(on: .cpu) == .float32)
+            let weights = try checkpoint.contents().filter { $0.name.hasSuffix("_proj.weight") }
+            #expect(!weights.isEmpty && weights.allSatisfy { $0.dtype == expected })
+            #expect(try checkpoint.tensor(#require(weights.first).name).dtype == expected)
+            let json = try checkpoint.config.json(storing: expected)
+            #expect(try ModelConfig(json: json, path: "test").dtype == expected)
+        }
+    }
+
+    /// Dense weights say their type themselves where the configuration does not; one that it does
+    /// not know matters only to what is read in it.
+    @Test func typesOfDenseWeights() throws {
+        for (golden, expected) in [
+            ("qwen3-gqa3-untied-bf16-v4", DType.bfloat16), ("qwen3-gqa4-tied-v5", .float32),
+        ] {
+            let source = try Checkpoint(path: "\(GoldenModel.folder)/\(golden)")
+            let tensors = try source.tensors.map { ($0.name, try source.tensor($0.name)) }
+            var members = try #require(source.config.json.object)
+            for key in ["dtype", "torch_dtype"] { members.removeValue(forKey: JSON.Name(key)) }
+            try withCheckpoint(tensors, .object(members), section: nil) { checkpoint in
+                let found = try checkpoint.storedDType()
+                #expect(found == expected)
+            }
+            members["torch_dtype"] = "int4"
+            try withCheckpoint(tensors, .object(members), section: nil) { checkpoint in
+                let contents = try checkpoint.contents()
+                #expect(contents.map(\.dtype) == checkpoint.tensors.map(\.dtype))
+                #expect(contents.map(\.name) == checkpoint.tensorNames)
+                _ = try checkpoint.loadModel()
+                #expect(throws: CheckpointError.self) { try checkpoint.storedDType() }
+            }
+        }
+        let blocks = try pair("qwen3-gqa3-untied-bf16-v4")
+        var members = try #require(blocks.config.object)
+        members["torch_dtype"] = "int4"
+        members.removeValue(forKey: "dtype")
+        try withCheckpoint(blocks.stored, .object(members), section: Self.section()) {
+            checkpoint in
+            #expect(throws: CheckpointError.self) { try checkpoint.contents() }
+        }
+        #expect(DType.commonest([]) == .bfloat16)
+        #expect(DType.commonest([(.float8e4m3, 9), (.int64, 9), (.float16, 1)]) == .float16)
+        #expect(
+            DType.commonest([(.float16, 2), (.float32, 3), (.float16, 1)]) == .float32)
+        #expect(DType.commonest([(.float16, 2), (.float32, 3), (.float16, 2)]) == .float16)
+    }
+
+    /// What is wrong with a weight says nothing of its scales, which are known; and scales are no
+    /// weights that have scales.
+    @Test func scalesOfWrongWeights() throws {
+        let pair = try pair("qwen3-gqa3-untied-bf16-v4")
+        let names = pair.stored.filter { $0.tensor.dtype == .float8e4m3 }.map(\.name)
+        var tensors = pair.stored
+        let index = try #require(tensors.firstIndex { $0.name == names[0] })
+        let (rows, inputs) = (tensors[index].tensor.shape[0], tensors[index].tensor.shape[1])
+        // A row more than the model has, in blocks of its own shape.
+        tensors[index].tensor = try Tensor.zeros([rows + 1, inputs]).to(dtype: .float8e4m3)
+        tensors[index + 1].tensor = try .ones([
+            rows / Self.rows + 1, (inputs - 1) / Self.columns + 1,
+        ])
+        let other = try #require(tensors.firstIndex { $0.name == "\(names[1])_scale_inv" })
+        tensors[other].tensor = try tensors[other].tensor.to(dtype: .float8e4m3)
+        try withCheckpoint(tensors, pair.config, section: Self.section()) { checkpoint in
+            do {
+                try checkpoint.checkModel()
+                Issue.record("it loads")
+            } catch CheckpointError.tensors(_, let mismatch) {
+                #expect(mismatch.missing.isEmpty && mismatch.unexpected.isEmpty)
+                #expect(mismatch.misshapen.count == 2)
+                let told = mismatch.misshapen.joined(separator: "\n")
+                #expect(told.contains("\(names[0]) is [\(rows + 1), \(inputs)]"), "\(told)")
+                #expect(
+                    told.contains("\(names[1])_scale_inv is F8_E4M3, scales need F32"), "\(told)")
+            }
+            var claims = TensorClaims(checkpoint)
+            #expect(claims.claim(names[2], dtype: .float32) == nil)
+            #expect(!claims.unclaimed.contains { $0.hasPrefix(names[2]) })
+            #expect(throws: CheckpointError.self) { try claims.check() }
         }
     }
 

@@ -59,6 +59,19 @@ struct AnalyzerTests {
         #expect(try Analysis(json: analysis.json()) == analysis)
     }
 
+    /// Of a model in blocks of float8 the bytes are those that `compress` keeps of what no plan names.
+    @Test(arguments: ["float8_e4m3fn", nil] as [String?])
+    func countsBlocksOfFloat8AsTheyAreRead(dtype: String?) throws {
+        let scratch = try Scratch()
+        let dense = try goldenModel("qwen3-gqa3-untied-bf16-v4")
+        let parent = try inBlocksOfFloat8(dense, dtype: dtype, at: "\(scratch.path)/parent")
+        var request = try request(probes: 0)
+        request.sources = try someSources(parent, windows: 4, length: 32)
+        request.probeWindows = []
+        let found = try Analyzer(parent, request).run().analysis
+        #expect(found.dtype == .bfloat16 && found.bytes == dense.byteCount)
+    }
+
     /// A run that is stopped at any report of progress and started again ends as one that was not.
     @Test func resumes() throws {
         struct Stop: Error {}

@@ -29,7 +29,7 @@ struct CompressorHeadTests {
             -> (CompressionResult, Checkpoint, Double)
         {
             let plan = try CompressionPlan.dense(parent.path, version: "test")
-                .withHead(bits: bits, of: parent.config)
+                .withHead(bits: bits, of: parent)
             let path = "\(scratch.path)/\(name)"
             let result = try Compressor(parent, compression(parent, plan, sources: sources))
                 .run(output: path)
@@ -77,9 +77,9 @@ struct CompressorHeadTests {
         let parent = try goldenModel(name)
         let plan = try CompressionPlan.uniform(
             parent, ratio: 0.3, format: LowRank.name, version: "test")
-        let with = try plan.withHead(bits: 6, of: parent.config)
+        let with = try plan.withHead(bits: 6, of: parent)
         #expect(with.modules.count == plan.modules.count + 1)
-        #expect(try with.withHead(bits: 6, of: parent.config) == with)
+        #expect(try with.withHead(bits: 6, of: parent) == with)
         let result = try Compressor(parent, compression(parent, with, compensation: .fixed(0.5)))
             .run(output: "\(scratch.path)/x")
         let less = try Compressor(parent, compression(parent, plan, compensation: .fixed(0.5)))
@@ -113,7 +113,7 @@ struct CompressorHeadTests {
         let parent = try goldenModel("qwen3-gqa4-tied-v5")
         let plan = try CompressionPlan.uniform(
             parent, ratio: 0.35, format: LowRank.name, version: "test"
-        ).withHead(bits: 4, of: parent.config)
+        ).withHead(bits: 4, of: parent)
         let compressor = try Compressor(
             parent,
             compression(

@@ -50,6 +50,39 @@ func sampledText(_ model: any LanguageModel, windows: Int, length: Int, seed: UI
     }
 }
 
+/// A dense model whose linear layers are stored in blocks of float8, one each, as public
+/// checkpoints have it.
+///
+/// - Parameter dtype: The type that its configuration names; `nil` names none.
+func inBlocksOfFloat8(_ dense: Checkpoint, dtype: String?, at path: String) throws -> Checkpoint {
+    var tensors: [(name: String, tensor: Tensor)] = []
+    for info in dense.tensors {
+        let tensor = try dense.tensor(info.name)
+        guard info.name.hasSuffix("_proj.weight") else {
+            tensors.append((info.name, tensor))
+            continue
+        }
+        let codes = try (tensor.to(dtype: .float32) * 64).to(dtype: .float8e4m3)
+        tensors.append((info.name, codes))
+        tensors.append(("\(info.name)_scale_inv", try .full([1, 1], 0x1p-6)))
+    }
+    let directory = try AtomicDirectory(destination: path)
+    let writer = try SafetensorsWriter(
+        in: directory,
+        tensors: tensors.map {
+            TensorDescription(name: $0.name, dtype: $0.tensor.dtype, shape: $0.tensor.shape)
+        })
+    for (name, tensor) in tensors { try tensor.withBytes { try writer.write($0, to: name) } }
+    try writer.finish()
+    var config = dense.config.json.object ?? [:]
+    config["quantization_config"] = ["quant_method": "fp8", "weight_block_size": [4096, 4096]]
+    for key in ["dtype", "torch_dtype"] { config.removeValue(forKey: JSON.Name(key)) }
+    if let dtype { config["torch_dtype"] = .string(dtype) }
+    try directory.write(JSON.object(config).text(), to: "config.json")
+    try directory.commit()
+    return try Checkpoint(path: path)
+}
+
 /// A request for `plan` with reproducible calibration text.
 func compression(
     _ source: any WeightSource, _ plan: CompressionPlan, compensation: Compensation = .off,

@@ -330,37 +330,13 @@ struct CompressorTests {
         #expect(scratch.entries == ["config.json"])
     }
 
-    /// A parent in blocks of float8 is the dense model that it stands for: no float8 is left.
-    @Test func parentsInBlocksOfFloat8() throws {
+    /// A parent in blocks of float8 is the dense model that it stands for: no float8 is left, also
+    /// not where the configuration names it as the type of the weights.
+    @Test(arguments: ["bfloat16", "float8_e4m3fn", nil] as [String?])
+    func parentsInBlocksOfFloat8(dtype: String?) throws {
         let scratch = try Scratch()
         let dense = try goldenModel("qwen3-gqa3-untied-bf16-v4")
-        var tensors: [(name: String, tensor: Tensor)] = []
-        for info in dense.tensors {
-            let tensor = try dense.tensor(info.name)
-            guard info.name.hasSuffix("_proj.weight") else {
-                tensors.append((info.name, tensor))
-                continue
-            }
-            let codes = try (tensor.to(dtype: .float32) * 64).to(dtype: .float8e4m3)
-            tensors.append((info.name, codes))
-            tensors.append(("\(info.name)_scale_inv", try .full([1, 1], 0x1p-6)))
-        }
-        let path = "\(scratch.path)/parent"
-        let directory = try AtomicDirectory(destination: path)
-        let writer = try SafetensorsWriter(
-            in: directory,
-            tensors: tensors.map {
-                TensorDescription(name: $0.name, dtype: $0.tensor.dtype, shape: $0.tensor.shape)
-            })
-        for (name, tensor) in tensors { try tensor.withBytes { try writer.write($0, to: name) } }
-        try writer.finish()
-        var config = try #require(dense.config.json.object)
-        config["quantization_config"] = [
-            "quant_method": "fp8", "weight_block_size": [4096, 4096],
-        ]
-        try directory.write(JSON.object(config).text(), to: "config.json")
-        try directory.commit()
-        let parent = try Checkpoint(path: path)
+        let parent = try inBlocksOfFloat8(dense, dtype: dtype, at: "\(scratch.path)/parent")
         var plan = try CompressionPlan.uniform(
             parent, ratio: 0.3, format: LowRank.name, version: "test")
         // What the plan does not name stays, as bfloat16.
@@ -369,12 +345,19 @@ struct CompressorTests {
             .run(output: "\(scratch.path)/x")
         let small = try Checkpoint(path: "\(scratch.path)/x")
         #expect(small.config.quantizationConfig?["quant_method"]?.string == "minima")
+        #expect(try small.config.dtype == .bfloat16)
         #expect(!small.tensors.contains { $0.dtype == .float8e4m3 })
         #expect(!small.tensorNames.contains { $0.hasSuffix("_scale_inv") })
         let name = "\(kept.name).weight"
         #expect(try small.tensor(name).isIdentical(to: parent.tensor(name)))
-        #expect(result.totals.bytesBefore == dense.byteCount)
-        #expect(result.totals.bytesAfter == small.byteCount)
+        // What the parent takes is what its files hold.
+        let totals = result.totals
+        #expect(totals.bytesBefore == parent.byteCount && totals.bytesAfter == small.byteCount)
+        let linear = parent.tensors.filter { $0.name.contains("_proj.weight") }
+        #expect(totals.linearBytesBefore == linear.reduce(0) { $0 + $1.byteCount })
+        #expect(totals.linearBytesBefore < 2 * totals.linearParametersBefore)
+        let smallLinear = small.tensors.filter { $0.name.contains("_proj") }
+        #expect(totals.linearBytesAfter == smallLinear.reduce(0) { $0 + $1.byteCount })
         _ = try small.loadModel()
     }
 }

@@ -123,10 +123,10 @@ struct HealLossTests {
     /// An output projection that is stored as codes is multiplied out once; the gradient at the hidden
     /// states is (softmax(z) − onehot)·Ŵ / rows, whatever the chunks.
     @Test func aStoredHeadIsDifferentiatedThrough() throws {
-        let config = try goldenModel("qwen3-gqa4-tied-v5").config
+        let source = try goldenModel("qwen3-gqa4-tied-v5")
         let plan = try CompressionPlan.dense("test", version: "test")
-            .withHead(bits: 4, of: config)
-        let student = try RandomWeights(config, path: "test", seed: 5, plan: plan.modules)
+            .withHead(bits: 4, of: source)
+        let student = try RandomWeights(source.config, path: "test", seed: 5, plan: plan.modules)
             .loadModel()
         let matrix = try student.head.weight.reconstruct().to(dtype: .float64)
         var loss = DistillationLoss()

@@ -12,12 +12,19 @@ public struct DraftWeights: WeightSource {
     /// All tensors, on the host, by their names in the checkpoint.
     public internal(set) var tensors: [String: Tensor]
 
-    /// The weights of a draft's directory, all of them read.
+    /// The weights of a draft's directory, all of them read: those in blocks of float8 as the
+    /// numbers that they stand for, which the configuration then says, too.
     public init(_ checkpoint: Checkpoint) throws {
         path = checkpoint.path
         config = checkpoint.config
         tensors = [:]
-        for name in checkpoint.tensorNames { tensors[name] = try checkpoint.tensor(name) }
+        for item in try checkpoint.contents() {
+            tensors[item.name] = try checkpoint.tensor(item.name)
+        }
+        guard try Float8Blocks(config) != nil else { return }
+        var members = try config.json(storing: checkpoint.storedDType()).object ?? [:]
+        members.removeValue(forKey: "quantization_config")
+        config = try ModelConfig(json: .object(members), path: config.path)
     }
 
     /// A draft that has not been trained.
@@ -111,8 +118,8 @@ public struct DraftWeights: WeightSource {
     /// These weights with another weight for the linear module called `name`.
     ///
     /// - Parameters:
-    ///   - name: As in `EagleDraft.sites(_:)`: a layer's, or that of layers that read one input, whose
-    ///     weights the stacked one replaces.
+    ///   - name: As in `EagleDraft.sites(_:)`: a layer's, or that of layers that read one input,
+    ///     whose weights the stacked one replaces.
     ///   - weight: On the host, of the module's size.
     public func replacing(_ name: String, with weight: any LinearWeight) throws -> DraftWeights {
         var draft = self
@@ -144,6 +151,12 @@ public struct DraftWeights: WeightSource {
     /// Whether it is among the tensors.
     public func holds(_ name: String) -> Bool { tensors[name] != nil }
 
+    /// The type that the configuration names, or that of most numbers in memory.
+    public func storedDType() throws -> DType {
+        try config.weightDType()
+            ?? .commonest(tensors.values.map { ($0.dtype, $0.shape.reduce(1, *)) })
+    }
+
     /// Whatever is missing shows when it is read.
     public func claims() -> TensorClaims? { nil }
 
@@ -172,11 +185,10 @@ public struct DraftWeights: WeightSource {
     ///
     /// - Parameters:
     ///   - directory: Still to be committed.
-    ///   - dtype: The type of values that no format has a type for; `nil`: the one that the
-    ///     configuration names, else float32.
+    ///   - dtype: The type of values that no format has a type for; `nil`: ``storedDType()``.
     /// - Throws: `CheckpointError`, as where the disk has too little room.
     public func write(to directory: AtomicDirectory, dtype: DType? = nil) throws {
-        let dtype = try dtype ?? config.dtype ?? .float32
+        let dtype = try dtype ?? storedDType()
         let fixed = try typedNames()
         var stored: [(name: String, tensor: Tensor)] = []
         for (name, tensor) in tensors.sorted(by: { $0.key < $1.key }) {

@@ -155,7 +155,8 @@ public struct EagleConfiguration: Sendable, Hashable {
     ///
     /// - Parameter config: The target's, which gives the token ids, the longest context and the
     ///   rotary embedding.
-    public func json(target config: ModelConfig) -> JSON {
+    /// - Throws: `CheckpointError` for a type of weights that is none.
+    public func json(target config: ModelConfig) throws(CheckpointError) -> JSON {
         var members: [(String, JSON)] = [
             ("architectures", [.string(Self.architecture)]),
             ("model_type", "llama"),
@@ -207,8 +208,8 @@ public struct EagleConfiguration: Sendable, Hashable {
             if let value = config.value(key) { members.append((key, value)) }
         }
         // The key that both versions of transformers read.
-        if let dtype = config.value("torch_dtype") ?? config.value("dtype") {
-            members.append(("torch_dtype", dtype))
+        if let dtype = try config.weightDType() {
+            members.append(("torch_dtype", .string("\(dtype)")))
         }
         return .object(.init(uniqueKeysWithValues: members.map { (JSON.Name($0.0), $0.1) }))
     }

@@ -69,7 +69,7 @@ public struct Analyzer {
         self.source = source
         self.request = request
         sites = try source.sites().cut(request.patches)
-        stored = try source.config.dtype ?? .float32
+        stored = try source.storedDType()
         given = try request.predictor.map { try SensitivityPredictor(path: $0) }
     }
 

@@ -248,7 +248,7 @@ public struct Compressor {
     private func writeConfiguration(to directory: AtomicDirectory) throws {
         var manifest = CompressionManifest()
         for module in planned.modules { manifest.modules[module.entry.name] = module.entry.spec }
-        var config = source.config.json.object ?? [:]
+        var config = try source.config.json(storing: source.storedDType()).object ?? [:]
         config["quantization_config"] = manifest.json
         if planned.head != nil, try source.config.tieWordEmbeddings == true {
             config["tie_word_embeddings"] = .bool(false)
@@ -313,7 +313,9 @@ public struct Compressor {
         let change = modules.filter { $0.name != LinearShape.headName }
             .reduce(0) { $0 + $1.parameters - $1.outputs * $1.inputs }
         let head = headChange
-        let linearBytes = sites.flatMap(\.members).reduce(0) {
+        let members = sites.flatMap(\.members)
+        // As they are read, which is what the output keeps of them.
+        let linearBytes = members.reduce(0) {
             $0 + $1.outputs * $1.inputs * planned.stored.dtype(of: $1).byteCount
         }
         var result = CompressionResult(
@@ -330,11 +332,11 @@ public struct Compressor {
             totals: CompressionResult.Totals(
                 linearParametersBefore: linear,
                 linearParametersAfter: linear + change,
-                linearBytesBefore: linearBytes,
+                linearBytesBefore: members.reduce(0) { $0 + planned.stored.storedBytes(of: $1) },
                 linearBytesAfter: linearBytes + after.bytes - before.bytes - head.bytes,
                 parametersBefore: before.parameters,
                 parametersAfter: before.parameters + change + head.parameters,
-                bytesBefore: before.bytes, bytesAfter: after.bytes),
+                bytesBefore: planned.stored.storedBytes, bytesAfter: after.bytes),
             seconds: 0, phases: [:],
             peakDeviceBytes: records.compactMap(\.peakDeviceBytes).max(), modules: modules)
         for record in records {

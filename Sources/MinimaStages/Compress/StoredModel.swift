@@ -3,7 +3,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaModels
 
-/// A dense model as it is stored: its tensors by decoder layer, and its sites.
+/// A dense model as it is read from what is stored: its tensors by decoder layer, and its sites.
 struct StoredModel {
     let source: any WeightSource
     /// All sites in forward order.
@@ -28,7 +28,7 @@ struct StoredModel {
         if let checkpoint = source as? Checkpoint {
             tensors = try checkpoint.contents()
         } else {
-            let dtype = try source.config.dtype ?? .bfloat16
+            let dtype = try source.storedDType()
             tensors = requests.map {
                 TensorDescription(name: $0.name, dtype: $0.dtype ?? dtype, shape: $0.shape)
             }
@@ -48,8 +48,8 @@ struct StoredModel {
             tensors.map { (JSON.Name($0.name), $0) }, uniquingKeysWith: { first, _ in first })
     }
 
-    /// The type that a linear layer's weight is stored in; an output projection without a tensor is the
-    /// embedding.
+    /// The type that a linear layer's weight is read in; an output projection without a tensor is
+    /// the embedding.
     func dtype(of member: LinearShape) -> DType {
         let embedding =
             member.name == LinearShape.headName
@@ -57,10 +57,27 @@ struct StoredModel {
         return (tensors[JSON.Name("\(member.name).weight")] ?? embedding)?.dtype ?? .float32
     }
 
+    /// Bytes of a linear layer's weight in the files, with its scales where it is in blocks of
+    /// float8.
+    func storedBytes(of member: LinearShape) -> Int {
+        let name = "\(member.name).weight"
+        let dtype = dtype(of: member)
+        if let checkpoint = source as? Checkpoint, let info = checkpoint.info(name),
+            info.dtype != dtype
+        {
+            let scales = checkpoint.info(Float8Blocks.scaleName(of: name))
+            return info.byteCount + (scales?.byteCount ?? 0)
+        }
+        return Saturating.product([member.outputs, member.inputs, dtype.byteCount])
+    }
+
+    /// Bytes of all tensors in the files; of a seed, those that they would take.
+    var storedBytes: Int { (source as? Checkpoint)?.byteCount ?? size.bytes }
+
     /// Whether the output projection has a tensor of its own.
     var storesHead: Bool { tensors[JSON.Name("\(LinearShape.headName).weight")] != nil }
 
-    /// Numbers and bytes of all tensors.
+    /// Numbers and bytes of all tensors as they are read.
     var size: (parameters: Int, bytes: Int) { Self.size(parts.joined()) }
 
     /// Numbers and bytes of `tensors`.

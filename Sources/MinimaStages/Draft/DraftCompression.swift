@@ -30,7 +30,7 @@ public struct DraftCompression {
     ) throws -> (draft: DraftWeights, errors: [String: Double]) {
         let manifest = try CompressionManifest(draft.config)
         guard manifest.modules.isEmpty else { throw StageError.alreadyCompressed(path: draft.path) }
-        let stored = try draft.config.dtype ?? .float32
+        let stored = try draft.storedDType()
         let sites = try EagleDraft.sites(draft)
         let total = sites.reduce(0) { $0 + $1.members.count }
         var (result, errors) = (draft, [String: Double]())

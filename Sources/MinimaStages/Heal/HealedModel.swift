@@ -3,7 +3,8 @@ import MinimaCore
 import MinimaModels
 import MinimaTensor
 
-/// A healed model as it is stored: the compressed checkpoint with healed tensors in place of its own.
+/// A healed model as it is stored: the compressed checkpoint with healed tensors in place of its
+/// own.
 struct HealedModel {
     private let source: any WeightSource
     private let student: Checkpoint
@@ -28,7 +29,7 @@ struct HealedModel {
             return isNeeded && $0.name != copy
         }
         let stored = Set(kept.map { JSON.Name($0.name) })
-        let dtype = try student.config.dtype ?? .float32
+        let dtype = try student.storedDType()
         tensors =
             kept.map { TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
             + needed.filter { !stored.contains(JSON.Name($0.name)) && $0.name != copy }.map {

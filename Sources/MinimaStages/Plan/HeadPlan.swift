@@ -7,29 +7,31 @@ extension CompressionPlan {
     /// Neighbours of the output projection's codes that share a scale.
     static let headGroupSize = 64
 
-    /// This plan with the output projection stored as codes of `bits` bits in groups of 64, in place of
-    /// what it may say of it already.
+    /// This plan with the output projection stored as codes of `bits` bits in groups of 64, in
+    /// place of what it may say of it already.
     ///
     /// It is no linear layer of the sums that the plan states.
     ///
     /// - Parameters:
     ///   - levels: What the codes stand for.
-    ///   - config: The model's.
-    /// - Throws: `FormatError` for bits that codes cannot have, `CheckpointError` for a configuration
-    ///   without sizes.
+    ///   - source: The model.
+    /// - Throws: `FormatError` for bits that codes cannot have, `CheckpointError` for a
+    ///   configuration without sizes.
     public func withHead(
-        bits: Int, levels: FormatSpec.Levels = .normal, of config: ModelConfig
+        bits: Int, levels: FormatSpec.Levels = .normal, of source: any WeightSource
     ) throws -> CompressionPlan {
         var plan = self
         plan.modules.removeAll { $0.name == LinearShape.headName }
-        plan.modules.append(try Self.head(bits: bits, levels: levels, of: config))
+        plan.modules.append(
+            try Self.head(
+                bits: bits, levels: levels, of: source.config, dtype: source.storedDType()))
         return plan
     }
 
-    /// The output projection as codes of `bits` bits.
-    static func head(bits: Int, levels: FormatSpec.Levels, of config: ModelConfig) throws
-        -> Module
-    {
+    /// The output projection as codes of `bits` bits, of a model stored in `dtype`.
+    static func head(
+        bits: Int, levels: FormatSpec.Levels, of config: ModelConfig, dtype: DType
+    ) throws -> Module {
         let site = try config.headSite()
         let spec = FormatSpec(
             format: Quantized.name, bits: bits, groupSize: headGroupSize, levels: levels,
@@ -39,8 +41,7 @@ extension CompressionPlan {
             parameters: try Quantized.parameterCount(
                 spec, outputs: site.outputs, inputs: site.inputs),
             bytes: try Quantized.byteCount(
-                spec, outputs: site.outputs, inputs: site.inputs,
-                dtype: try config.dtype ?? .bfloat16),
+                spec, outputs: site.outputs, inputs: site.inputs, dtype: dtype),
             damage: nil)
     }
 
@@ -67,12 +68,13 @@ public struct PlannedHead: Sendable, Hashable {
     /// - Parameters:
     ///   - levels: What the codes stand for.
     ///   - config: The model's.
-    ///   - dtype: The type that its weights are stored in.
+    ///   - dtype: The type that its weights are stored in, as they are read.
     /// - Throws: As ``CompressionPlan/withHead(bits:levels:of:)``.
     public init(
         bits: Int, levels: FormatSpec.Levels = .normal, of config: ModelConfig, dtype: DType
     ) throws {
-        module = try CompressionPlan.head(bits: bits, levels: levels, of: config)
+        module = try CompressionPlan.head(
+            bits: bits, levels: levels, of: config, dtype: dtype)
         let isTied = try config.tieWordEmbeddings == true
         addedBytes =
             module.bytes - (isTied ? 0 : module.outputs * module.inputs * dtype.byteCount)

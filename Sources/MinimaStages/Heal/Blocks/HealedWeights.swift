@@ -54,6 +54,9 @@ struct HealedWeights: WeightSource {
     /// Names of the healed tensors, sorted.
     var healed: [String] { places.keys.map(\.text).sorted() }
 
+    /// The parent's.
+    func storedDType() throws -> DType { try parent.storedDType() }
+
     /// Whether the parent or a file holds it.
     func holds(_ name: String) -> Bool {
         places[JSON.Name(name)] != nil || !removed.contains(name) && parent.holds(name)
