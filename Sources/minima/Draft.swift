@@ -301,6 +301,11 @@ struct DraftCompress: ParsableCommand {
     func validate() throws {
         guard bits != nil || ratio != nil else { throw ValidationError("give --bits or --ratio") }
         try checkCounts([("--bits", bits), ("--group-size", groupSize)])
+        if let bits {
+            var codes = CodeChoice(bits: bits)
+            codes.levels = levels
+            try codes.check(for: "--bits")
+        }
         if let ratio, !(ratio > 0 && ratio < 1) {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
         }

@@ -78,7 +78,7 @@ struct CommandTests {
         let scratch = try Scratch()
         let out = "\(scratch.path)/small"
         let arguments = ["compress", exampleModel, "--out", out, "--calibration", "random"]
-        for wrong in [[], ["--head", "int7"], ["--head", "8"]] {
+        for wrong in [[], ["--head", "int7"], ["--head", "8"], ["--head", "fp4"]] {
             let outcome = try Run(arguments + wrong).wait()
             #expect(outcome.code == 2 && outcome.errors.contains("--head"), "\(outcome.errors)")
         }
@@ -94,6 +94,35 @@ struct CommandTests {
             })
         let text = try minima("generate", out, "--prompt", "A", "--max-tokens", "2")
         #expect(text.code == 0, "\(text.errors)")
+        let float8 = "\(scratch.path)/float8"
+        let numbers = try Run(
+            [
+                "compress", exampleModel, "--out", float8, "--calibration", "random", "--head",
+                "fp8", "--samples", "4", "--context", "32", "--device", "cpu",
+            ]
+        ).wait()
+        #expect(numbers.code == 0, "\(numbers.errors)")
+        let config = try String(contentsOfFile: "\(float8)/config.json", encoding: .utf8)
+        #expect(config.contains("\"levels\": \"float8\""), "\(config)")
+        let said = try minima("generate", float8, "--prompt", "A", "--max-tokens", "2")
+        #expect(said.code == 0, "\(said.errors)")
+    }
+
+    @Test("options whose codes of 8 bits are float8")
+    func float8Options() throws {
+        let scratch = try Scratch()
+        let (folder, plan) = ("\(scratch.path)/analysis", "\(scratch.path)/plan.json")
+        let analyzed = try minima(
+            "analyze", exampleModel, "--out", folder, "--formats", "quantized", "--levels",
+            "float8", "--probes", "0", "--calibration", "random", "--samples", "2", "--context",
+            "32", "--device", "cpu")
+        #expect(analyzed.code == 0, "\(analyzed.errors)")
+        let planned = try minima("plan", folder, "--out", plan, "--bits-per-weight", "8.5")
+        #expect(planned.code == 0, "\(planned.errors)")
+        let text = try String(contentsOfFile: plan, encoding: .utf8)
+        #expect(text.contains("\"float8\""), "\(text.prefix(2000))")
+        let wrong = try minima("analyze", exampleModel, "--out", folder, "--levels", "fp9")
+        #expect(wrong.code == 2 && wrong.errors.contains("--levels"), "\(wrong.errors)")
     }
 
     @Test("the learned road: analyze, plan, compress by the plan, report")
@@ -133,6 +162,10 @@ struct CommandTests {
         #expect(withHead.code == 0, "\(withHead.errors)")
         #expect(withHead.output.contains("lm_head"), "\(withHead.output)")
         #expect(try String(contentsOfFile: headed, encoding: .utf8).contains("lm_head"))
+        let float8 = try minima(
+            "plan", folder, "--out", headed, "--ratio", "0.35", "--head", "fp8")
+        #expect(float8.code == 0, "\(float8.errors)")
+        #expect(try String(contentsOfFile: headed, encoding: .utf8).contains("\"float8\""))
 
         var totals: [Int] = []
         for arguments in [["--plan", plan, "--analysis", folder], ["--ratio", "0.35"]] {

@@ -52,6 +52,12 @@ struct DraftTests {
         #expect(compressed.code == 0, "\(compressed.errors)")
         #expect(compressed.output.contains("weights' error"))
         #expect(try file("small/model.safetensors").count < before / 3)
+        let float8 = try minima(
+            "draft", "compress", "\(scratch.path)/draft", "--bits", "8", "--levels", "float8",
+            "--out", "\(scratch.path)/float8", "--device", "cpu")
+        #expect(float8.code == 0, "\(float8.errors)")
+        let levels = try String(decoding: file("float8/config.json"), as: UTF8.self)
+        #expect(levels.contains("\"float8\""), "\(levels)")
         let factored = try minima(
             "draft", "compress", "\(scratch.path)/draft", "--ratio", "0.4", "--out",
             "\(scratch.path)/factored", "--device", "cpu", "--json")
@@ -123,6 +129,11 @@ struct DraftTests {
             (arguments("x", "--held-out", "\(scratch.path)/nothing"), 1, "nothing"),
             (arguments("x", "--regenerate", "8", "--held-out", short), 1, "short.txt has"),
             (["draft", "compress", model, "--out", "x"], 2, "--bits"),
+            (["draft", "compress", model, "--bits", "7", "--out", "x"], 2, "--bits"),
+            (
+                ["draft", "compress", "x", "--bits", "4", "--levels", "float8", "--out", "x"], 2,
+                "--bits"
+            ),
             (["draft", "compress", model, "--bits", "4", "--out", "x"], 1, "EAGLE-3"),
             (["draft", "compress", exampleText, "--bits", "4", "--out", "x"], 1, "a file"),
         ]
