@@ -1,6 +1,6 @@
 extension FormatSpec {
-    /// A short name for tables and charts: `interpolative`, `int4`, `int4u` (equally spaced levels), `fp8`,
-    /// `int8 tt`, `lowrank + sparse`, `blocks of tt, tucker`.
+    /// A short name for tables and charts: `interpolative`, `int4`, `int4u` (equally spaced
+    /// levels), `fp8`, `int8 tt`, `lowrank + sparse`, `blocks of tt, tucker`.
     public var title: String {
         title(depth: 1)
     }

@@ -15,8 +15,8 @@ public struct FormatSpec: Sendable, Hashable, Codable {
     public var bits: Int?
     /// Neighbouring values of a row that share one scale, in formats that quantise.
     public var groupSize: Int?
-    /// How the values that codes stand for are spaced, in formats that quantise; never `uniform` with
-    /// 8 bits, where `normal` is the same.
+    /// How the values that codes stand for are spaced, in formats that quantise; never `uniform`
+    /// with 8 bits, where `normal` is the same.
     public var levels: Levels
     /// What a composite format is made of.
     public var parts: [FormatSpec]

@@ -28,8 +28,9 @@ public struct CompressionManifest: Sendable, Hashable {
         ])
     }
 
-    /// The manifest of a checkpoint; empty when nothing is compressed, also where weights are stored in
-    /// blocks of float8 (`Float8Blocks`), which are read as the numbers that they stand for.
+    /// The manifest of a checkpoint; empty when nothing is compressed, also where weights are
+    /// stored in blocks of float8 (`Float8Blocks`), which are read as the numbers that they stand
+    /// for.
     ///
     /// - Throws: `CheckpointError` for another method or version and for unknown or bad values.
     public init(_ config: ModelConfig) throws(CheckpointError) {

@@ -91,7 +91,8 @@ import Testing
         let encoded = try JSONEncoder().encode([plain, uniform])
         #expect(try JSONDecoder().decode([FormatSpec].self, from: encoded) == [plain, uniform])
         #expect(plain.title == "int4" && uniform.title == "int4u")
-        // With 8 bits there is one kind of levels, and what was measured of it holds for both names.
+        // With 8 bits there is one kind of levels, and what was measured of it holds for both
+        // names.
         let eight = FormatSpec(format: "quantized", bits: 8, levels: .uniform)
         #expect(eight == FormatSpec(format: "quantized", bits: 8) && eight.title == "int8")
         let named: JSON = ["format": "quantized", "bits": 8, "levels": "uniform"]

@@ -1,11 +1,11 @@
-// Numbers of e4m3 (a sign, four bits of exponent with bias 7, three of mantissa; at most 448) in words
-// of four, whose bits lie so that few operations make bfloat16 of them. Without includes, for the
-// tests compile this file for the CPU, too.
+// Numbers of e4m3 (a sign, four bits of exponent with bias 7, three of mantissa; at most 448) in
+// words of four, whose bits lie so that few operations make bfloat16 of them. Without includes, for
+// the tests compile this file for the CPU, too.
 //
-// A bfloat16 with e4m3's exponent and mantissa in its bits 4 to 10, and the sign, is the number times
-// 2^-120, subnormal ones too. Numbers 0 and 1 of a word lie so in its halves. Between these bits are
-// those of the numbers 2 and 3: turning the word by 4 brings sign, mantissa and the lowest bit of the
-// exponent to their places, turning it by 12 the rest of the exponent.
+// A bfloat16 with e4m3's exponent and mantissa in its bits 4 to 10, and the sign, is the number
+// times 2^-120, subnormal ones too. Numbers 0 and 1 of a word lie so in its halves. Between these
+// bits are those of the numbers 2 and 3: turning the word by 4 brings sign, mantissa and the lowest
+// bit of the exponent to their places, turning it by 12 the rest of the exponent.
 #pragma once
 
 // Bits of numbers 0 and 1, and of 2 and 3 after either turn.

@@ -4,8 +4,8 @@ import MinimaTensor
 private let bucketizeOperator = Operator("aten::bucketize", "Tensor")
 private let takeOperator = Operator("aten::take")
 
-/// The values that codes of a number of bits stand for, relative to a scale: one of 2^bits levels for
-/// each code, symmetric about 0, the outermost ±1.
+/// The values that codes of a number of bits stand for, relative to a scale: one of 2^bits levels
+/// for each code, symmetric about 0, the outermost ±1.
 ///
 /// Normal levels are, up to 6 bits, the Lloyd–Max quantiser of a normal distribution (Max 1960,
 /// table I): weights of a group are close to normal, and under GPTQ at 3 and 4 bits these levels
@@ -13,17 +13,17 @@ private let takeOperator = Operator("aten::take")
 /// (ref-qwen3-20m, layers 3 and 8, groups of 64). Uniform ones, and all at 8 bits, are equally
 /// spaced: integers, which decoding multiplies with as they are. Codes are in the levels' order.
 ///
-/// Float8 levels are the numbers of e4m3 / 448, codes their bits: a sign, four bits of exponent with
-/// bias 7, three of mantissa (Micikevicius et al. 2022, table 1; OCP 8-bit Floating Point
-/// Specification, revision 1.0). Rounding is to the nearest, to +0 rather than -0, and
-/// never to the codes 0x7F and 0xFF, which are NaN in e4m3; read, they stand for ±448.
+/// Float8 levels are the numbers of e4m3 / 448, codes their bits: a sign, four bits of exponent
+/// with bias 7, three of mantissa (Micikevicius et al. 2022, table 1; OCP 8-bit Floating Point
+/// Specification, revision 1.0). Rounding is to the nearest, to +0 rather than -0, and never to the
+/// codes 0x7F and 0xFF, which are NaN in e4m3; read, they stand for ±448.
 struct Codebook: Sendable {
     /// Bits that a code may have.
     static let allowedBits = [2, 3, 4, 5, 6, 8]
 
-    /// The share of a cell's half that ``cells(_:)`` leaves out at its edge: latents right at an edge
-    /// are across after one step. From 0.5 or 0.75 training ends best, a little short of where it ends
-    /// from the levels, and at half the learning rate (`StraightThrough`'s experiment).
+    /// The share of a cell's half that ``cells(_:)`` leaves out at its edge: latents right at an
+    /// edge are across after one step. From 0.5 or 0.75 training ends best, a little short of where
+    /// it ends from the levels, and at half the learning rate (`StraightThrough`'s experiment).
     static let margin = 0.5
 
     /// Levels by code `[2^bits]`, float32.
@@ -57,8 +57,8 @@ struct Codebook: Sendable {
         try takeOperator(.tensor(levels), .tensor(codes))
     }
 
-    /// What is nearest to the levels of int64 `codes` among all levels, less a margin: from `lower` to
-    /// `upper`, float32 of the same shape.
+    /// What is nearest to the levels of int64 `codes` among all levels, less a margin: from `lower`
+    /// to `upper`, float32 of the same shape.
     func cells(_ codes: Tensor) throws(TensorError) -> (lower: Tensor, upper: Tensor) {
         let values = Self.values(bits: bits, levels: kind)
         let ascending = Self.ascendingCodes(bits: bits, levels: kind).map { values[$0] }

@@ -3,15 +3,15 @@ import MinimaTensor
 
 /// Another format with its values quantised: a dense weight, or the cores of a decomposed one.
 ///
-/// Specification: one part, the format inside; bits 2, 3, 4, 5, 6 or 8; groupSize, the neighbours of
-/// a row that share one scale (none: the whole row); levels, normal, uniform or, of 8 bits, float8.
-/// No modes, no ranks, and no quantised format inside. Every floating-point tensor of the part with
-/// two dimensions or more becomes three, see ``QuantizedMatrix``: `cores.0` becomes `cores.0.codes`,
-/// `cores.0.scales`, `cores.0.base`. What the part stores in types of its own (indices) and vectors
-/// stay as they are.
+/// Specification: one part, the format inside; bits 2, 3, 4, 5, 6 or 8; groupSize, the neighbours
+/// of a row that share one scale (none: the whole row); levels, normal, uniform or, of 8 bits,
+/// float8. No modes, no ranks, and no quantised format inside. Every floating-point tensor of the
+/// part with two dimensions or more becomes three, see ``QuantizedMatrix``: `cores.0` becomes
+/// `cores.0.codes`, `cores.0.scales`, `cores.0.base`. What the part stores in types of its own
+/// (indices) and vectors stay as they are.
 ///
-/// A tensor with more than two dimensions is a matrix whose columns are its last dimensions, as many
-/// as it takes to fill a group, but never the first.
+/// A tensor with more than two dimensions is a matrix whose columns are its last dimensions, as
+/// many as it takes to fill a group, but never the first.
 ///
 /// Codes and scales are bytes, so gradients flow to `base`, to vectors and to inputs only; while it
 /// trains, ``StraightThrough`` matrices stand in place of them.

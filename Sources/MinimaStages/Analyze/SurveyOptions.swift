@@ -25,14 +25,15 @@ public struct SurveyOptions: Sendable, Hashable {
     public var bits = [2, 3, 4, 5, 6, 8]
     /// Neighbours that share a scale.
     public var groups = [32, 64, 128]
-    /// How the levels of codes are spaced, where codes of so many bits can be (`Levels.fitting(bits:)`).
+    /// How the levels of codes are spaced, where codes of so many bits can be
+    /// (`Levels.fitting(bits:)`).
     public var levels = FormatSpec.Levels.normal
     /// Bits of quantised cores.
     public var coreBits = [4, 8]
     /// Ranks that are listed with quantised cores.
     public var coreRanks = 2
-    /// Ranks of low-rank parts beside a quantised residual: none, since at equal bytes smaller groups
-    /// leave less error (ref-qwen3-20m, 3 and 4 bits).
+    /// Ranks of low-rank parts beside a quantised residual: none, since at equal bytes smaller
+    /// groups leave less error (ref-qwen3-20m, 3 and 4 bits).
     public var addedRanks: [Int] = []
     /// Shares of the entries that stay exact beside quantised ones; none, as for ``addedRanks``.
     public var outliers: [Double] = []
@@ -57,14 +58,15 @@ public struct SurveyOptions: Sendable, Hashable {
 
     func considers(_ format: String) -> Bool { formats.isEmpty || formats.contains(format) }
 
-    /// About `count` ranks of 1…`limit`, multiples of the alignment where those exist, evenly spread.
+    /// About `count` ranks of 1…`limit`, multiples of the alignment where those exist, evenly
+    /// spread.
     func ranks(_ count: Int, upTo limit: Int, side: Int) -> [Int] {
         let shares = (1...max(count, 1)).map { Double($0) / Double(max(count, 1)) }
         return aligned(shares.map { $0 * Double(limit) }, upTo: limit, side: side)
     }
 
-    /// About `count` ranks r of a matrix below full rank, evenly spread in the r·(outputs + inputs − r)
-    /// numbers that interpolative storage takes.
+    /// About `count` ranks r of a matrix below full rank, evenly spread in the r·(outputs + inputs
+    /// − r) numbers that interpolative storage takes.
     func interpolativeRanks(_ count: Int, outputs: Int, inputs: Int) -> [Int] {
         let side = min(outputs, inputs)
         let (sum, product) = (Double(outputs + inputs), Double(outputs) * Double(inputs))
