@@ -360,4 +360,24 @@ struct CompressorTests {
         #expect(totals.linearBytesAfter == smallLinear.reduce(0) { $0 + $1.byteCount })
         _ = try small.loadModel()
     }
+
+    /// A type that is not known is passed on as it stands: on a CPU weights keep the types that they have.
+    @Test func typesThatAreNotKnownStay() throws {
+        let scratch = try Scratch()
+        let dense = try goldenModel("qwen3-gqa3-untied-bf16-v4")
+        let path = "\(scratch.path)/parent"
+        try FileManager.default.copyItem(atPath: dense.path, toPath: path)
+        var config = try #require(dense.config.json.object)
+        config["dtype"] = nil
+        config["torch_dtype"] = "bfloat15"
+        try Data(JSON.object(config).text().utf8).write(to: URL(filePath: "\(path)/config.json"))
+        let parent = try Checkpoint(path: path)
+        let plan = try CompressionPlan.uniform(
+            parent, ratio: 0.3, format: LowRank.name, version: "test")
+        _ = try Compressor(parent, compression(parent, plan, compensation: .off))
+            .run(output: "\(scratch.path)/x")
+        let small = try Checkpoint(path: "\(scratch.path)/x")
+        #expect(small.config.json.object?["torch_dtype"] == .string("bfloat15"))
+        _ = try small.loadModel(device: .cpu, dtype: .float32)
+    }
 }

@@ -248,7 +248,10 @@ public struct Compressor {
     private func writeConfiguration(to directory: AtomicDirectory) throws {
         var manifest = CompressionManifest()
         for module in planned.modules { manifest.modules[module.entry.name] = module.entry.spec }
-        var config = try source.config.json(storing: source.storedDType()).object ?? [:]
+        // A type that is not known stays as the file names it: nothing was computed in it.
+        let type = try? source.storedDType()
+        let json = try type.map { try source.config.json(storing: $0) } ?? source.config.json
+        var config = json.object ?? [:]
         config["quantization_config"] = manifest.json
         if planned.head != nil, try source.config.tieWordEmbeddings == true {
             config["tie_word_embeddings"] = .bool(false)
