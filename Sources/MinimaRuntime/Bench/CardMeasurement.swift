@@ -10,8 +10,9 @@ private let negateOperator = Operator("aten::neg", "out")
 extension BenchResult.Card {
     /// Measures what a card reaches: reading, copying, multiplying matrices, on random bfloat16.
     ///
-    /// Memory is read by a matrix-vector product, by a copy that negates, whose bytes count both ways, and by kernels
-    /// that do nothing else; the fastest gives ``readBandwidth``, as any kernel may be as fast.
+    /// Memory is read by a matrix-vector product, by a copy that negates, whose bytes count both
+    /// ways, and by kernels that do nothing else; the fastest gives ``readBandwidth``, as any kernel
+    /// may be as fast.
     ///
     /// - Parameter bytes: Of the matrix that is read and copied, a multiple of 32 KiB; far more than the
     ///   cache holds. Twice as much is allocated meanwhile and given back.

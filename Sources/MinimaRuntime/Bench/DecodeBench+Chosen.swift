@@ -102,14 +102,15 @@ extension DecodeBench {
         let begin = ContinuousClock.now
         for _ in 0..<steps {
             let choice = controller.choose(bucket: bucket)
-            let started = ContinuousClock.now
+            var launch = LaunchTimer.Launch()
             try backend.decode(
                 DecodeBatch(
                     rows: (0..<requests).map {
                         DecodeBatch.Row(
                             slot: $0, position: positions[$0] + queued.count, pages: pages[$0])
                     }, bucket: bucket, draftTokens: choice.draftTokens))
-            queued.append((choice, .init(started: started, queued: .now)))
+            launch.isQueued()
+            queued.append((choice, launch))
             result.counts[choice.draftTokens, default: 0] += 1
             if queued.count > 1 { try collect() }
         }

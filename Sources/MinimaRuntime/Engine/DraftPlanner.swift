@@ -6,14 +6,10 @@ struct EngineLaunch {
     /// The decode step's bucket; 0 for the token after a prompt.
     let bucket: Int
     let choice: SpeculationController.Choice
-    /// Chunks of prompts queued before it.
-    let prefills: Int
     /// Tokens of a prompt whose scores it makes; `nil` where it makes tokens.
     var scores: Int?
-    /// When it began to be queued.
-    let started = ContinuousClock.now
-    /// When it was queued; a synchronous backend has computed it then.
-    private(set) var queued: ContinuousClock.Instant
+    /// When it was made.
+    private(set) var times: LaunchTimer.Launch
 
     init(
         rows: [EngineSequence], bucket: Int, choice: SpeculationController.Choice, prefills: Int
@@ -21,15 +17,14 @@ struct EngineLaunch {
         self.rows = rows
         self.bucket = bucket
         self.choice = choice
-        self.prefills = prefills
-        queued = started
+        times = LaunchTimer.Launch(prefills: prefills)
     }
 
     init(prompt: EngineSequence, prefills: Int) {
         self.init(rows: [prompt], bucket: 0, choice: .init(), prefills: prefills)
     }
 
-    mutating func isQueued() { queued = .now }
+    mutating func isQueued() { times.isQueued() }
 }
 
 /// Decides what steps propose, and times them.
@@ -120,10 +115,7 @@ struct DraftPlanner {
     mutating func seconds(
         _ launch: EngineLaunch, collecting: ContinuousClock.Instant, _ now: ContinuousClock.Instant
     ) -> Double? {
-        timer.seconds(
-            LaunchTimer.Launch(
-                started: launch.started, queued: launch.queued, prefills: launch.prefills),
-            collecting: collecting, now)
+        timer.seconds(launch.times, collecting: collecting, now)
     }
 
     /// Learns from a decode step, in which that many constrained rows verified nothing.

@@ -11,14 +11,21 @@ struct LaunchTimer {
         self.queuedSteps = queuedSteps
     }
 
-    /// When a launch was made.
+    /// When a launch was made: from now on, until it is said to be queued.
     struct Launch {
-        /// When it began to be queued.
-        let started: ContinuousClock.Instant
-        /// When it was queued; a synchronous backend has computed it then.
-        let queued: ContinuousClock.Instant
         /// Chunks of prompts queued before it.
-        var prefills = 0
+        let prefills: Int
+        /// When it began to be queued.
+        let started = ContinuousClock.now
+        /// When it was queued; a synchronous backend has computed it then.
+        private(set) var queued: ContinuousClock.Instant
+
+        init(prefills: Int = 0) {
+            self.prefills = prefills
+            queued = started
+        }
+
+        mutating func isQueued() { queued = .now }
     }
 
     /// Seconds of a launch whose result was read; `nil` where that cannot be told from other work.
