@@ -137,10 +137,29 @@ struct Before {
     }
 };
 
+// Threads that call linear algebra on a GPU for the first time at once each load the library that
+// holds it, and all but one fail ("lazy wrapper should be called at most once", libtorch 2.11). It is
+// loaded here instead, once both an operator of it and CUDA are there. Where it cannot be, libtorch says
+// why at the call.
+void load_linear_algebra(bool is_used, const std::string& cuda) {
+    static std::mutex lock;
+    static bool used = false, loaded = false;
+    static auto& path = *new std::string;
+    const std::lock_guard<std::mutex> locked(lock);
+    used |= is_used;
+    if (!cuda.empty()) path = cuda;
+    if (loaded || !used || path.empty()) return;
+    loaded = true;
+    dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+}
+
 int find(const char* name, const char* overload, const minima_operator** out, char** error) {
     return guarded(error, [&] {
         const auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
         TORCH_CHECK(handle, "libtorch has no operator ", name, ".", overload);
+        const std::string called = name;
+        if (called.rfind("aten::linalg_", 0) == 0 && called != "aten::linalg_vector_norm")
+            load_linear_algebra(true, {});
         // One small object per distinct operator, valid until exit: nodes of a map stay in place.
         static auto& handles = *new std::map<c10::OperatorName, c10::OperatorHandle, Before>;
         static std::mutex lock;
@@ -240,12 +259,17 @@ int library_folder(char** out, char** error) {
     });
 }
 
+struct Silence final : c10::WarningHandler {
+    void process(const c10::Warning&) override {}
+};
+
 // libtorch_cuda of the very libtorch_cpu that is loaded: it lies in the same folder, which need not
 // be on any search path.
 int open_cuda(int32_t* device_count, char** error) {
     return guarded(error, [&] {
-        const auto folder = library_folder();
-        const auto path = (folder.empty() ? folder : folder + '/') + "libtorch_cuda.so";
+        auto folder = library_folder();
+        if (!folder.empty()) folder += '/';
+        const auto path = folder + "libtorch_cuda.so";
         if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
             const char* reason = dlerror();
             TORCH_CHECK(false, reason ? reason : "libtorch_cuda.so did not open");
@@ -254,8 +278,14 @@ int open_cuda(int32_t* device_count, char** error) {
         // cuDNN's attention builds a plan for every new key length, 9 ms each (H200): decoding,
         // where each token brings a new length, ran at a tenth of the speed of flash attention.
         at::globalContext().setSDPUseCuDNN(false);
-        // MAGMA prints warnings to standard output, among results.
-        at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver);
+        {
+            // MAGMA prints warnings to standard output, among results; that there is a choice at all is
+            // an experiment, says libtorch.
+            Silence silence;
+            const c10::WarningUtils::WarningHandlerGuard guard(&silence);
+            at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver);
+        }
+        load_linear_algebra(false, folder + "libtorch_cuda_linalg.so");
         // The allocator knows no device, not even for statistics, before this.
         if (*device_count > 0) at::globalContext().lazyInitDevice(c10::kCUDA);
     });

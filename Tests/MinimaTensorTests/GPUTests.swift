@@ -28,6 +28,22 @@ struct GPUTensorTests {
         #expect(try distance(gram, exact) <= rounding * exact.norm().item())
     }
 
+    /// libtorch loads what holds it at the first call, which may be several at once; that this is the
+    /// process's first is up to the run (`--filter` this test alone).
+    @Test func manyThreadsStartWithLinearAlgebra() async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for seed in 0..<16 {
+                group.addTask {
+                    let a = try random([3, 3], seed: UInt64(seed), dtype: .float64).to(device)
+                    let (values, _) = try a.matmul(a.transpose()).eigh()
+                    let trace = try a.square().sum().item()
+                    #expect(try abs(values.sum().item() - trace) <= 1e-12 * trace)
+                }
+            }
+            try await group.waitForAll()
+        }
+    }
+
     /// Other tests use the device at the same time, so the block is far larger than theirs.
     @Test func memoryIsCounted() throws {
         let before = try #require(try device.memory())
