@@ -117,7 +117,8 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
     if (warp == WARPS) {
         if (lane == 0) init_barriers();
         __syncwarp();
-        barrier_arrive(START_BARRIER, THREADS);
+        barrier_arrive(START_BARRIER, CONSUMERS + 32);
+        barrier_arrive(FINISHER_START_BARRIER, 64);
         produce(weights, rows, begin, stop);
         return;
     }
@@ -127,7 +128,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #else
         const float factor = *base * ((float)FACTOR * (SPACED ? 128.0f : 1.0f));
 #endif
-        barrier_sync(START_BARRIER, THREADS);
+        barrier_sync(FINISHER_START_BARRIER, 64);
         dependencies_wait();
         finish_run(Destination{x, bias, y, compact, outputs, partners, kinds}, factor, workspace,
                    places, counters, begin, stop);
@@ -139,7 +140,7 @@ linear(const u8* weights, const float* base, const bf16* x, const bf16* norm, fl
 #endif
     Share share;
     share.load(norm);
-    barrier_sync(START_BARRIER, THREADS);
+    barrier_sync(START_BARRIER, CONSUMERS + 32);
     dependencies_wait();
     if (begin == stop) return;
 

@@ -13,9 +13,11 @@
 // Threads of a block: the consumers', the producer's, the finisher's.
 #define CONSUMERS (WARPS * 32)
 #define THREADS (CONSUMERS + 64)
-// Barriers of the block by name; 0 is __syncthreads.
+// Barriers of the block by name; 0 is __syncthreads. Who waits at one waits at one place in the code, as
+// `bar.sync` asks: so consumers and finisher wait for the producer at one each.
 #define CONSUMER_BARRIER 1
 #define START_BARRIER 2
+#define FINISHER_START_BARRIER 3
 
 #define ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))
 #define MINIMUM(a, b) ((a) < (b) ? (a) : (b))
