@@ -178,7 +178,11 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
         };
         // `mine` is PAGE_WARPS past the warp's last block.
         i32 last = mine - PAGE_WARPS;
-        if (last >= 0) state.write(place(last - (count - parts)), lane);
+        if (last >= 0) {
+            // Its last buffers hold tiles that other lanes, and those of other sets, may be reading.
+            if (MERGE_IN_RING) sets_meet(page_warp);
+            state.write(place(last - (count - parts)), lane);
+        }
         barrier_sync(1, 32 * WARPS);
         bool final = segment.parts == 1, global = false;
 #pragma unroll 1

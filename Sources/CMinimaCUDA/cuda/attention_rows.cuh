@@ -88,6 +88,11 @@ DEVICE void prepare(u8* shared, const bf16* qkv, const Segment& segment, bool fr
     barrier_sync(1, 32 * WARPS);
 }
 
+/// Waits for the warps of all sets that have a block of tokens.
+DEVICE void sets_meet(u32 page_warp) {
+    if (SETS > 1) barrier_sync(2 + page_warp, 32 * SETS); else __syncwarp();
+}
+
 /// Writes the new tokens of block `block` into its K (`kind` 0) or V tile, both the one in shared
 /// memory and the page's own. A tile that gets its first token is cleared, so that what an earlier
 /// owner left there is never multiplied. By the warps of all sets that have the tile.
@@ -126,7 +131,7 @@ DEVICE void store_new(u8* tile, u8* stored, const u8* shared, i32 kind, i32 bloc
         }
     }
     bulk_copy_fence();
-    if (SETS > 1) barrier_sync(2 + page_warp, 32 * SETS); else __syncwarp();
+    sets_meet(page_warp);
 }
 
 /// Zeros as the results of requests without tokens. All warps but the last.
