@@ -41,14 +41,20 @@ struct DecodeAttentionGPUTests {
                 Case(headDim: 40, format: format, lengths: ragged),
                 Case(headDim: 96, rotaryDim: 32, format: format, lengths: ragged),
                 Case(headDim: 256, format: format, normalises: false, lengths: [700, 3]),
-                Case(kvHeads: 8, format: format, lengths: [8192]),
-                Case(kvHeads: 8, format: format, lengths: [3000, 64, 128, 0, 5000]),
-                Case(format: format, split: 128, lengths: [3000, 64, 128, 0, 500]),
-                Case(kvHeads: 8, format: format, lengths: (1...40).map { $0 * 31 }),
                 Case(format: format, queries: 4, lengths: [4, 66, 67, 0, 300, 64]),
                 Case(group: 5, headDim: 64, format: format, queries: 3, lengths: [3, 65, 500]),
             ]
         }
+
+    /// Requests of many pages, and many requests.
+    static let large: [Case] = KeyValueFormat.allCases.flatMap { format in
+        [
+            Case(kvHeads: 8, format: format, lengths: [8192]),
+            Case(kvHeads: 8, format: format, lengths: [3000, 64, 128, 0, 5000]),
+            Case(format: format, split: 128, lengths: [3000, 64, 128, 0, 500]),
+            Case(kvHeads: 8, format: format, lengths: (1...40).map { $0 * 31 }),
+        ]
+    }
 
     /// Single requests, whose thread blocks exchange their parts: none, one, some and all of them
     /// have work.
@@ -99,8 +105,17 @@ struct DecodeAttentionGPUTests {
         return try AttentionFixture(shape, test.format, context, CUDAStream(on: context))
     }
 
-    @Test(arguments: cases + exchanges)
-    func attendsLikeTheReference(_ test: Case) throws {
+    // Three tests, so that three processes can share the work under compute-sanitizer.
+    @Test(arguments: cases)
+    func attendsLikeTheReference(_ test: Case) throws { try compare(test) }
+
+    @Test(arguments: large)
+    func largeStepsAttendLikeTheReference(_ test: Case) throws { try compare(test) }
+
+    @Test(arguments: exchanges)
+    func exchangesAttendLikeTheReference(_ test: Case) throws { try compare(test) }
+
+    private func compare(_ test: Case) throws {
         let fixture = try fixture(test)
         try fixture.stream.use {
             let shape = fixture.shape

@@ -12,7 +12,7 @@ struct SamplingGPUTests {
     let stream: CUDAStream
 
     init() throws {
-        context = try CUDAContext(device: .cuda(0), cacheDirectory: nil)
+        context = try .forTests()
         stream = try CUDAStream(on: context)
     }
 
