@@ -85,7 +85,8 @@ struct Bench: ParsableCommand {
         parsing: .upToNextOption,
         help: """
             With --draft, tokens that a step makes on average, with auto one of the most proposals: they \
-            count as right by chance, whatever they are. With 1 none is. Simulated, and named so in results.
+            count as right by chance, whatever they are; trees, as far as their form allows. With 1 none is. \
+            Simulated, and named so in results.
             """)
     var acceptance: [Double] = []
 
