@@ -65,8 +65,9 @@ struct Bench: ParsableCommand {
 
     @Option(
         help: """
-            Also measure speculative decoding: ngram, random[:intBITS] (an EAGLE-3 head of the model's \
-            sizes with random weights), random:SHAPE[:intBITS] (a model of a --shape with random weights), \
+            Also measure speculative decoding: ngram, random[:CODES] (an EAGLE-3 head of the model's \
+            sizes with random weights, in bfloat16 or codes as intBITS[u] or fp8), random:SHAPE[:CODES] (a \
+            model of a --shape with random weights), \
             or the directory of a head or of a smaller model with the same vocabulary.
             """)
     var draft: DraftChoice?

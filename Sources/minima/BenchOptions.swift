@@ -48,9 +48,6 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
     ///
     /// - Parameter option: What they were given to, for the message.
     func check(for option: String) throws {
-        let spec = FormatSpec(
-            format: Quantized.name, bits: bits, levels: levels,
-            parts: [FormatSpec(format: Dense.name)])
         do throws(FormatError) {
             _ = try Quantized.layout(spec, outputs: 16, inputs: 16)
         } catch {
@@ -58,10 +55,15 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
         }
     }
 
-    /// What tables call it.
-    var label: String {
-        FormatSpec(format: Quantized.name, bits: bits, levels: levels).title
+    /// A matrix in such codes.
+    var spec: FormatSpec {
+        FormatSpec(
+            format: Quantized.name, bits: bits, groupSize: WeightChoice.groupSize, levels: levels,
+            parts: [FormatSpec(format: Dense.name)])
     }
+
+    /// What tables call it.
+    var label: String { spec.title }
 }
 
 /// How random weights are stored: `FORMAT[/split][:SHARE[@PART]][:CODES][+headCODES]`, the last without
@@ -195,12 +197,12 @@ enum ProposalChoice: Hashable, ExpressibleByArgument {
     }
 }
 
-/// What proposes tokens in a benchmark: `ngram`, `random[:SHAPE][:intBITS]`, or a draft's directory.
+/// What proposes tokens in a benchmark: `ngram`, `random[:SHAPE][:CODES]`, or a draft's directory.
 struct DraftChoice: Hashable, ExpressibleByArgument {
     enum Kind: Hashable {
         case ngram
         /// A head of the model's sizes; with a shape's name, a model of that shape.
-        case random(shape: String?, bits: Int?)
+        case random(shape: String?, codes: CodeChoice?)
         case directory(String)
     }
 
@@ -212,16 +214,12 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
         switch (parts.popFirst(), parts.count) {
         case ("ngram", 0): kind = .ngram
         case ("random", 0...2):
-            var bits: Int?
-            if let last = parts.last, last.hasPrefix("int") {
-                guard let number = Int(last.dropFirst(3)) else { return nil }
-                bits = number
-                parts = parts.dropLast()
-            }
+            let codes = parts.last.flatMap { CodeChoice($0) }
+            if codes != nil { parts = parts.dropLast() }
             guard parts.count <= 1 else { return nil }
             let shape = parts.first.map(String.init)
             guard shape.map({ ModelShape.all[$0] != nil }) ?? true else { return nil }
-            kind = .random(shape: shape, bits: bits)
+            kind = .random(shape: shape, codes: codes)
         default:
             guard !argument.isEmpty else { return nil }
             kind = .directory(argument)
@@ -230,21 +228,16 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
 
     /// Throws unless the bits exist.
     func check() throws {
-        guard case .random(_, let bits?) = kind else { return }
-        var choice = WeightChoice(format: Dense.name)
-        choice.codes = CodeChoice(bits: bits)
-        do { try choice.check() } catch {
-            throw ValidationError(
-                "--draft random:int\(bits): codes have 2, 3, 4, 5, 6 or 8 bits")
-        }
+        guard case .random(_, let codes?) = kind else { return }
+        try codes.check(for: "--draft random:int\(codes.bits)")
     }
 
     /// What tables call it.
     var label: String {
         switch kind {
         case .ngram: "n-gram"
-        case .random(let shape, let bits):
-            "random \(shape.map { "\($0) " } ?? "")\(bits.map { "int\($0)" } ?? "bf16")"
+        case .random(let shape, let codes):
+            "random \(shape.map { "\($0) " } ?? "")\(codes?.label ?? "bf16")"
         case .directory(let path): path
         }
     }
@@ -272,13 +265,13 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     private func draft(seed: UInt64) throws -> DecodeBench.Speculation.Draft {
         switch kind {
         case .ngram: return .ngram
-        case .random(nil, let bits): return .random(bits: bits)
-        case .random(let shape?, let bits):
+        case .random(nil, let codes): return .random(codes?.spec)
+        case .random(let shape?, let codes):
             let config = try ModelShape.config(shape)
             let dense = try RandomWeights(config, path: shape, seed: seed)
-            guard let bits else { return .model(dense) }
+            guard let codes else { return .model(dense) }
             var choice = WeightChoice(format: Dense.name)
-            choice.codes = CodeChoice(bits: bits)
+            choice.codes = codes
             return .model(
                 try RandomWeights(
                     config, path: shape, seed: seed, plan: choice.plan(dense).modules))

@@ -309,6 +309,16 @@ struct DraftCompress: ParsableCommand {
         if let ratio, !(ratio > 0 && ratio < 1) {
             throw ValidationError("--ratio must be between 0 and 1, found \(ratio)")
         }
+        if ratio != nil {
+            do { _ = try budgetedFormat() } catch { throw ValidationError("--format: \(error)") }
+        }
+    }
+
+    private func budgetedFormat() throws -> any BudgetedFormat.Type {
+        guard let type = try FormatRegistry.format(format) as? any BudgetedFormat.Type else {
+            throw ValidationError("\(format) has no specification for every ratio")
+        }
+        return type
     }
 
     func run() throws {
@@ -340,10 +350,7 @@ struct DraftCompress: ParsableCommand {
     private func spec(_ outputs: Int, _ inputs: Int) throws -> FormatSpec {
         var spec = FormatSpec(format: Dense.name)
         if let ratio {
-            guard let type = try FormatRegistry.format(format) as? any BudgetedFormat.Type else {
-                throw ValidationError("--format \(format) has no specification for every ratio")
-            }
-            spec = try type.spec(
+            spec = try budgetedFormat().spec(
                 fitting: Int(Double(outputs * inputs) * (1 - ratio)), outputs: outputs,
                 inputs: inputs)
         }

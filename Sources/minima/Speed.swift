@@ -42,7 +42,7 @@ struct Speed: ParsableCommand {
     @Option(
         help: """
             What proposes tokens: ngram, the directory of a head or of a smaller model, or with --shape \
-            or --sizes random[:SHAPE][:intBITS], see `minima bench`. Default: nothing; with --shape and \
+            or --sizes random[:SHAPE][:CODES], see `minima bench`. Default: nothing; with --shape and \
             --sizes random.
             """)
     var draft: String?
@@ -140,7 +140,7 @@ struct Speed: ParsableCommand {
         }
         guard let choice = randomDraft else {
             throw ValidationError(
-                "--draft must be ngram, random[:SHAPE][:intBITS] or a directory, found "
+                "--draft must be ngram, random[:SHAPE][:CODES] or a directory, found "
                     + (draft ?? "none"))
         }
         try choice.check()

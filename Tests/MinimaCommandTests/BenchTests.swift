@@ -44,9 +44,9 @@ struct BenchTests {
             (shape + ["--draft", "random:int8:qwen3-0.6b"], ["'random:int8:qwen3-0.6b'"]),
             (
                 shape + ["--draft", "random:qwen3-0.6b:int7"],
-                ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]
+                ["--draft random:int7", "2, 3, 4, 5, 6, 8 bits"]
             ),
-            (shape + ["--draft", "random:int7"], ["--draft random:int7", "2, 3, 4, 5, 6 or 8"]),
+            (shape + ["--draft", "random:int7"], ["--draft random:int7", "2, 3, 4, 5, 6, 8 bits"]),
             (shape + ["--draft", "ngram", "--speculate", "0"], ["--speculate", "found 0"]),
             (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
             (shape + ["--draft", "ngram", "--speculate", "all"], ["--speculate", "all"]),
@@ -172,7 +172,7 @@ struct BenchTests {
         try expectFailure(["bench", "--sizes", exampleModel] + gpu, "cuda:99")
         // So does a draft: a smaller model, its shape with random weights, a head's.
         try expectFailure(Self.shape + ["--draft", "/no/draft"] + gpu, "/no/draft")
-        for draft in [exampleModel, "random:qwen3-0.6b", "random:qwen3-1.7b:int4", "random:int8"] {
+        for draft in [exampleModel, "random:qwen3-0.6b", "random:qwen3-1.7b:int4u", "random:fp8"] {
             try expectFailure(Self.shape + ["--draft", draft] + gpu, "cuda:99")
             let auto = ["--speculate", "3", "auto", "--acceptance", "1", "2.8"]
             try expectFailure(Self.shape + ["--draft", draft] + auto + gpu, "cuda:99")

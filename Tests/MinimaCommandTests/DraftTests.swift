@@ -130,6 +130,11 @@ struct DraftTests {
             (arguments("x", "--regenerate", "8", "--held-out", short), 1, "short.txt has"),
             (["draft", "compress", model, "--out", "x"], 2, "--bits"),
             (["draft", "compress", model, "--bits", "7", "--out", "x"], 2, "--bits"),
+            (["draft", "compress", "x", "--ratio", "0.3", "--format", "y", "--out", "x"], 2, "\"y\""),
+            (
+                ["draft", "compress", "x", "--ratio", "0.3", "--format", "sum", "--out", "x"], 2,
+                "--format: sum"
+            ),
             (
                 ["draft", "compress", "x", "--bits", "4", "--levels", "float8", "--out", "x"], 2,
                 "--bits"

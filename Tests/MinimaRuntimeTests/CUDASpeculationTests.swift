@@ -1,5 +1,6 @@
 import MinimaCheckpoint
 import MinimaCore
+import MinimaFormats
 import MinimaKernels
 import MinimaModels
 import MinimaTensor
@@ -187,16 +188,22 @@ struct CUDASpeculationTests {
     }
 
     /// A random head has the target's sizes and loads like another, with codes too.
-    @Test(arguments: [nil, 8, 4])
-    func randomDraft(bits: Int?) throws {
+    @Test(arguments: [(nil, .normal), (8, .normal), (8, .float8), (4, .uniform)] as [(Int?, FormatSpec.Levels)])
+    func randomDraft(bits: Int?, levels: FormatSpec.Levels) throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
-        let source = try RandomDraft(for: checkpoint, bits: bits, vocabulary: 500, seed: 1)
+        let spec = bits.map {
+            FormatSpec(
+                format: Quantized.name, bits: $0, groupSize: 64, levels: levels,
+                parts: [FormatSpec(format: Dense.name)])
+        }
+        let source = try RandomDraft(for: checkpoint, spec: spec, vocabulary: 500, seed: 1)
         let draft = try EagleDraft(
             source, target: checkpoint.loadPart(.ends, device: .cpu, dtype: .float32))
         #expect(draft.head.weight.outputs == 500 && draft.head.weight.inputs == 192)
         #expect(draft.fuseLayer.weight.inputs == 3 * 192 && draft.embedding == nil)
         #expect(draft.fuseLayer.weight.spec.format == (bits == nil ? "dense" : "quantized"))
         #expect(draft.qkv.layers.allSatisfy { $0.weight.spec.bits == bits })
+        #expect(draft.qkv.layers.allSatisfy { $0.weight.spec.levels == spec?.levels ?? .normal })
         #expect(try draft.targetIds.values(as: Int64.self) == (0..<500).map { Int64($0) })
         let logits = try draft.logits(.ones([1, 192]))
         #expect(try logits.isFinite().sum(dtype: .int64).item() == 500)

@@ -9,8 +9,9 @@ extension DecodeBench {
         public enum Draft: Sendable {
             /// The sequence itself.
             case ngram
-            /// A head of the model's sizes with random weights: bfloat16, or codes of so many bits.
-            case random(bits: Int?)
+            /// A head of the model's sizes with random weights, its linear layers stored so; `nil`: in
+            /// bfloat16.
+            case random(FormatSpec?)
             /// An EAGLE-3 head.
             case head(any WeightSource)
             /// A smaller model with the same vocabulary.
@@ -85,9 +86,9 @@ extension DecodeBench {
         let draft: CUDADraft =
             switch speculation.draft {
             case .ngram: .ngram()
-            case .random(let bits):
+            case .random(let spec):
                 .head(
-                    try RandomDraft(for: target, bits: bits, seed: seed),
+                    try RandomDraft(for: target, spec: spec, seed: seed),
                     width: speculation.width)
             case .head(let source): .head(source, width: speculation.width)
             case .model(let source): .model(source)

@@ -9,9 +9,6 @@ import MinimaTensor
 public struct RandomDraft: WeightSource {
     /// Tokens that public heads of large vocabularies propose.
     public static let usualVocabulary = 32_000
-    /// Neighbours that share a scale.
-    public static let groupSize = 64
-
     /// What it stands for in messages.
     public let path: String
     /// The draft's `config.json`.
@@ -21,24 +18,21 @@ public struct RandomDraft: WeightSource {
     /// A head for the model of `target`.
     ///
     /// - Parameters:
-    ///   - bits: Of the codes of its linear layers; `nil` for bfloat16.
+    ///   - spec: How its linear layers are stored; `nil`: in bfloat16.
     ///   - vocabulary: Tokens that it can propose, at most the target's.
     public init(
-        for target: any WeightSource, bits: Int? = nil, vocabulary: Int = usualVocabulary,
+        for target: any WeightSource, spec: FormatSpec? = nil, vocabulary: Int = usualVocabulary,
         seed: UInt64
     ) throws {
         path = "random draft for \(target.path)"
         let sizes = try EagleConfiguration(target: target.config, draftVocabulary: vocabulary)
         let plain = try ModelConfig(json: sizes.json(target: target.config), path: path)
         let dense = try RandomWeights(plain, path: path, seed: seed)
-        guard let bits else {
+        guard let spec else {
             (config, weights) = (plain, dense)
             return
         }
         let sites = try EagleDraft.sites(Named(path: path, config: plain, weights: dense))
-        let spec = FormatSpec(
-            format: Quantized.name, bits: bits, groupSize: Self.groupSize,
-            parts: [FormatSpec(format: Dense.name)])
         weights = try RandomWeights(
             plain, path: path, seed: seed,
             plan: sites.map {
