@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -138,28 +139,48 @@ struct Before {
 };
 
 // Threads that call linear algebra on a GPU for the first time at once each load the library that
-// holds it, and all but one fail ("lazy wrapper should be called at most once", libtorch 2.11). It is
-// loaded here instead, once both an operator of it and CUDA are there. Where it cannot be, libtorch says
-// why at the call.
-void load_linear_algebra(bool is_used, const std::string& cuda) {
-    static std::mutex lock;
-    static bool used = false, loaded = false;
-    static auto& path = *new std::string;
-    const std::lock_guard<std::mutex> locked(lock);
-    used |= is_used;
-    if (!cuda.empty()) path = cuda;
-    if (loaded || !used || path.empty()) return;
-    loaded = true;
-    dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+// holds it, and all but one fail ("lazy wrapper should be called at most once", libtorch 2.11). It
+// is loaded here instead, as soon as there are both an operator of it and a GPU. Where it cannot be,
+// libtorch says why at the call.
+class LinearAlgebra {
+public:
+    // An operator was asked for by name.
+    void find(std::string_view name) {
+        if (!name.starts_with("aten::linalg_") || name == "aten::linalg_vector_norm") return;
+        const std::lock_guard<std::mutex> locked(lock);
+        is_used = true;
+        load();
+    }
+
+    // There is a GPU; the library has this path.
+    void open(const std::string& library) {
+        const std::lock_guard<std::mutex> locked(lock);
+        path = library;
+        load();
+    }
+
+private:
+    void load() {
+        if (is_loaded || !is_used || path.empty()) return;
+        is_loaded = true;
+        dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    }
+
+    std::mutex lock;
+    std::string path;
+    bool is_used = false, is_loaded = false;
+};
+
+LinearAlgebra& linear_algebra() {
+    static auto& only = *new LinearAlgebra;
+    return only;
 }
 
 int find(const char* name, const char* overload, const minima_operator** out, char** error) {
     return guarded(error, [&] {
         const auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
         TORCH_CHECK(handle, "libtorch has no operator ", name, ".", overload);
-        const std::string called = name;
-        if (called.rfind("aten::linalg_", 0) == 0 && called != "aten::linalg_vector_norm")
-            load_linear_algebra(true, {});
+        linear_algebra().find(name);
         // One small object per distinct operator, valid until exit: nodes of a map stay in place.
         static auto& handles = *new std::map<c10::OperatorName, c10::OperatorHandle, Before>;
         static std::mutex lock;
@@ -279,15 +300,16 @@ int open_cuda(int32_t* device_count, char** error) {
         // where each token brings a new length, ran at a tenth of the speed of flash attention.
         at::globalContext().setSDPUseCuDNN(false);
         {
-            // MAGMA prints warnings to standard output, among results; that there is a choice at all is
-            // an experiment, says libtorch.
+            // MAGMA prints warnings to standard output, among results. libtorch warns that the choice
+            // is experimental, once and in this call.
             Silence silence;
-            const c10::WarningUtils::WarningHandlerGuard guard(&silence);
+            const c10::WarningUtils::WarningHandlerGuard silenced(&silence);
             at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver);
         }
-        load_linear_algebra(false, folder + "libtorch_cuda_linalg.so");
+        if (*device_count == 0) return;
+        linear_algebra().open(folder + "libtorch_cuda_linalg.so");
         // The allocator knows no device, not even for statistics, before this.
-        if (*device_count > 0) at::globalContext().lazyInitDevice(c10::kCUDA);
+        at::globalContext().lazyInitDevice(c10::kCUDA);
     });
 }
 

@@ -85,9 +85,9 @@ struct Bench: ParsableCommand {
     @Option(
         parsing: .upToNextOption,
         help: """
-            With --draft, tokens that a step makes on average, with auto one of the most proposals: they \
-            count as right by chance, whatever they are; trees, as far as their form allows. With 1 none is. \
-            Simulated, and named so in results.
+            With --draft, tokens that a step makes on average, with auto one of the most proposals: these \
+            are accepted at random so that this many come out, fewer of a tree that is not as deep. With 1 \
+            none is. Simulated, and named so in results.
             """)
     var acceptance: [Double] = []
 

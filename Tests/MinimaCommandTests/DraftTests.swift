@@ -118,6 +118,7 @@ struct DraftTests {
     @Test("what cannot be done is said") func failures() throws {
         let model = try scratch.copy(goldenModel("qwen3-gqa4-tied-v5"), to: "model")
         let short = try scratch.write(Array("She said".utf8), to: "short.txt")
+        let compress = ["draft", "compress", "x", "--ratio", "0.3", "--format"]
         let cases: [([String], Int32, String)] = [
             (["draft", "train", exampleModel, "--out", "x"], 2, "--text"),
             (arguments("x", "--unroll", "8"), 2, "--unroll"),
@@ -130,11 +131,8 @@ struct DraftTests {
             (arguments("x", "--regenerate", "8", "--held-out", short), 1, "short.txt has"),
             (["draft", "compress", model, "--out", "x"], 2, "--bits"),
             (["draft", "compress", model, "--bits", "7", "--out", "x"], 2, "--bits"),
-            (["draft", "compress", "x", "--ratio", "0.3", "--format", "y", "--out", "x"], 2, "\"y\""),
-            (
-                ["draft", "compress", "x", "--ratio", "0.3", "--format", "sum", "--out", "x"], 2,
-                "--format: sum"
-            ),
+            (compress + ["y", "--out", "x"], 2, "\"y\""),
+            (compress + ["sum", "--out", "x"], 2, "--format: sum"),
             (
                 ["draft", "compress", "x", "--bits", "4", "--levels", "float8", "--out", "x"], 2,
                 "--bits"

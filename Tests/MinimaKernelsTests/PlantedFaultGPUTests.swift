@@ -4,8 +4,8 @@ import Testing
 
 @testable import MinimaKernels
 
-/// Kernels that are wrong on purpose, one for each tool of compute-sanitizer: Scripts/test-sanitizer.sh asks
-/// whether the tool says so before it believes that the others are right.
+/// Kernels that are wrong on purpose, one for each tool of compute-sanitizer:
+/// Scripts/test-sanitizer.sh asks whether the tool says so before it believes that others are right.
 @Suite("Planted faults on the GPU", .enabled(if: GPU.isThere && Compiler.isThere && planted != nil))
 struct PlantedFaultGPUTests {
     private static let source = KernelSource(

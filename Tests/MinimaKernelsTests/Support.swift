@@ -22,8 +22,9 @@ enum GPU {
     static let isThere = (try? Device.cudaCount()) ?? 0 > 0
 
     static let context = Result { () throws(KernelError) in
-        try CUDAContext(
-            device: .cuda(0), cacheDirectory: "/tmp/minima-test-kernels",
+        let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+        return try CUDAContext(
+            device: .cuda(0), cacheDirectory: folder + "/minima-test-kernels",
             constants: KernelConstant.racecheck)
     }
 }

@@ -125,7 +125,7 @@ struct CUDABackendGPUTests {
         let model = try source.loadModel(device: .cuda(0), dtype: .float32)
         let rounding = try source.loadModel(device: .cuda(0), dtype: .bfloat16)
         let sequences = lengths.enumerated().map { tokens($1 + steps, seed: UInt64($0 + 1)) }
-        /// Of each sequence, from the last token of its prompt on; all in one pass, the shorter ones filled up.
+        /// Of each sequence, from the last token of its prompt on; all in one pass, short ones filled up.
         func logits(_ model: any LanguageModel) throws -> [Tensor] {
             let width = sequences.map(\.count).max() ?? 0
             let filled = sequences.flatMap { sequence in
@@ -147,7 +147,7 @@ struct CUDABackendGPUTests {
             layout: CUDALayout(
                 slots: bucket, context: 256, format: format, chunk: 48, buckets: [bucket]),
             kernels: kernels)
-        func check(row: Int, _ slot: Int, step: Int) throws {
+        func check(row: Int, slot: Int, step: Int) throws {
             let found = try backend.decoder.buffers.logits.narrow(0, row..<row + 1)
             let place = step..<step + 1
             let right = try expected[slot].narrow(0, place)
@@ -174,7 +174,7 @@ struct CUDABackendGPUTests {
                         pages: pages[slot], samples: end == length))
             }
             _ = try backend.collect()
-            try check(row: 0, slot, step: 0)
+            try check(row: 0, slot: slot, step: 0)
         }
         for step in 0..<steps {
             var inputs = [Int32](repeating: 0, count: bucket)
@@ -193,7 +193,7 @@ struct CUDABackendGPUTests {
                     }, bucket: bucket))
             _ = try backend.collect()
             for (row, slot) in order.enumerated() {
-                try check(row: row, slot, step: step + 1)
+                try check(row: row, slot: slot, step: step + 1)
             }
         }
     }

@@ -188,7 +188,9 @@ struct CUDASpeculationTests {
     }
 
     /// A random head has the target's sizes and loads like another, with codes too.
-    @Test(arguments: [(nil, .normal), (8, .normal), (8, .float8), (4, .uniform)] as [(Int?, FormatSpec.Levels)])
+    @Test(
+        arguments: [(nil, .normal), (8, .normal), (8, .float8), (4, .uniform)]
+            as [(Int?, FormatSpec.Levels)])
     func randomDraft(bits: Int?, levels: FormatSpec.Levels) throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
         let spec = bits.map {

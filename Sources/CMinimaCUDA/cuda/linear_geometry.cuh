@@ -13,8 +13,8 @@
 // Threads of a block: the consumers', the producer's, the finisher's.
 #define CONSUMERS (WARPS * 32)
 #define THREADS (CONSUMERS + 64)
-// Barriers of the block by name; 0 is __syncthreads. Who waits at one waits at one place in the code, as
-// `bar.sync` asks: so consumers and finisher wait for the producer at one each.
+// Barriers of the block by name; 0 is __syncthreads. All that wait at one wait at one place in the
+// code: so consumers and finisher have one each to wait for the producer (NOTES-linear.md).
 #define CONSUMER_BARRIER 1
 #define START_BARRIER 2
 #define FINISHER_START_BARRIER 3
