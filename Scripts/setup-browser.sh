@@ -37,7 +37,8 @@ install_browser() {
     if command -v apt-get >/dev/null && "${sudo[@]}" true; then
         # A broken third-party source fails the update, yet not necessarily the installation.
         "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 -qq update || true
-        if apt-cache policy chromium-headless-shell | grep -q 'Candidate: [0-9]'; then
+        # All of it is read: apt-cache fails where its output is not, and the pipe with it.
+        if apt-cache policy chromium-headless-shell | grep 'Candidate: [0-9]' >/dev/null; then
             say "browser for tests: installing chromium-headless-shell"
             "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
                 -qq -y --no-install-recommends install chromium-headless-shell && return

@@ -9,6 +9,7 @@ import MinimaTensor
 public struct RandomDraft: WeightSource {
     /// Tokens that public heads of large vocabularies propose.
     public static let usualVocabulary = 32_000
+
     /// What it stands for in messages.
     public let path: String
     /// The draft's `config.json`.
