@@ -41,6 +41,8 @@ struct DecodeAttentionGPUTests {
                 Case(headDim: 40, format: format, lengths: ragged),
                 Case(headDim: 96, rotaryDim: 32, format: format, lengths: ragged),
                 Case(headDim: 256, format: format, normalises: false, lengths: [700, 3]),
+                // Two warps for one tile, which merge in its place.
+                Case(group: 16, headDim: 256, format: format, lengths: [700, 3, 300]),
                 Case(format: format, queries: 4, lengths: [4, 66, 67, 0, 300, 64]),
                 Case(group: 5, headDim: 64, format: format, queries: 3, lengths: [3, 65, 500]),
             ]
