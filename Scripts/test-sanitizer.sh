@@ -98,7 +98,8 @@ declare -A finding=(
 )
 failed=0
 for tool in "${tools[@]}"; do
-    MINIMA_PLANTED=$tool PYTORCH_NO_CUDA_MEMORY_CACHING=1 run "$tool" planted PlantedFaultGPUTests || true
+    MINIMA_PLANTED=$tool PYTORCH_NO_CUDA_MEMORY_CACHING=1 LIMIT=120 \
+        run "$tool" planted PlantedFaultGPUTests || true
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
         fail "$tool does not find a planted fault; see $LOGS/$tool.planted.report"
     xargs -P "${JOBS:-4}" -I {} bash -c "check $tool {}" <<<"$tests" || failed=1
