@@ -8,7 +8,7 @@
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
 #              of MinimaKernels and MinimaRuntime, but for suites with kernels of their own)
 #   JOBS       tests at a time (4); each takes gigabytes of the GPU's memory for the tool's own ends
-#   LIMIT      seconds a test may take (900)
+#   LIMIT      seconds a test may take (900); a planted fault has 120
 #   LOGS       folder for the tools' reports (.build/sanitizer)
 #   TESTS      the tests' binary (.build/debug/minimaPackageTests.xctest, built when it is left out)
 #   SANITIZER  compute-sanitizer 2026.4 or newer (that of Scripts/sanitizer-requirements.txt, installed
@@ -101,7 +101,7 @@ for tool in "${tools[@]}"; do
     MINIMA_PLANTED=$tool PYTORCH_NO_CUDA_MEMORY_CACHING=1 LIMIT=120 \
         run "$tool" planted PlantedFaultGPUTests || true
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
-        fail "$tool does not find a planted fault; see $LOGS/$tool.planted.report"
+        fail "$tool does not find a planted fault within 120 s; see $LOGS/$tool.planted.report"
     xargs -P "${JOBS:-4}" -I {} bash -c "check $tool {}" <<<"$tests" || failed=1
 done
 exit "$failed"

@@ -68,6 +68,13 @@ struct ConfigurationTests {
             ])
     }
 
+    @Test func slidingWindows() throws {
+        for family in ["qwen3", "qwen3_moe"] {
+            let config = try config(family, ["use_sliding_window": true])
+            #expect(throws: ModelError.self) { try FamilyRegistry.family(config).sites(config) }
+        }
+    }
+
     @Test func headsOfNothing() throws {
         try expectRefusal(
             "llama", "hidden_size",
@@ -107,5 +114,7 @@ struct ConfigurationTests {
         // Heads share the width where nothing is said of them; other than in the dense family.
         let shared = try config(family, ["head_dim": none])
         #expect(try Qwen3Moe.Configuration(shared).base.headDim == 24 / 4)
+        let dense = try config("qwen3", ["head_dim": none])
+        #expect(try Qwen3.configuration(dense).headDim == 128)
     }
 }

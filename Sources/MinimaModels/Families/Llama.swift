@@ -6,26 +6,24 @@ import MinimaTensor
 ///
 /// - Note: Touvron et al. 2023, "LLaMA"; Grattafiori et al. 2024, "The Llama 3 Herd of Models";
 ///   transformers' `modeling_llama`.
-public struct Llama: PreNormModel, DecoderModel {
+public struct Llama: DensePreNormModel {
     /// `llama`.
     public static let modelTypes = ["llama"]
 
-    /// The weights.
-    public let decoder: PreNormDecoder
+    let parts: PreNormParts
 
     /// Heads without a `head_dim` share `hidden_size`.
-    public static func sizes(_ config: ModelConfig) throws -> PreNormSizes {
-        try PreNormSizes(
-            config, mlpBias: config.boolIfPresent("mlp_bias") ?? false,
-            normalisesQueriesAndKeys: false)
+    static func configuration(_ config: ModelConfig) throws -> PreNormConfiguration {
+        try PreNormConfiguration(
+            config, readsMLPBias: true, normalisesQueriesAndKeys: false)
     }
 
     /// Builds the model from a Hugging Face checkpoint's tensors.
     public init(
         _ config: ModelConfig, device: Device, dtype: DType, weights: inout WeightLoader
     ) throws {
-        decoder = try PreNormDecoder(
-            Self.sizes(config), device: device, dtype: dtype, weights: &weights)
+        parts = try PreNormParts(
+            dense: Self.configuration(config), device: device, dtype: dtype, weights: &weights)
         // Conversions of 2023 stored the frequencies, which follow from the configuration.
         weights.ignore { $0.hasSuffix(".rotary_emb.inv_freq") }
     }

@@ -14,7 +14,7 @@ public struct Qwen3Moe: PreNormModel {
 
     struct Configuration: Sendable {
         /// Everything that is as in the dense family.
-        let base: PreNormSizes
+        let base: PreNormConfiguration
         let experts: MoE.Configuration
         /// Which layers have experts.
         let isSparse: [Bool]
@@ -23,7 +23,7 @@ public struct Qwen3Moe: PreNormModel {
         static let largestExpertCount = 1 << 17
 
         init(_ config: ModelConfig) throws {
-            base = try Qwen3.sizes(config, headDim: nil)
+            base = try Qwen3.configuration(config, headDim: nil)
             // Transformers 5 writes one name, transformers 4 the other.
             let key =
                 config.value("num_local_experts") == nil ? "num_experts" : "num_local_experts"
@@ -44,33 +44,29 @@ public struct Qwen3Moe: PreNormModel {
             try config.requireMatrix(key, rows: experts, hidden: base.hidden)
         }
 
+        /// What layer `index`'s experts, or its network, are called.
+        func name(_ index: Int) -> String { "\(PreNormConfiguration.layerName(index)).mlp" }
+
         func sites(_ index: Int) -> [Site] {
             base.attentionSites(layer: index)
                 + (isSparse[index]
-                    ? MoE.sites("\(PreNormSizes.layerName(index)).mlp", layer: index, experts)
+                    ? MoE.sites(name(index), layer: index, experts)
                     : base.networkSites(layer: index))
         }
     }
 
-    /// The weights.
-    public let decoder: PreNormDecoder
-
-    /// Heads without a `head_dim` share `hidden_size`.
-    public static func sizes(_ config: ModelConfig) throws -> PreNormSizes {
-        try Configuration(config).base
-    }
+    let parts: PreNormParts
 
     /// Builds the model from a Hugging Face checkpoint's tensors.
     public init(
         _ config: ModelConfig, device: Device, dtype: DType, weights: inout WeightLoader
     ) throws {
         let sizes = try Configuration(config)
-        decoder = try PreNormDecoder(
+        parts = try PreNormParts(
             sizes.base, device: device, dtype: dtype, weights: &weights
         ) { index, weights in
             sizes.isSparse[index]
-                ? .sparse(
-                    try MoE("\(PreNormSizes.layerName(index)).mlp", sizes.experts, &weights))
+                ? .sparse(try MoE(sizes.name(index), sizes.experts, &weights))
                 : .dense(try SwiGLU(layer: index, sizes.base, &weights))
         }
     }

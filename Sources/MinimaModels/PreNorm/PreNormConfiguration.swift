@@ -1,7 +1,7 @@
 import MinimaCheckpoint
 
-/// Sizes and switches of a ``PreNormModel``.
-public struct PreNormSizes: Sendable {
+/// What a ``PreNormModel`` is made by.
+struct PreNormConfiguration: Sendable {
     let hidden: Int
     let intermediate: Int
     let layers: Int
@@ -12,7 +12,9 @@ public struct PreNormSizes: Sendable {
     let context: Int
     let rope: RoPEParameters
     let epsilon: Double
+    /// Whether query, key, value and output projection have biases.
     let attentionBias: Bool
+    /// Whether gate, up and down have biases.
     let mlpBias: Bool
     /// Whether queries and keys are normalised per head.
     let normalisesQueriesAndKeys: Bool
@@ -20,10 +22,12 @@ public struct PreNormSizes: Sendable {
 
     /// What `config` says and the family knows.
     ///
-    /// - Parameter headDim: Dimensions of heads without a `head_dim`; `nil`: they share `hidden_size`.
-    /// - Throws: `CheckpointError` or ``ModelError`` for what is missing, impossible or not supported.
+    /// - Parameters:
+    ///   - usual: Dimensions of heads without a `head_dim`; `nil`: they share `hidden_size`.
+    ///   - readsMLPBias: Whether the family knows `mlp_bias`; else it has none.
+    /// - Throws: `CheckpointError` or `ModelError` for what is missing, impossible or not supported.
     init(
-        _ config: ModelConfig, headDim usual: Int? = nil, mlpBias: Bool = false,
+        _ config: ModelConfig, headDim usual: Int? = nil, readsMLPBias: Bool = false,
         normalisesQueriesAndKeys: Bool
     ) throws {
         hidden = try config.int("hidden_size")
@@ -39,7 +43,7 @@ public struct PreNormSizes: Sendable {
         context = rope.contextLength(maxPositions: try config.int("max_position_embeddings"))
         epsilon = try config.doubleIfPresent("rms_norm_eps", in: 0...1) ?? 1e-6
         attentionBias = try config.boolIfPresent("attention_bias") ?? false
-        self.mlpBias = mlpBias
+        mlpBias = try readsMLPBias && config.boolIfPresent("mlp_bias") ?? false
         self.normalisesQueriesAndKeys = normalisesQueriesAndKeys
         tied = try config.tiesHead
         try config.requireDivisible("num_attention_heads", heads, by: kvHeads)

@@ -18,9 +18,9 @@ enum FeedForward {
 
 extension SwiGLU {
     /// The network of a layer.
-    init(layer: Int, _ sizes: PreNormSizes, _ weights: inout WeightLoader) throws {
+    init(layer: Int, _ config: PreNormConfiguration, _ weights: inout WeightLoader) throws {
         try self.init(
-            "\(PreNormSizes.layerName(layer)).mlp", hidden: sizes.hidden,
-            intermediate: sizes.intermediate, bias: sizes.mlpBias, &weights)
+            "\(PreNormConfiguration.layerName(layer)).mlp", hidden: config.hidden,
+            intermediate: config.intermediate, bias: config.mlpBias, &weights)
     }
 }

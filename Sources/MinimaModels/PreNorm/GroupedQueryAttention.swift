@@ -1,10 +1,10 @@
 import MinimaTensor
 
-/// Attention in which several query heads share a head of keys and values, with rotary embedding and
-/// perhaps normalised queries and keys.
+/// Attention in which several query heads share a head of keys and values, with rotary embedding
+/// and perhaps normalised queries and keys.
 ///
-/// - Note: Ainslie et al. 2023, "GQA"; Su et al. 2021, "RoFormer"; Dehghani et al. 2023, "Scaling Vision
-///   Transformers to 22 Billion Parameters" (normalised queries and keys).
+/// - Note: Ainslie et al. 2023, "GQA"; Su et al. 2021, "RoFormer"; Dehghani et al. 2023, "Scaling
+///   Vision Transformers to 22 Billion Parameters" (normalised queries and keys).
 struct GroupedQueryAttention {
     let qkv: LinearGroup
     let output: Linear
@@ -13,19 +13,19 @@ struct GroupedQueryAttention {
     let headDim: Int
     let epsilon: Double
 
-    init(layer: Int, _ sizes: PreNormSizes, _ weights: inout WeightLoader) throws {
-        let sites = sizes.attentionSites(layer: layer)
-        qkv = try weights.group(sites[0], bias: sizes.attentionBias)
-        output = try weights.linear(sites[1], bias: sizes.attentionBias)
-        let name = "\(PreNormSizes.layerName(layer)).self_attn"
+    init(layer: Int, _ config: PreNormConfiguration, _ weights: inout WeightLoader) throws {
+        let sites = config.attentionSites(layer: layer)
+        qkv = try weights.group(sites[0], bias: config.attentionBias)
+        output = try weights.linear(sites[1], bias: config.attentionBias)
+        let name = "\(PreNormConfiguration.layerName(layer)).self_attn"
         norms =
-            sizes.normalisesQueriesAndKeys
+            config.normalisesQueriesAndKeys
             ? (
-                try weights.tensor("\(name).q_norm.weight", shape: [sizes.headDim]),
-                try weights.tensor("\(name).k_norm.weight", shape: [sizes.headDim])
+                try weights.tensor("\(name).q_norm.weight", shape: [config.headDim]),
+                try weights.tensor("\(name).k_norm.weight", shape: [config.headDim])
             ) : nil
-        headDim = sizes.headDim
-        epsilon = sizes.epsilon
+        headDim = config.headDim
+        epsilon = config.epsilon
     }
 
     /// The residual stream `stream` after this attention has read `x`, its norm.

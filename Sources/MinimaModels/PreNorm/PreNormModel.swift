@@ -2,45 +2,51 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
 
-/// A family of models whose layers are the common ones: RMSNorm and grouped-query attention, RMSNorm and
-/// SwiGLU or experts, each added to the residual stream. Names of tensors are those of transformers'
-/// Llama.
-public protocol PreNormModel: LanguageModel {
-    /// What the family takes from a configuration.
-    static func sizes(_ config: ModelConfig) throws -> PreNormSizes
+/// A family whose layers are RMSNorm and grouped-query attention, RMSNorm and SwiGLU or experts, each
+/// added to the residual stream. Its tensors have the names of transformers' Llama, with Qwen3's for
+/// what Llama lacks.
+///
+/// - Note: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture"; Zhang &
+///   Sennrich 2019, "Root Mean Square Layer Normalization".
+protocol PreNormModel: LanguageModel {
+    /// Embedding, layers, final norm and head, and what fixes them.
+    var parts: PreNormParts { get }
+}
 
-    /// The weights.
-    var decoder: PreNormDecoder { get }
+/// One without experts, which Minima's own kernels can run.
+protocol DensePreNormModel: PreNormModel, DecoderModel {
+    /// What the family takes from a configuration.
+    static func configuration(_ config: ModelConfig) throws -> PreNormConfiguration
 }
 
 extension PreNormModel {
     /// Sizes of this model.
     public var dimensions: ModelDimensions {
         ModelDimensions(
-            layers: decoder.sizes.layers, hidden: decoder.sizes.hidden,
-            vocabulary: decoder.sizes.vocabulary, context: decoder.sizes.context)
+            layers: parts.config.layers, hidden: parts.config.hidden,
+            vocabulary: parts.config.vocabulary, context: parts.config.context)
     }
 
     /// Where the weights are.
-    public var device: Device { decoder.device }
+    public var device: Device { parts.device }
 
     /// The type that the model computes in.
-    public var dtype: DType { decoder.dtype }
+    public var dtype: DType { parts.dtype }
 
     /// Rotary embedding of queries and keys.
-    public var rotary: RotaryEmbedding { decoder.rotary }
+    public var rotary: RotaryEmbedding { parts.rotary }
 
     /// The output projection.
-    public var head: Linear { decoder.head }
+    public var head: Linear { parts.head }
 
     /// Rows of the embedding.
     public func embed(_ tokens: Tensor) throws -> Tensor {
-        try decoder.embedding.embedding(tokens)
+        try parts.embedding.embedding(tokens)
     }
 
-    /// Attention and feed-forward network, each with its norm before and the residual around it.
+    /// Attention and feed-forward network or experts, each with its norm before and the residual around it.
     public func layer(_ index: Int, _ x: Tensor, _ context: ForwardContext) throws -> Tensor {
-        let (layer, epsilon) = (decoder.layers[index], decoder.sizes.epsilon)
+        let (layer, epsilon) = (parts.layers[index], parts.config.epsilon)
         let attended = try layer.attention(
             x.rmsNorm(layer.inputNorm, epsilon: epsilon), addingTo: x, layer: index, context)
         return try layer.network(
@@ -49,20 +55,19 @@ extension PreNormModel {
 
     /// The final norm.
     public func normed(_ x: Tensor) throws -> Tensor {
-        try x.rmsNorm(decoder.norm, epsilon: decoder.sizes.epsilon)
+        try x.rmsNorm(parts.norm, epsilon: parts.config.epsilon)
     }
 
     /// `model.layers.0.` and so on.
     public static func layerPrefix(_ index: Int) -> String {
-        "\(PreNormSizes.layerName(index))."
+        "\(PreNormConfiguration.layerName(index))."
     }
 }
 
-/// A ``PreNormModel`` without experts.
-extension PreNormModel where Self: DecoderModel {
+extension DensePreNormModel {
     /// Query, key and value; output; gate and up; down; layer by layer.
     public static func sites(_ config: ModelConfig) throws -> [Site] {
-        let sizes = try sizes(config)
+        let sizes = try configuration(config)
         return (0..<sizes.layers).flatMap {
             sizes.attentionSites(layer: $0) + sizes.networkSites(layer: $0)
         }
@@ -70,7 +75,7 @@ extension PreNormModel where Self: DecoderModel {
 
     /// Sizes, norms and rotary embedding.
     public static func decoder(_ config: ModelConfig) throws -> DecoderArchitecture {
-        let sizes = try sizes(config)
+        let sizes = try configuration(config)
         return DecoderArchitecture(
             dimensions: DecoderDimensions(
                 layers: sizes.layers, hiddenSize: sizes.hidden, heads: sizes.heads,
@@ -83,9 +88,9 @@ extension PreNormModel where Self: DecoderModel {
 
     /// The weights of decoder layer `index`.
     public func decoderLayer(_ index: Int) -> DecoderLayerWeights {
-        let layer = decoder.layers[index]
+        let layer = parts.layers[index]
         guard case .dense(let network) = layer.network else {
-            preconditionFailure("layer \(index) of a model without experts has some")
+            preconditionFailure("layer \(index) has experts, which a DensePreNormModel has not")
         }
         return DecoderLayerWeights(
             inputNorm: layer.inputNorm, qkv: layer.attention.qkv,
@@ -96,17 +101,6 @@ extension PreNormModel where Self: DecoderModel {
 
     /// Embedding, final norm and output projection.
     public var ends: DecoderEnds {
-        DecoderEnds(embedding: decoder.embedding, norm: decoder.norm, head: decoder.head)
-    }
-}
-
-extension PreNormDecoder {
-    /// A model without experts.
-    init(
-        _ sizes: PreNormSizes, device: Device, dtype: DType, weights: inout WeightLoader
-    ) throws {
-        try self.init(sizes, device: device, dtype: dtype, weights: &weights) {
-            .dense(try SwiGLU(layer: $0, sizes, &$1))
-        }
+        DecoderEnds(embedding: parts.embedding, norm: parts.norm, head: parts.head)
     }
 }
