@@ -2,12 +2,13 @@
 # Runs the tests that launch Minima's kernels under compute-sanitizer: accesses outside of what was
 # allocated (memcheck), races in shared memory (racecheck), barriers (synccheck) and memory read before
 # it was written (initcheck). Any report fails the run, and so does a tool that does not find the fault
-# that is planted for it. Needs a GPU; minutes each, as kernels run many times slower.
+# that is planted for it. Needs a GPU and minutes for each tool, as kernels run many times slower; all GPUs
+# of the machine (or of CUDA_VISIBLE_DEVICES) share the tests.
 #
 # usage: Scripts/test-sanitizer.sh [TOOL...]
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
 #              of MinimaKernels and MinimaRuntime, but for suites with kernels of their own)
-#   JOBS       tests at a time (4); each takes gigabytes of the GPU's memory for the tool's own ends
+#   JOBS       tests at a time on each GPU (4); each takes gigabytes of its memory for the tool's own ends
 #   LIMIT      seconds a test may take (900); a planted fault has 120
 #   LOGS       folder for the tools' reports (.build/sanitizer)
 #   TESTS      the tests' binary (.build/debug/minimaPackageTests.xctest, built when it is left out)
@@ -39,7 +40,8 @@ export TESTS SANITIZER
 mkdir -p "$LOGS"
 
 listed=$("$TESTS" --testing-library swift-testing --list-tests) || fail "$TESTS does not list its tests"
-tests=$(sed -n 's/(.*//p' <<<"$listed" | sort -u |
+# Whole models first: some of those take longest.
+tests=$(sed -n 's/(.*//p' <<<"$listed" | sort -u -t. -k1,1r -k2 |
     grep -E "${FILTER:-^Minima(Kernels|Runtime)Tests\..*GPU.*/}" |
     grep -Ev '\.(GPUKernel|GPUGraph|PlantedFaultGPU)Tests/') || fail "no test matches FILTER"
 
@@ -52,10 +54,18 @@ declared=$(cat Sources/CMinimaCUDA/cuda/*.cu | grep -o __global__ | wc -l)
 KERNELS="planted $(tr '\n' ' ' <<<"$KERNELS")"
 export KERNELS
 
+GPUS=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=uuid --format=csv,noheader | paste -sd,)} ||
+    fail "nvidia-smi does not list this machine's GPUs; name them in CUDA_VISIBLE_DEVICES"
+[ -n "$GPUS" ] || fail "this machine has no GPU"
+export GPUS
+at_once=$((${JOBS:-4} * $(tr , '\n' <<<"$GPUS" | wc -l)))
+
 # run TOOL NAME FILTER: tests under a tool, its report in LOGS/TOOL.NAME.report.
 run() {
     local kernel options=()
     for kernel in $KERNELS; do options+=(--kernel-name "kne=$kernel"); done
+    # 2026.4 crashes at times where a graph is launched while another runs.
+    options+=(--force-synchronization-limit 1)
     # Calls that are refused on purpose, and the one that ends a list of parameters, are no faults.
     [ "$1" != memcheck ] || options+=(--report-api-errors no)
     # What unchecked kernels write is written.
@@ -69,8 +79,10 @@ run() {
 # check TOOL MODULE.SUITE/TEST: one line that says what was found; fails if it is anything, or if the tool
 # could not look.
 check() {
-    local log=${2/\//.} began=$SECONDS status=0 summary
+    local log=${2/\//.} began=$SECONDS status=0 summary gpus
     local report=$LOGS/$1.$log.report
+    IFS=, read -ra gpus <<<"$GPUS"
+    export CUDA_VISIBLE_DEVICES=${gpus[SLOT % ${#gpus[@]}]}
     # libtorch's allocator cuts tensors from large blocks that it uses again. Memory that is a tensor's own
     # shows what is beyond its end, and what was not written. Whole models capture graphs, which need it.
     case $1.$2 in
@@ -78,8 +90,8 @@ check() {
         export PYTORCH_NO_CUDA_MEMORY_CACHING=1
         ;;
     esac
-    # With a lane's arrival at a barrier racecheck takes that lane's own accesses for ordered, not those
-    # of lanes that it has synchronised with: in this run every lane arrives, all else is the same.
+    # In this run every thread arrives at barriers for itself and fences what it read (common.cuh); all else
+    # is the same.
     [ "$1" != racecheck ] || export MINIMA_RACECHECK=1
     run "$1" "$log" "$2\(" || status=$?
     summary=$(grep -shoE '(ERROR|RACECHECK) SUMMARY.*' "$report" | tail -1) || true
@@ -102,6 +114,6 @@ for tool in "${tools[@]}"; do
         run "$tool" planted PlantedFaultGPUTests || true
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
         fail "$tool does not find a planted fault within 120 s; see $LOGS/$tool.planted.report"
-    xargs -P "${JOBS:-4}" -I {} bash -c "check $tool {}" <<<"$tests" || failed=1
+    xargs -P "$at_once" --process-slot-var SLOT -I {} bash -c "check $tool {}" <<<"$tests" || failed=1
 done
 exit "$failed"

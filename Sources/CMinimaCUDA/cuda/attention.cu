@@ -208,8 +208,11 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
             if (global) break;
             bulk_copy_fence();
             barrier_sync(1, 32 * WARPS);
-            if (MERGE_IN_RING && last >= 0 && (RACECHECK || lane == 0)) {
-                u32 slot = 2 * (streamed + last) % SLOTS;
+            // The kept buffers are free: one warp of each set says so of its own. RACECHECK: all of all.
+            bool owner = last >= 0 && lane == 0;
+            i32 freed = RACECHECK ? parts : owner;
+            for (i32 i = 0; MERGE_IN_RING && i < freed; i++) {
+                u32 slot = 2 * (RACECHECK ? first_part + i : streamed + last) % SLOTS;
                 mbarrier_arrive(empty + 8 * slot);
                 mbarrier_arrive(empty + 8 * slot + 8);
             }

@@ -2,12 +2,22 @@
 #pragma once
 #include "attention_plan.cuh"
 
+/// Arrivals that give a buffer back: of the warps that read its tile, one of each set. RACECHECK: of all
+/// threads but the last warp's, for all read the results in buffers that were kept.
+#define RELEASES (RACECHECK ? 32 * WARPS : SETS)
+
+/// Gives back a buffer whose tile the calling warp has read.
+DEVICE void release(u32 empty, u32 lane) {
+#pragma unroll
+    for (i32 i = 0; i < RELEASES / (SETS * WARP_ARRIVALS); i++) mbarrier_arrive_warp(empty, lane);
+}
+
 /// By one thread.
 DEVICE void init_ring(u8* shared) {
     u32 full = shared_address(shared + BARRIERS_AT), empty = full + 8 * SLOTS;
     for (u32 slot = 0; slot < SLOTS; slot++) {
         mbarrier_init(full + 8 * slot, HAS_BULK_COPY ? 1 : 32);
-        mbarrier_init(empty + 8 * slot, SETS * WARP_ARRIVALS);
+        mbarrier_init(empty + 8 * slot, RELEASES);
     }
     mbarrier_init_fence();
 }

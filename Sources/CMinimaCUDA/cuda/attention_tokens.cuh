@@ -57,7 +57,7 @@ DEVICE void attend(State& state, const u32 (&queries)[WARP_TILES][DIM_TILES][2],
     uint4 key_codes = load_piece(keys + SCALES_AT + 16 * (g / 2));
     u32 key_words[4] = {key_codes.x, key_codes.y, key_codes.z, key_codes.w};
 #endif
-    if (!keep) mbarrier_arrive_warp(empty + 8 * slot, lane);
+    if (!keep) release(empty + 8 * slot, lane);
 
     mbarrier_wait(full + 8 * slot + 8, parity);
     if (fresh)
@@ -164,5 +164,5 @@ DEVICE void attend(State& state, const u32 (&queries)[WARP_TILES][DIM_TILES][2],
             for (i32 c = 0; c < 4; c++) state.output[n][m][c] *= shrink[c % 2];
     }
     multiply_values(state, values, weights, lane);
-    if (!keep) mbarrier_arrive_warp(empty + 8 * slot + 8, lane);
+    if (!keep) release(empty + 8 * slot + 8, lane);
 }

@@ -102,7 +102,6 @@ DEVICE i32 x_offset(i32 chunk) { return X_AT + (chunk & (X_BUFFERS - 1)) * X_BYT
 /// Starts to copy a chunk, by one thread.
 DEVICE void request_x(const bf16* x, i32 chunk) {
     const u32 bytes = ROUND_UP(MINIMUM(CHUNK, COLUMNS - chunk * CHUNK), 8) * 2;
-    bulk_copy_fence();
     mbarrier_expect(x_barrier(), TOKENS * bytes);
 #pragma unroll 1
     for (i32 t = 0; t < TOKENS; ++t)
@@ -123,8 +122,11 @@ DEVICE void load_x(const bf16* x, i32 chunk) {
     const i32 thread = threadIdx.x;
     const i32 columns = columns_of(chunk);
     u8* to = shared + x_offset(chunk);
-    // All warps are done with the chunk before.
-    if (chunk > 0) barrier_sync(CONSUMER_BARRIER, CONSUMERS);
+    // All warps are done with the chunk before, which they may have written to.
+    if (chunk > 0) {
+        bulk_copy_fence();
+        barrier_sync(CONSUMER_BARRIER, CONSUMERS);
+    }
 #if HAS_BULK_COPY
     if ((!AHEAD || chunk == 0) && thread == 0) request_x(x, chunk);
     mbarrier_wait(x_barrier(), chunk & 1);

@@ -97,6 +97,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         for (i32 k = 0; k < LOADS; k++)
             sum += total(ring[stage * (BLOCK * LOADS) + k * BLOCK + threadIdx.x]);
         // All have read the tile before the next one takes its place.
+        if (RACECHECK) bulk_copy_fence();
         __syncthreads();
         const i64 next = tile + (i64)STAGES * stride;
         if (next < tiles) start_copy(source, (i32)next, stage, barrier, policy);
