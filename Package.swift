@@ -7,9 +7,6 @@ let torch =
     Context.environment["MINIMA_TORCH"].flatMap { $0.isEmpty ? nil : $0 }
     ?? "\(Context.packageDirectory)/.deps/site-packages/torch"
 
-/// Where libMinimaTorch.so looks for libtorch; `make dist` sets a path relative to the binary.
-let rpath = Context.environment["MINIMA_RPATH"] ?? "\(torch)/lib"
-
 let package = Package(
     name: "minima",
     products: [
@@ -41,7 +38,7 @@ let package = Package(
             linkerSettings: [
                 // Without its start files the library would need the Swift runtime.
                 .unsafeFlags([
-                    "-L\(torch)/lib", "-Xlinker", "-rpath", "-Xlinker", rpath,
+                    "-L\(torch)/lib", "-Xlinker", "-rpath", "-Xlinker", "\(torch)/lib",
                     "-Xlinker", "-soname", "-Xlinker", "libMinimaTorch.so",
                     "-nostartfiles", "-no-toolchain-stdlib-rpath",
                 ]),
@@ -118,35 +115,51 @@ let package = Package(
             dependencies: ["MinimaTensor", "MinimaCheckpoint", "MinimaCore"]),
         .testTarget(
             name: "MinimaCheckpointTests", dependencies: ["MinimaCheckpoint", "MinimaCore"]),
-        .testTarget(name: "MinimaTokenizerTests", dependencies: ["MinimaTokenizer", "MinimaCore"]),
-        .testTarget(name: "MinimaTemplateTests", dependencies: ["MinimaTemplate", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaTokenizerTests",
+            dependencies: ["MinimaTestSupport", "MinimaTokenizer", "MinimaCore"]),
+        .testTarget(
+            name: "MinimaTemplateTests",
+            dependencies: ["MinimaTestSupport", "MinimaTemplate", "MinimaCore"]),
         .target(name: "CKernelFunctions", path: "Tests/CKernelFunctions"),
+        // What tests of several modules need.
+        .target(
+            name: "MinimaTestSupport",
+            dependencies: ["MinimaKernels", "MinimaCheckpoint", "MinimaTensor", "MinimaCore"],
+            path: "Tests/Support"),
         .testTarget(
             name: "MinimaKernelsTests",
-            dependencies: ["MinimaKernels", "MinimaTensor", "MinimaCore", "CKernelFunctions"]),
+            dependencies: [
+                "MinimaTestSupport", "MinimaKernels", "MinimaTensor", "MinimaCore",
+                "CKernelFunctions",
+            ]),
         .testTarget(
             name: "MinimaFormatsTests",
             dependencies: ["MinimaFormats", "MinimaTensor", "MinimaCore"]),
         .testTarget(
             name: "MinimaModelsTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaModels", "MinimaFormats", "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaRuntimeTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaRuntime", "MinimaKernels", "MinimaModels", "MinimaFormats",
                 "MinimaCheckpoint", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaGrammarTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaGrammar", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
                 "MinimaTokenizer", "MinimaTensor", "MinimaCore",
             ]),
         .testTarget(
             name: "MinimaServerTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaServer", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
                 "MinimaTokenizer", "MinimaTemplate", "MinimaTensor", "MinimaCore",
             ], exclude: ["Clients"]),
@@ -162,11 +175,14 @@ let package = Package(
         .testTarget(
             name: "MinimaStagesTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaStages", "MinimaModels", "MinimaFormats", "MinimaCheckpoint",
                 "MinimaTensor", "MinimaCore",
             ]),
-        .testTarget(name: "MinimaCommandTests"),
-        .testTarget(name: "MinimaReportTests", dependencies: ["MinimaReport", "MinimaCore"]),
+        .testTarget(name: "MinimaCommandTests", dependencies: ["MinimaTestSupport"]),
+        .testTarget(
+            name: "MinimaReportTests",
+            dependencies: ["MinimaTestSupport", "MinimaReport", "MinimaCore"]),
     ],
     cxxLanguageStandard: .cxx20
 )

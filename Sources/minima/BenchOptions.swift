@@ -206,10 +206,13 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
         case directory(String)
     }
 
-    var kind: Kind
+    let kind: Kind
+    /// As it was asked for.
+    private let argument: String
 
     /// Reads `ngram`, `random`, `random:int8`, `random:qwen3-0.6b:int4`, a path.
     init?(argument: String) {
+        self.argument = argument
         var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
         switch (parts.popFirst(), parts.count) {
         case ("ngram", 0): kind = .ngram
@@ -229,7 +232,7 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
     /// Throws unless the bits exist.
     func check() throws {
         guard case .random(_, let codes?) = kind else { return }
-        try codes.check(for: "--draft random:int\(codes.bits)")
+        try codes.check(for: "--draft \(argument)")
     }
 
     /// What tables call it.

@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 @Suite("Benchmarks from the command line")
@@ -44,9 +45,9 @@ struct BenchTests {
             (shape + ["--draft", "random:int8:qwen3-0.6b"], ["'random:int8:qwen3-0.6b'"]),
             (
                 shape + ["--draft", "random:qwen3-0.6b:int7"],
-                ["--draft random:int7", "2, 3, 4, 5, 6, 8 bits"]
+                ["--draft random:qwen3-0.6b:int7:", "2, 3, 4, 5, 6, 8 bits"]
             ),
-            (shape + ["--draft", "random:int7"], ["--draft random:int7", "6, 8 bits"]),
+            (shape + ["--draft", "random:int7u"], ["--draft random:int7u:", "8 bits"]),
             (shape + ["--draft", "ngram", "--speculate", "0"], ["--speculate", "found 0"]),
             (shape + ["--draft", "ngram", "--speculate", "2", "16"], ["--speculate", "found 16"]),
             (shape + ["--draft", "ngram", "--speculate", "all"], ["--speculate", "all"]),

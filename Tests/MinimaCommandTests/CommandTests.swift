@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 @Suite("Command line")

@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 @Suite("Failures exit with 1, one clear line and nothing half-written")

@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 /// `minima generate --draft` as a user runs it: what comes out is what comes out without.

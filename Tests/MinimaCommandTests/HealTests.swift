@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 /// `minima heal` as a user runs it.

@@ -1,4 +1,5 @@
 import Foundation
+import MinimaTestSupport
 import Testing
 
 @Suite("Speed as in the paper's section 5.2, from the command line")

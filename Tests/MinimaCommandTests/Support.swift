@@ -1,9 +1,5 @@
 import Foundation
-
-/// The folder of the package, from the path of this file.
-func packageFolder(_ file: String = #filePath) -> String {
-    "/" + file.split(separator: "/").dropLast(3).joined(separator: "/")
-}
+import MinimaTestSupport
 
 /// The trained example model.
 let exampleModel = "\(packageFolder())/Examples/tiny-qwen3-4m"
@@ -104,34 +100,4 @@ func minima(
     _ arguments: String..., environment: [String: String] = [:], outputTo file: String? = nil
 ) throws -> Outcome {
     try Run(arguments, environment: environment, outputTo: file).wait()
-}
-
-/// A directory that ends with the test.
-final class Scratch {
-    let path: String
-
-    init() throws {
-        path = NSTemporaryDirectory() + "minima-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit {
-        try? FileManager.default.removeItem(atPath: path)
-    }
-
-    var entries: [String] {
-        ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
-    }
-
-    func write(_ bytes: [UInt8], to name: String) throws -> String {
-        try Data(bytes).write(to: URL(fileURLWithPath: "\(path)/\(name)"))
-        return "\(path)/\(name)"
-    }
-
-    /// A copy of a model directory, to be damaged.
-    func copy(_ model: String, to name: String) throws -> String {
-        try FileManager.default.copyItem(atPath: model, toPath: "\(path)/\(name)")
-        return "\(path)/\(name)"
-    }
 }

@@ -1,6 +1,7 @@
 import Glibc
 import MinimaCore
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaKernels
@@ -176,7 +177,7 @@ struct GPUKernelTests {
     }
 
     @Test func kernelsOfTheDiskCacheRun() throws {
-        let folder = try TemporaryFolder()
+        let folder = try Scratch()
         for round in 0..<2 {
             let own = try CUDAContext(device: context.device, cacheDirectory: folder.path)
             let kernel = try own.kernel(scale, entry: "scale", constants: ["FACTOR": 5])

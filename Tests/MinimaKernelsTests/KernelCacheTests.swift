@@ -1,16 +1,17 @@
 import Glibc
 import MinimaCore
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaKernels
 
 @Suite("kernel cache")
 struct KernelCacheTests {
-    let folder: TemporaryFolder
+    let folder: Scratch
     let cache: KernelCache
 
     init() throws {
-        folder = try TemporaryFolder()
+        folder = try Scratch()
         cache = try KernelCache(directory: folder.path)
     }
 
@@ -32,7 +33,7 @@ struct KernelCacheTests {
         #expect(cache.cubin(key(2)) == nil)
         try cache.store(contents(2), for: key(1))
         #expect(cache.cubin(key(1)) == contents(2), "the last one counts")
-        #expect(folder.files(hidden: true) == ["\(key(1)).cubin"], "nothing else is left")
+        #expect(folder.entries == ["\(key(1)).cubin"], "nothing else is left")
     }
 
     /// Every truncation, and many changes of single bytes.
@@ -81,15 +82,15 @@ struct KernelCacheTests {
             try small.store(contents(number), for: key(number))
             folder.age("\(key(number)).cubin", by: 1000 - 100 * number)
         }
-        #expect(folder.files().count == 4)
+        #expect(folder.shown.count == 4)
         #expect(small.cubin(key(0)) != nil, "which makes it the last one used")
         try small.store(contents(4), for: key(4))
         #expect(small.cubin(key(1)) == nil)
         for number in [0, 2, 3, 4] { #expect(small.cubin(key(number)) == contents(number)) }
         try small.store(contents(6, count: 4400), for: key(6))
-        #expect(folder.files() == ["\(key(6)).cubin"], "a large one takes all of it")
+        #expect(folder.shown == ["\(key(6)).cubin"], "a large one takes all of it")
         try small.store(contents(7, count: 5000), for: key(7))
-        #expect(folder.files() == ["\(key(6)).cubin"], "one above the limit is not kept")
+        #expect(folder.shown == ["\(key(6)).cubin"], "one above the limit is not kept")
         let none = try KernelCache(directory: folder.path, limit: 0)
         #expect(none.cubin(key(6)) == nil)
     }
@@ -102,7 +103,7 @@ struct KernelCacheTests {
         let small = try KernelCache(directory: folder.path, limit: 1100)
         try small.store(contents(1), for: key(1))
         #expect(
-            folder.files(hidden: true) == [".partial-2", "notes.txt", "\(key(1)).cubin"].sorted())
+            folder.entries == [".partial-2", "notes.txt", "\(key(1)).cubin"].sorted())
     }
 
     @Test func foldersAreMadeAndFilesRefused() throws {
@@ -141,7 +142,7 @@ struct KernelCacheTests {
             return try await group.reduce(0, +)
         }
         #expect(wrong == 0)
-        #expect(folder.files(hidden: true).count <= 20)
-        #expect(folder.files(hidden: true).allSatisfy { $0.hasSuffix(".cubin") })
+        #expect(folder.entries.count <= 20)
+        #expect(folder.entries.allSatisfy { $0.hasSuffix(".cubin") })
     }
 }

@@ -1,6 +1,7 @@
 import Glibc
 import MinimaCore
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaKernels
@@ -158,7 +159,7 @@ struct NVRTCTests {
     }
 
     @Test func theCacheReturnsWhatTheCompilerMade() throws {
-        let folder = try TemporaryFolder()
+        let folder = try Scratch()
         let cache = try KernelCache(directory: folder.path)
         func cubin(
             _ factor: KernelConstant, _ architecture: String = "sm_80", registers: Int? = nil
@@ -184,17 +185,17 @@ struct NVRTCTests {
             try compiler.cubin(
                 renamed, architecture: "sm_80", constants: ["FACTOR": 3], cache: cache
             ).origin.isCompiler)
-        #expect(folder.files(hidden: true).count == 6)
+        #expect(folder.entries.count == 6)
     }
 
     @Test func aDamagedFileIsCompiledAnew() throws {
-        let folder = try TemporaryFolder()
+        let folder = try Scratch()
         let cache = try KernelCache(directory: folder.path)
         func cubin() throws -> Cubin {
             try compiler.cubin(scale, architecture: "sm_80", constants: ["FACTOR": 3], cache: cache)
         }
         let whole = try cubin()
-        let name = try #require(folder.files().first)
+        let name = try #require(folder.shown.first)
         var file = try folder.read(name)
         file[file.count / 2] ^= 1
         try folder.write(file, to: name)
@@ -205,7 +206,7 @@ struct NVRTCTests {
     }
 
     @Test func anUnwritableFolderStillGivesAKernel() throws {
-        let folder = try TemporaryFolder()
+        let folder = try Scratch()
         let inner = "\(folder.path)/inner"
         let cache = try KernelCache(directory: inner)
         // The folder goes away under the cache, so that even the superuser cannot write.

@@ -1,6 +1,8 @@
+import FoundationEssentials
 import Glibc
 import MinimaCore
 import MinimaTensor
+import MinimaTestSupport
 
 @testable import MinimaKernels
 
@@ -17,95 +19,34 @@ enum Compiler {
         """
 }
 
-/// The first CUDA device, with a cache that runs share: each kernel compiles for a second.
+/// The first CUDA device.
 enum GPU {
     static let isThere = (try? Device.cudaCount()) ?? 0 > 0
 
-    static let context = Result { () throws(KernelError) in
-        let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
-        return try CUDAContext(
-            device: .cuda(0), cacheDirectory: folder + "/minima-test-kernels",
-            constants: KernelConstant.racecheck)
-    }
-}
-
-extension KernelConstant {
-    /// For all kernels under compute-sanitizer's racecheck; see common.cuh, Scripts/test-sanitizer.sh.
-    static var racecheck: [String: KernelConstant] {
-        getenv("MINIMA_RACECHECK") == nil ? [:] : ["RACECHECK": 1]
-    }
+    static let context = Result { try CUDAContext.forTests() }
 }
 
 /// The folder of the CUDA C++ files, in the checkout that these tests were compiled from.
 enum SourceFolder {
-    private static let path: String = {
-        let root = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-        return "/\(root)/Sources/CMinimaCUDA/cuda"
-    }()
+    private static let path = packageFolder() + "/Sources/CMinimaCUDA/cuda"
 
-    static var isThere: Bool { access(path, R_OK) == 0 }
+    static var names: [String] {
+        ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
+    }
 
-    static var names: [String] { MinimaKernelsTests.names(in: path) }
+    static var isThere: Bool { !names.isEmpty }
 
-    static func read(_ name: String) throws -> [UInt8] { try bytes(of: "\(path)/\(name)") }
+    static func read(_ name: String) throws -> [UInt8] {
+        try Array(Data(contentsOf: URL(filePath: "\(path)/\(name)")))
+    }
 }
 
-/// Names of what is in a folder, sorted.
-private func names(in path: String) -> [String] {
-    guard let folder = opendir(path) else { return [] }
-    defer { closedir(folder) }
-    var names: [String] = []
-    while let entry = readdir(folder) {
-        let name = withUnsafePointer(to: &entry.pointee.d_name) {
-            $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-        }
-        if name != ".", name != ".." { names.append(name) }
-    }
-    return names.sorted()
-}
-
-private func bytes(of path: String) throws -> [UInt8] {
-    guard let file = fopen(path, "r") else { throw TemporaryFolder.Failure(reason: path) }
-    defer { fclose(file) }
-    var bytes: [UInt8] = []
-    while case let byte = fgetc(file), byte >= 0 { bytes.append(UInt8(byte)) }
-    return bytes
-}
-
-/// A folder that ends with its owner.
-final class TemporaryFolder: Sendable {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/minima-kernels-XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else { throw Failure(reason: "mkdtemp failed") }
-        path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
-    deinit {
-        for name in names(in: path) { unlink("\(path)/\(name)") }
-        rmdir(path)
-    }
-
-    struct Failure: Error {
-        let reason: String
-    }
-
-    /// Names of its files, sorted.
-    func files(hidden: Bool = false) -> [String] {
-        names(in: path).filter { hidden || !$0.hasPrefix(".") }
-    }
+extension Scratch {
+    /// Names of what is in it and not hidden, sorted.
+    var shown: [String] { entries.filter { !$0.hasPrefix(".") } }
 
     func read(_ name: String) throws -> [UInt8] {
-        try bytes(of: "\(path)/\(name)")
-    }
-
-    func write(_ bytes: [UInt8], to name: String) throws {
-        guard let file = fopen("\(path)/\(name)", "w") else { throw Failure(reason: name) }
-        defer { fclose(file) }
-        guard fwrite(bytes, 1, bytes.count, file) == bytes.count else {
-            throw Failure(reason: name)
-        }
+        try Array(Data(contentsOf: URL(filePath: "\(path)/\(name)")))
     }
 
     /// Sets when a file was used last, `seconds` ago.

@@ -3,27 +3,10 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
-
-/// A directory that ends with the test.
-private final class Folder {
-    let path: String
-
-    init() throws {
-        path =
-            FileManager.default.temporaryDirectory.appending(path: "minima-\(UUID().uuidString)")
-            .path
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func write(_ bytes: [UInt8], to name: String) throws {
-        try Data(bytes).write(to: URL(filePath: "\(path)/\(name)"))
-    }
-}
 
 @Suite("Draft files")
 struct DraftFileTests {
@@ -36,7 +19,7 @@ struct DraftFileTests {
     }
 
     /// A draft's weights, written to a folder and opened.
-    private func written(_ draft: DraftWeights, _ folder: Folder) throws -> Checkpoint {
+    private func written(_ draft: DraftWeights, _ folder: Scratch) throws -> Checkpoint {
         let directory = try AtomicDirectory(destination: "\(folder.path)/draft")
         try draft.write(to: directory)
         try directory.commit()
@@ -87,7 +70,7 @@ struct DraftFileTests {
         let golden = GoldenDraft.all.first { $0.name == name }
         let weights =
             try golden.map { try DraftWeights(Checkpoint(path: $0.directory)) } ?? untrained()
-        let folder = try Folder()
+        let folder = try Scratch()
         let stored = try written(weights, folder)
         #expect(Set(stored.tensorNames) == Set(weights.tensors.keys))
         for (name, tensor) in weights.tensors {
@@ -118,7 +101,7 @@ struct DraftFileTests {
             "quant_method": "fp8", "weight_block_size": [4096, 4096],
         ]
         members["torch_dtype"] = "float8_e4m3fn"
-        let folder = try Folder()
+        let folder = try Scratch()
         try writeCheckpoint(tensors, config: .object(members), to: "\(folder.path)/float8")
         let source = try Checkpoint(path: "\(folder.path)/float8")
         let weights = try DraftWeights(source)
@@ -135,7 +118,7 @@ struct DraftFileTests {
     }
 
     @Test("the layout that SGLang and vLLM read") func layout() throws {
-        let folder = try Folder()
+        let folder = try Scratch()
         let stored = try written(untrained(), folder)
         #expect(
             Set(stored.tensorNames) == [
@@ -183,7 +166,7 @@ struct DraftFileTests {
                 try #require(dense.tensors["midlayer.self_attn.\($0)_proj.weight"])
             })
         try change("midlayer.self_attn.qkv_proj", qkv)
-        let folder = try Folder()
+        let folder = try Scratch()
         let stored = try written(small, folder)
         #expect(stored.byteCount < (try Checkpoint(path: GoldenDraft.all[0].directory)).byteCount)
         let (before, after) = (
@@ -247,7 +230,7 @@ struct DraftFileTests {
     ]
 
     /// The golden draft of the authors' layout with another configuration.
-    private func changed(_ changes: [String: JSON?], _ folder: Folder) throws -> Checkpoint {
+    private func changed(_ changes: [String: JSON?], _ folder: Scratch) throws -> Checkpoint {
         let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
         var members = try #require(golden.config.json.object)
         for (key, value) in changes { members[JSON.Name(key)] = value }
@@ -258,7 +241,7 @@ struct DraftFileTests {
     }
 
     @Test("a head whose class is its layer's loads") func classOfTheLayer() throws {
-        let folder = try Folder()
+        let folder = try Scratch()
         let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
         let other = try changed(["architectures": ["LlamaForCausalLM"]], folder)
         let drafts = try [golden, other].map { try EagleDraft($0, target: target) }
@@ -267,7 +250,7 @@ struct DraftFileTests {
 
     @Test("configurations", arguments: changes)
     func badConfigurations(name: String, changes: [String: JSON?], hint: String) throws {
-        let folder = try Folder()
+        let folder = try Scratch()
         do {
             _ = try EagleDraft(changed(changes, folder), target: target)
             Issue.record("\(name) loads")
@@ -282,7 +265,7 @@ struct DraftFileTests {
         weights.tensors["midlayer.mlp.up_proj.weight"] = nil
         weights = try weights.replacing("fc", with: Dense(.zeros([24, 48])))
         weights = try weights.replacing("midlayer.self_attn.g_proj", with: Dense(.zeros([2, 2])))
-        let folder = try Folder()
+        let folder = try Scratch()
         let stored = try written(weights, folder)
         var reads = 0
         do {
@@ -332,7 +315,7 @@ struct DraftFileTests {
         let files = try ["config.json", "model.safetensors"].map { name in
             (name, try readFile("\(golden.directory)/\(name)", limit: 1 << 20))
         }
-        let folder = try Folder()
+        let folder = try Scratch()
         var state = seed
         func random(_ limit: Int) -> Int {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407

@@ -2,6 +2,7 @@ import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -78,9 +79,8 @@ struct Float8BlockTests {
         _ tensors: [(name: String, tensor: Tensor)], _ config: JSON, section: JSON?,
         _ body: (Checkpoint) throws -> Void
     ) throws {
-        let path = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        defer { try? FileManager.default.removeItem(atPath: path) }
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/model"
         var members = try #require(config.object)
         if let section { members["quantization_config"] = section }
         try writeCheckpoint(tensors, config: .object(members), to: path)

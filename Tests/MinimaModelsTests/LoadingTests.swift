@@ -1,6 +1,7 @@
 import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -12,17 +13,12 @@ struct LoadingTests {
         _ changes: [String: JSON], _ body: (Checkpoint) throws -> Void
     ) throws {
         let source = "\(GoldenModel.folder)/qwen3-gqa4-tied-v5"
-        let folder = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: folder) }
-        try FileManager.default.copyItem(
-            atPath: "\(source)/model.safetensors", toPath: "\(folder)/model.safetensors")
+        let scratch = try Scratch()
+        try scratch.copy("\(source)/model.safetensors", to: "model.safetensors")
         var members = try #require(try ModelConfig(path: "\(source)/config.json").json.object)
         for (key, value) in changes { members[JSON.Name(key)] = value }
-        try Data(JSON.object(members).text().utf8).write(
-            to: URL(filePath: "\(folder)/config.json"))
-        try body(Checkpoint(path: folder))
+        try scratch.write(JSON.object(members).text().utf8, to: "config.json")
+        try body(Checkpoint(path: scratch.path))
     }
 
     @Test func everyTensorIsAnnounced() throws {

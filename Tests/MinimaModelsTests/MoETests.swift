@@ -3,6 +3,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -161,9 +162,8 @@ struct MoETests {
     func fused() throws {
         let golden = try #require(Self.goldens.first)
         let source = try Checkpoint(path: golden.directory)
-        let path = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        defer { try? FileManager.default.removeItem(atPath: path) }
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/model"
         let prefix = "model.layers.0.mlp.experts."
         var tensors = try source.tensors.filter { !$0.name.hasPrefix(prefix) }
             .map { ($0.name, try source.tensor($0.name)) }

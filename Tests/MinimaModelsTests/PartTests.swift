@@ -3,6 +3,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -72,9 +73,8 @@ struct StackedGroupTests {
 
     @Test("a weight under the site's name serves all members", arguments: GoldenModel.all)
     func group(golden: GoldenModel) throws {
-        let path = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        defer { try? FileManager.default.removeItem(atPath: path) }
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/model"
         let checkpoint = try stacked(Checkpoint(path: golden.directory), at: path)
         let model = try checkpoint.loadModel()
         let sites = try checkpoint.sites()
@@ -94,9 +94,8 @@ struct StackedGroupTests {
     }
 
     @Test func membersAreNotReadBesideTheirGroup() throws {
-        let path = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        defer { try? FileManager.default.removeItem(atPath: path) }
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/model"
         let source = try Checkpoint(path: "\(GoldenModel.folder)/qwen3-gqa4-tied-v5")
         let names = try stacked(source, at: path).checkModel().map(\.name)
         #expect(names.contains("model.layers.1.mlp.gate_up_proj.weight"))

@@ -1,8 +1,8 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -40,9 +40,8 @@ struct StoredHeadTests {
         for tensor in dense.tensors where tensor.name != "lm_head.weight" {
             tensors.append((tensor.name, try dense.tensor(tensor.name)))
         }
-        let target = FileManager.default.temporaryDirectory
-            .appending(path: "minima-\(UUID().uuidString)").path
-        defer { try? FileManager.default.removeItem(atPath: target) }
+        let scratch = try Scratch()
+        let target = "\(scratch.path)/model"
         var config = try #require(dense.config.json.object)
         config["quantization_config"] = CompressionManifest(modules: [site.name: spec]).json
         try writeCheckpoint(tensors, config: .object(config), to: target)

@@ -3,6 +3,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -12,9 +13,11 @@ struct TrainableModelTests {
     private let folder = "\(goldensFolder())/../../Examples/tiny-qwen3-4m"
     private let golden = "\(GoldenModel.folder)/qwen3-gqa4-tied-v5"
 
-    private func temporaryPath() -> String {
-        FileManager.default.temporaryDirectory.appending(path: "minima-\(UUID().uuidString)").path
-    }
+    private let scratch: Scratch
+
+    init() throws { scratch = try Scratch() }
+
+    private func temporaryPath() -> String { "\(scratch.path)/\(UUID().uuidString)" }
 
     /// Next-token cross-entropy over two rows of ids.
     private func loss(_ model: any LanguageModel) throws -> Tensor {
@@ -115,7 +118,6 @@ struct TrainableModelTests {
     @Test("a step lowers the loss, and what is stored gives the same logits")
     func steps() throws {
         let (path, source) = (temporaryPath(), try Checkpoint(path: folder))
-        defer { try? FileManager.default.removeItem(atPath: path) }
         let checkpoint = try compressed(source, to: path)
         let all = Set(TrainedTensor.Role.allCases)
         for roles in [TrainingOptions.usualRoles, [.scale], [.core, .norm, .embedding], all] {
@@ -130,7 +132,6 @@ struct TrainableModelTests {
             let losses = try train(model, parts)
             #expect(losses[1] < losses[0] && losses[2] < losses[0], "\(roles): \(losses)")
             let healed = try expectReloads(model, parts, checkpoint, "\(roles)")
-            defer { try? FileManager.default.removeItem(atPath: healed.path) }
             // What does not train is what it was.
             let touched = Set(try parts.stored().tensors.map(\.name))
             for tensor in checkpoint.tensors where !touched.contains(tensor.name) {
@@ -143,7 +144,6 @@ struct TrainableModelTests {
     @Test("adapters are kept as sums, or merged into what is there", arguments: [false, true])
     func adapters(isMerged: Bool) throws {
         let (path, source) = (temporaryPath(), try Checkpoint(path: golden))
-        defer { try? FileManager.default.removeItem(atPath: path) }
         let checkpoint = try compressed(source, to: path)
         let parts = TrainableModelParts(
             TrainingOptions(adapterRank: 4, mergesAdapters: isMerged, seed: 5))
@@ -154,7 +154,6 @@ struct TrainableModelTests {
         let stored = try parts.stored()
         guard isMerged else {
             let kept = try expectReloads(model, parts, checkpoint, "kept")
-            defer { try? FileManager.default.removeItem(atPath: kept.path) }
             #expect(stored.specs.values.allSatisfy { $0.format == "sum" })
             #expect(stored.mergeErrors.isEmpty)
             // Adapters beside kept ones are parts of the same sum.
@@ -164,7 +163,6 @@ struct TrainableModelTests {
             return
         }
         let merged = try write(stored, over: checkpoint, to: temporaryPath())
-        defer { try? FileManager.default.removeItem(atPath: merged.path) }
         #expect(try CompressionManifest(merged.config) == CompressionManifest(checkpoint.config))
         #expect(stored.removed.isEmpty)
         let byName = { (all: [TensorInfo]) in
@@ -183,7 +181,6 @@ struct TrainableModelTests {
         let (path, source) = (
             temporaryPath(), try Checkpoint(path: "\(GoldenModel.folder)/llama-gqa2-bias-v5")
         )
-        defer { try? FileManager.default.removeItem(atPath: path) }
         let checkpoint = try compressed(source, to: path)
         let parts = TrainableModelParts(TrainingOptions(roles: [.bias]))
         let model = try checkpoint.loadModel(adapter: parts)
@@ -196,8 +193,7 @@ struct TrainableModelTests {
         for (leaf, old) in zip(parts.tensors, before) {
             #expect(try !leaf.tensor.detach().isIdentical(to: old), "\(leaf.name)")
         }
-        let healed = try expectReloads(model, parts, checkpoint, "biases")
-        try? FileManager.default.removeItem(atPath: healed.path)
+        _ = try expectReloads(model, parts, checkpoint, "biases")
     }
 
     @Test func tiedEmbeddingsTrainAsOneTensor() throws {
@@ -209,8 +205,7 @@ struct TrainableModelTests {
         // Rows of ids that are never read have a gradient from the output projection.
         #expect(try both.square().sum([1]).equals(0).sum().item() == 0)
         _ = try train(model, parts)
-        let healed = try expectReloads(model, parts, checkpoint, "tied")
-        try? FileManager.default.removeItem(atPath: healed.path)
+        _ = try expectReloads(model, parts, checkpoint, "tied")
     }
 
     @Test("parts of a model give the leaves of the whole", arguments: GoldenModel.all)

@@ -2,16 +2,14 @@ import FoundationEssentials
 import Glibc
 import MinimaCore
 import MinimaReport
+import MinimaTestSupport
 import Testing
 
 @Suite struct LoadingTests {
     /// Runs `body` in a directory that exists only meanwhile.
     private func withDirectory(_ body: (String) throws -> Void) throws {
-        let path = FileManager.default.temporaryDirectory.path + "/minima-report-\(UUID())"
-        try FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: path) }
-        try body(path)
+        let scratch = try Scratch()
+        try body(scratch.path)
     }
 
     private func write(_ text: String, to path: String) throws {

@@ -3,6 +3,7 @@ import MinimaCore
 import MinimaKernels
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

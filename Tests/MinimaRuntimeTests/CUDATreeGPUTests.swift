@@ -4,6 +4,7 @@ import MinimaFormats
 import MinimaKernels
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

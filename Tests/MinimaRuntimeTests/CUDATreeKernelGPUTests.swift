@@ -2,6 +2,7 @@ import Glibc
 import MinimaCore
 import MinimaKernels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

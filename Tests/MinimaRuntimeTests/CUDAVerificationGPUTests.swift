@@ -1,6 +1,7 @@
 import MinimaCore
 import MinimaKernels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

@@ -2,6 +2,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaKernels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

@@ -2,14 +2,10 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime
-
-/// The folder of the package, from the path of this file.
-func packageFolder(_ file: String = #filePath) -> String {
-    "/" + file.split(separator: "/").dropLast(3).joined(separator: "/")
-}
 
 @Suite("Generation")
 struct GenerationTests {

@@ -2,6 +2,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime

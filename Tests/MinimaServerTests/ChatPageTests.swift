@@ -3,6 +3,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaRuntime
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaServer

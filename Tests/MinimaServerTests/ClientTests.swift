@@ -1,6 +1,7 @@
 import Foundation
 import MinimaCore
 import MinimaRuntime
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaServer

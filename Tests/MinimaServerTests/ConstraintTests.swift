@@ -1,6 +1,7 @@
 import MinimaCore
 import MinimaGrammar
 import MinimaTensor
+import MinimaTestSupport
 import MinimaTokenizer
 import Testing
 

@@ -5,15 +5,11 @@ import MinimaModels
 import MinimaRuntime
 import MinimaTemplate
 import MinimaTensor
+import MinimaTestSupport
 import MinimaTokenizer
 import Synchronization
 
 @testable import MinimaServer
-
-/// The folder of the package, from the path of this file.
-func packageFolder(_ file: String = #filePath) -> String {
-    "/" + file.split(separator: "/").dropLast(3).joined(separator: "/")
-}
 
 /// The trained example model.
 let exampleModel = "\(packageFolder())/Examples/tiny-qwen3-4m"

@@ -2,6 +2,7 @@ import Foundation
 import MinimaCore
 import MinimaRuntime
 import MinimaTemplate
+import MinimaTestSupport
 import MinimaTokenizer
 import Testing
 

@@ -2,6 +2,7 @@ import FoundationEssentials
 import MinimaCore
 import MinimaFormats
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels

@@ -4,6 +4,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaStages

@@ -3,6 +3,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
 import MinimaModels
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaStages

@@ -4,6 +4,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 
 @testable import MinimaStages
 
@@ -66,20 +67,11 @@ func inBlocksOfFloat8(_ dense: Checkpoint, dtype: String?, at path: String) thro
         tensors.append((info.name, codes))
         tensors.append(("\(info.name)_scale_inv", try .full([1, 1], 0x1p-6)))
     }
-    let directory = try AtomicDirectory(destination: path)
-    let writer = try SafetensorsWriter(
-        in: directory,
-        tensors: tensors.map {
-            TensorDescription(name: $0.name, dtype: $0.tensor.dtype, shape: $0.tensor.shape)
-        })
-    for (name, tensor) in tensors { try tensor.withBytes { try writer.write($0, to: name) } }
-    try writer.finish()
     var config = dense.config.json.object ?? [:]
     config["quantization_config"] = ["quant_method": "fp8", "weight_block_size": [4096, 4096]]
     for key in ["dtype", "torch_dtype"] { config.removeValue(forKey: JSON.Name(key)) }
     if let dtype { config["torch_dtype"] = .string(dtype) }
-    try directory.write(JSON.object(config).text(), to: "config.json")
-    try directory.commit()
+    try writeCheckpoint(tensors, config: .object(config), to: path)
     return try Checkpoint(path: path)
 }
 

@@ -4,6 +4,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaStages

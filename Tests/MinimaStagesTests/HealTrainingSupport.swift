@@ -3,6 +3,7 @@ import MinimaCore
 import MinimaFormats
 import MinimaModels
 import MinimaTensor
+import MinimaTestSupport
 
 @testable import MinimaStages
 

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import MinimaCore
 import MinimaTemplate
+import MinimaTestSupport
 import Testing
 
 @Suite("Messages, dates and checkpoints")
@@ -75,17 +76,11 @@ struct ChatTemplateTests {
     private func withFolder<Result>(
         _ files: [String: Data], _ body: (String) throws -> Result
     ) throws -> Result {
-        let manager = FileManager.default
-        let name = "minima-template-\(UInt64.random(in: 0 ... .max))"
-        let folder = manager.temporaryDirectory.path + "/" + name
-        try manager.createDirectory(
-            atPath: folder + "/chat_templates", withIntermediateDirectories: true)
-        defer { try? manager.removeItem(atPath: folder) }
-        for (name, data) in files {
-            let isWritten = manager.createFile(atPath: "\(folder)/\(name)", contents: data)
-            try #require(isWritten)
-        }
-        return try body(folder)
+        let scratch = try Scratch()
+        try FileManager.default.createDirectory(
+            atPath: "\(scratch.path)/chat_templates", withIntermediateDirectories: true)
+        for (name, data) in files { try scratch.write(data, to: name) }
+        return try body(scratch.path)
     }
 
     private func found(_ files: [String: String]) throws -> CheckpointTemplates? {

@@ -1,5 +1,5 @@
-import FoundationEssentials
 import MinimaCore
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaTokenizer
@@ -138,24 +138,20 @@ import Testing
     }
 
     @Test func directoriesAndTheirConfigurationLoad() throws {
-        let folder = FileManager.default.temporaryDirectory.appending(
-            path: "minima-tokenizer-\(UInt64.random(in: 0 ... .max))")
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(at: folder) }
+        let folder = try Scratch()
         let missing = #expect(throws: TokenizerError.self) {
             try Tokenizer(directory: folder.path)
         }
         #expect(missing?.description.contains("tokenizer.json") == true)
 
-        let file = folder.appending(path: "tokenizer.json")
-        try Data("{\"model\": ".utf8).write(to: file)
+        try folder.write("{\"model\": ".utf8, to: "tokenizer.json")
         let invalid = #expect(throws: TokenizerError.self) {
             try Tokenizer(directory: folder.path)
         }
         #expect(invalid?.description.contains("not valid JSON at line 1") == true)
 
         let style = try Goldens.style("gpt2")
-        try Data(style.document.text(indent: nil).utf8).write(to: file)
+        try folder.write(style.document.text(indent: nil).utf8, to: "tokenizer.json")
         let plain = try Tokenizer(directory: folder.path)
         #expect(try plain.encode(style.plainText) == style.plain)
         #expect(plain.specialTokens.end == nil)
@@ -164,7 +160,7 @@ import Testing
             {"eos_token": {"content": "<|endoftext|>", "special": true}, "bos_token": "<|im_start|>",
              "pad_token": null, "unk_token": "<none>", "add_bos_token": true, "add_eos_token": false}
             """#
-        try Data(configuration.utf8).write(to: folder.appending(path: "tokenizer_config.json"))
+        try folder.write(configuration.utf8, to: "tokenizer_config.json")
         let configured = try Tokenizer(directory: folder.path)
         let start = try #require(configured.id(for: "<|im_start|>"))
         #expect(configured.specialTokens.end?.id == configured.id(for: "<|endoftext|>"))
