@@ -13,7 +13,7 @@ setup: ## install what the build needs: apt packages, libtorch and xgrammar unde
 	@Scripts/setup.sh
 
 build: setup ## release build: .build/release/minima and libMinimaTorch.so
-	@$(SWIFT) build -c release
+	@SWIFT='$(SWIFT)' Scripts/build.sh
 	@echo "built: .build/release/minima"
 
 test: setup ## every test; those that need a GPU skip themselves where there is none

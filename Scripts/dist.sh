@@ -1,38 +1,20 @@
 #!/usr/bin/env bash
-# Builds dist/minima-<version>-linux-<arch>/ and its .tar.gz: the Swift runtime and PCRE2 inside
-# the binary, libtorch found at run time. Its own scratch path leaves the usual build alone.
+# Packs the release build as dist/minima-<version>-linux-<arch>/ and its .tar.gz, where libtorch is found
+# at run time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. Scripts/common.sh
 
-scratch=.build/dist
-products=$scratch/release
-mkdir -p "$scratch/pkgconfig"
-
-die() {
-    printf 'dist: error: %s\n' "$*" >&2
-    exit 1
-}
-
-# SwiftPM asks pkg-config where PCRE2 is; this answer names a folder that holds the archive alone.
-compiler=$(command -v cc || command -v gcc || command -v clang) || die "no C compiler in PATH"
-archive=$("$compiler" -print-file-name=libpcre2-8.a)
-[ -f "$archive" ] || die "libpcre2-8.a is missing; apt-get install libpcre2-dev"
-cp "$archive" "$scratch/pkgconfig/"
-cat >"$scratch/pkgconfig/libpcre2-8.pc" <<PC
-Name: libpcre2-8
-Description: PCRE2, 8 bit, as a static archive
-Version: 10
-Libs: -L$PWD/$scratch/pkgconfig -lpcre2-8
-Cflags:
-PC
-
-# shellcheck disable=SC2016
-PKG_CONFIG_PATH=$PWD/$scratch/pkgconfig MINIMA_RPATH='$ORIGIN/torch/lib' swift build -c release \
-    --scratch-path "$scratch" -Xswiftc -static-stdlib -Xcc "-ffile-prefix-map=$PWD/=" \
-    -Xcxx "-ffile-prefix-map=$PWD/="
+products=.build/release
+requirements=Scripts/dist-requirements.txt
+has_packages $requirements .deps/dist || install_packages $requirements .deps/dist
+Scripts/build.sh
 
 version=$("$products/minima" --version)
-[[ $version =~ ^[0-9A-Za-z.+-]+$ ]] || die "minima --version printed '$version', no version number"
+[[ $version =~ ^[0-9A-Za-z.+-]+$ ]] || {
+    echo "dist: error: minima --version printed '$version', no version number" >&2
+    exit 1
+}
 name=minima-$version-linux-$(uname -m)
 new=dist/.new.$$
 trap 'rm -rf "$new"' EXIT
@@ -41,12 +23,13 @@ mkdir -p "$new/$name/licenses"
 
 strip -o "$new/$name/minima" "$products/minima"
 strip -o "$new/$name/libMinimaTorch.so" "$products/libMinimaTorch.so"
+.deps/dist/bin/patchelf --set-rpath '$ORIGIN/torch/lib' "$new/$name/libMinimaTorch.so"
 for bundle in "$products"/*.resources; do
     [ ! -d "$bundle" ] || cp -r "$bundle" "$new/$name/"
 done
 
 [ ! -f LICENSE ] || cp LICENSE "$new/$name/"
-for package in "$scratch"/checkouts/*/; do
+for package in .build/checkouts/*/; do
     package=${package%/}
     license=$package/LICENSE.txt
     [ -f "$license" ] || license=$package/LICENSE
