@@ -166,6 +166,7 @@ let package = Package(
         .testTarget(
             name: "MinimaLoadTests",
             dependencies: [
+                "MinimaTestSupport",
                 "MinimaLoad", "MinimaServer", "MinimaRuntime", "MinimaModels", "MinimaCheckpoint",
                 "MinimaTokenizer", "MinimaTemplate", "MinimaTensor", "MinimaCore",
                 .product(name: "NIOCore", package: "swift-nio"),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Release build, .build/release/minima and libMinimaTorch.so: the Swift runtime and PCRE2 inside the binary,
-# no path of this machine in it but that of libtorch (`make dist` takes out that one).
+# Release build, .build/release/minima and libMinimaTorch.so, with the Swift runtime and PCRE2 inside the
+# binary. Paths of this machine are left in debug information and where libtorch is looked for; `make dist`
+# takes both out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,7 @@ cat >.build/pkgconfig/libpcre2-8.pc <<PC
 Name: libpcre2-8
 Description: PCRE2, 8 bit, as a static archive
 Version: 10
-Libs: -L$PWD/.build/pkgconfig -lpcre2-8
+Libs: -L${PWD// /\\ }/.build/pkgconfig -lpcre2-8
 Cflags:
 PC
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the set-up scripts share; sourced by them in the package's folder.
+# What scripts that install packages share; sourced by them in the package's folder.
 
 say() { printf 'setup: %s\n' "$*"; }
 die() {

@@ -23,6 +23,7 @@ mkdir -p "$new/$name/licenses"
 
 strip -o "$new/$name/minima" "$products/minima"
 strip -o "$new/$name/libMinimaTorch.so" "$products/libMinimaTorch.so"
+# shellcheck disable=SC2016 — the loader's word, not the shell's
 .deps/dist/bin/patchelf --set-rpath '$ORIGIN/torch/lib' "$new/$name/libMinimaTorch.so"
 for bundle in "$products"/*.resources; do
     [ ! -d "$bundle" ] || cp -r "$bundle" "$new/$name/"

@@ -54,7 +54,7 @@ declared=$(cat Sources/CMinimaCUDA/cuda/*.cu | grep -o __global__ | wc -l)
 KERNELS="planted $(tr '\n' ' ' <<<"$KERNELS")"
 export KERNELS
 
-GPUS=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=uuid --format=csv,noheader | paste -sd,)} ||
+GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader | paste -sd,)} ||
     fail "nvidia-smi does not list this machine's GPUs; name them in CUDA_VISIBLE_DEVICES"
 [ -n "$GPUS" ] || fail "this machine has no GPU"
 export GPUS

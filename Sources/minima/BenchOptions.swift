@@ -64,6 +64,14 @@ struct CodeChoice: Hashable, ExpressibleByArgument {
 
     /// What tables call it.
     var label: String { spec.title }
+
+    /// As it is asked for.
+    var name: String { levels == .float8 ? Self.float8 : "int\(headName)" }
+
+    /// As it is asked for behind `+head`.
+    var headName: String {
+        levels == .float8 ? Self.float8 : "\(bits)\(levels == .uniform ? "u" : "")"
+    }
 }
 
 /// How random weights are stored: `FORMAT[/split][:SHARE[@PART]][:CODES][+headCODES]`, the last without
@@ -145,9 +153,8 @@ struct WeightChoice: Hashable, ExpressibleByArgument {
                 "--weights \(format) needs a share to remove between 0 and 1, found "
                     + "\(ratio == 0 ? "none" : "\(ratio)"); write for example \(format):0.35")
         }
-        for codes in [codes, head].compactMap(\.self) {
-            try codes.check(for: "--weights \(format)")
-        }
+        if let codes { try codes.check(for: "--weights \(format):\(codes.name)") }
+        if let head { try head.check(for: "--weights \(format)+head\(head.headName)") }
     }
 
     /// Whether a format can keep its modes whole, so that splitting them makes a difference.
@@ -206,13 +213,10 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
         case directory(String)
     }
 
-    let kind: Kind
-    /// As it was asked for.
-    private let argument: String
+    var kind: Kind
 
     /// Reads `ngram`, `random`, `random:int8`, `random:qwen3-0.6b:int4`, a path.
     init?(argument: String) {
-        self.argument = argument
         var parts = argument.split(separator: ":", omittingEmptySubsequences: false)[...]
         switch (parts.popFirst(), parts.count) {
         case ("ngram", 0): kind = .ngram
@@ -231,8 +235,9 @@ struct DraftChoice: Hashable, ExpressibleByArgument {
 
     /// Throws unless the bits exist.
     func check() throws {
-        guard case .random(_, let codes?) = kind else { return }
-        try codes.check(for: "--draft \(argument)")
+        guard case .random(let shape, let codes?) = kind else { return }
+        let named = shape.map { "\($0):" } ?? ""
+        try codes.check(for: "--draft random:\(named)\(codes.name)")
     }
 
     /// What tables call it.

@@ -2,6 +2,7 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaModels
 import MinimaRuntime
+import MinimaTestSupport
 import MinimaTokenizer
 import Testing
 
@@ -37,8 +38,7 @@ struct ConstrainedAnswerTests {
     /// proposals too, among requests without a grammar and with too few pages for all.
     @Test(arguments: [Speculation.off, .fixed(3)])
     func answersFollowTheirSchema(_ speculation: Speculation) async throws {
-        let folder = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-        let path = "\(folder)/Examples/tiny-qwen3-4m"
+        let path = "\(packageFolder())/Examples/tiny-qwen3-4m"
         let checkpoint = try Checkpoint(path: path)
         let tokenizer = try Tokenizer(directory: path)
         let engine = try Engine(EngineOptions(speculation: speculation)) {

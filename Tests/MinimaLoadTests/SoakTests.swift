@@ -1,5 +1,6 @@
 import Foundation
 import MinimaCore
+import MinimaTestSupport
 import NIOCore
 import Synchronization
 import Testing
@@ -9,7 +10,7 @@ import Testing
 /// Soaks of servers that do well, and of one that does not.
 @Suite("Load: soak", .serialized)
 struct SoakTests {
-    private let folder = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+    private let folder = packageFolder()
 
     /// A port that was free a moment ago, below those that the system gives to connections by itself.
     private func freePort() async throws -> Int {

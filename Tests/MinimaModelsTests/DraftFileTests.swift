@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats
@@ -234,9 +233,8 @@ struct DraftFileTests {
         let golden = try Checkpoint(path: GoldenDraft.all[0].directory)
         var members = try #require(golden.config.json.object)
         for (key, value) in changes { members[JSON.Name(key)] = value }
-        try folder.write(Array(JSON.object(members).text().utf8), to: "config.json")
-        try FileManager.default.copyItem(
-            atPath: "\(golden.path)/model.safetensors", toPath: "\(folder.path)/model.safetensors")
+        try folder.write(JSON.object(members).text().utf8, to: "config.json")
+        try folder.copy("\(golden.path)/model.safetensors", to: "model.safetensors")
         return try Checkpoint(path: folder.path)
     }
 

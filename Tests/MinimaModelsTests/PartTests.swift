@@ -1,4 +1,3 @@
-import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaFormats

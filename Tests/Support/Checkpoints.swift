@@ -2,11 +2,6 @@ import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
 
-/// The folder of the package, from the path of this file.
-public func packageFolder() -> String {
-    "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-}
-
 /// Writes tensors and a configuration as a checkpoint at `path`.
 public func writeCheckpoint(
     _ tensors: [(name: String, tensor: Tensor)], config: JSON, to path: String

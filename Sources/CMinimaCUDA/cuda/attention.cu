@@ -208,7 +208,8 @@ extern "C" __global__ void REGISTERS_AT_MOST attention(
             if (global) break;
             bulk_copy_fence();
             barrier_sync(1, 32 * WARPS);
-            // The kept buffers are free: one warp of each set says so of its own. RACECHECK: all of all.
+            // The kept buffers are free: each warp that kept some gives back its own. RACECHECK: every
+            // thread gives back all.
             bool owner = last >= 0 && lane == 0;
             i32 freed = RACECHECK ? parts : owner;
             for (i32 i = 0; MERGE_IN_RING && i < freed; i++) {

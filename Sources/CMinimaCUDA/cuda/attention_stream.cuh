@@ -6,7 +6,7 @@
 /// threads but the last warp's, for all read the results in buffers that were kept.
 #define RELEASES (RACECHECK ? 32 * WARPS : SETS)
 
-/// Gives back a buffer whose tile the calling warp has read.
+/// Gives back a buffer whose tile the calling warp has read, with RACECHECK also for warps that do not read it.
 DEVICE void release(u32 empty, u32 lane) {
 #pragma unroll
     for (i32 i = 0; i < RELEASES / (SETS * WARP_ARRIVALS); i++) mbarrier_arrive_warp(empty, lane);

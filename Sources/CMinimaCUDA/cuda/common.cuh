@@ -122,10 +122,10 @@ DEVICE void mbarrier_arrive(u32 barrier) {
                  : "memory");
 }
 
-// RACECHECK (1; else 0) is for compute-sanitizer's racecheck, which takes for ordered by an arrival what
-// the arriving thread itself did, not what that thread had waited for; and which asks for a fence where
-// a bulk copy follows reads of its place. Then every thread arrives for itself, and fences what it
-// read: what an arrival follows has been read without (and a step takes 2 to 3% longer with it).
+// RACECHECK (1; else 0): for compute-sanitizer's racecheck, which takes an arrival to order what the
+// arriving thread itself did, not what that thread had waited for, and wants a fence between reads and a
+// bulk copy to their place. With it every thread arrives for itself, and fences what it read. Without,
+// the arrival alone orders reads; NOTES-linear.md has what the fence costs.
 #ifndef RACECHECK
 #define RACECHECK 0
 #endif

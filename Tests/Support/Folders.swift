@@ -1,5 +1,10 @@
 import FoundationEssentials
 
+/// The folder of the package, from the path of this file.
+public func packageFolder() -> String {
+    "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+}
+
 /// A folder that ends with its owner.
 public final class Scratch: Sendable {
     /// Where it is.
