@@ -2,6 +2,7 @@ import FoundationEssentials
 import MinimaCheckpoint
 import MinimaCore
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaModels
@@ -50,11 +51,8 @@ struct GoldenModel: CustomTestStringConvertible {
     var tolerance: Float { 4 * Float(golden["float64_deviation"]?.double ?? 0) }
 }
 
-/// The folder of goldens, beside the folder of this file.
-func goldensFolder(_ file: String = #filePath) -> String {
-    let folder = file.split(separator: "/").dropLast(2).joined(separator: "/")
-    return "/\(folder)/Goldens"
-}
+/// The folder of goldens.
+func goldensFolder() -> String { packageFolder() + "/Tests/Goldens" }
 
 func largestDifference(_ left: [Float], _ right: [Float]) -> Float {
     guard left.count == right.count else { return .infinity }

@@ -1,13 +1,11 @@
 import FoundationEssentials
 import MinimaCore
 import MinimaTemplate
+import MinimaTestSupport
 
 /// Cases written by `Tests/Goldens/template/make_template.py`.
 enum Goldens {
-    static let folder: String = {
-        let parts = #filePath.split(separator: "/").dropLast(2)
-        return "/" + parts.joined(separator: "/") + "/Goldens/template"
-    }()
+    static let folder = packageFolder() + "/Tests/Goldens/template"
 
     struct MissingFile: Error, CustomStringConvertible {
         let path: String
