@@ -2,8 +2,9 @@
 # Runs the tests that launch Minima's kernels under compute-sanitizer: accesses outside of what was
 # allocated (memcheck), races in shared memory (racecheck), barriers (synccheck) and memory read before
 # it was written (initcheck). Any report fails the run, and so does a tool that does not find the fault
-# that is planted for it. Needs a GPU and minutes for each tool, as kernels run many times slower; all GPUs
-# of the machine (or of CUDA_VISIBLE_DEVICES) share the tests.
+# that is planted for it. Needs a GPU and many minutes, as kernels run many times slower; all GPUs of the
+# machine (or of CUDA_VISIBLE_DEVICES) share the tests. What the same tests, tool and script found clean in
+# an earlier run that left its LOGS is not run again.
 #
 # usage: Scripts/test-sanitizer.sh [TOOL...]
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
@@ -36,7 +37,12 @@ if [ -z "${TESTS:-}" ]; then
     TESTS=.build/debug/minimaPackageTests.xctest
 fi
 TESTS=$(realpath "$TESTS")
-export TESTS SANITIZER
+# What a clean report is good for.
+KEY=$({
+    cat "$TESTS" Scripts/test-sanitizer.sh
+    "$SANITIZER" --version
+} | sha256sum) || fail "cannot read $TESTS or run $SANITIZER"
+export TESTS SANITIZER KEY
 mkdir -p "$LOGS"
 
 listed=$("$TESTS" --testing-library swift-testing --list-tests) || fail "$TESTS does not list its tests"
@@ -70,7 +76,7 @@ run() {
     [ "$1" != memcheck ] || options+=(--report-api-errors no)
     # What unchecked kernels write is written.
     [ "$1" != initcheck ] || options+=(--initcheck-track-filtered-global-memory yes)
-    rm -f "$LOGS/$1.$2.report"
+    rm -f "$LOGS/$1.$2.report" "$LOGS/$1.$2.clean"
     timeout -k 30 "$LIMIT" "$SANITIZER" --tool "$1" --error-exitcode 86 --print-limit 50 "${options[@]}" \
         --log-file "$LOGS/$1.$2.report" "$TESTS" --testing-library swift-testing --filter "$3" \
         >"$LOGS/$1.$2.tests" 2>&1
@@ -81,6 +87,7 @@ run() {
 check() {
     local log=${2/\//.} began=$SECONDS status=0 summary gpus
     local report=$LOGS/$1.$log.report
+    [ "$(cat "$LOGS/$1.$log.clean" 2>/dev/null)" != "$KEY" ] || return 0
     IFS=, read -ra gpus <<<"$GPUS"
     export CUDA_VISIBLE_DEVICES=${gpus[SLOT % ${#gpus[@]}]}
     # libtorch's allocator cuts tensors from large blocks that it uses again. Memory that is a tensor's own
@@ -90,16 +97,20 @@ check() {
         export PYTORCH_NO_CUDA_MEMORY_CACHING=1
         ;;
     esac
-    # In this run every thread arrives at barriers for itself and fences what it read (common.cuh); all else
-    # is the same.
-    [ "$1" != racecheck ] || export MINIMA_RACECHECK=1
+    # Kernels do not overlap in this run. Under racecheck every thread arrives at barriers for itself and
+    # fences what it read (common.cuh). All else is the same.
+    export MINIMA_SANITIZER=$1
     run "$1" "$log" "$2\(" || status=$?
     summary=$(grep -shoE '(ERROR|RACECHECK) SUMMARY.*' "$report" | tail -1) || true
     if grep -sq "Internal Sanitizer Error" "$report"; then
-        summary="not all launches were checked, for lack of memory perhaps; lower JOBS"
+        summary="not all launches were checked, for lack of the GPU's memory perhaps; lower JOBS"
+    elif [ "$status" = 124 ]; then
+        summary="ended by the limit of $LIMIT s"
+    elif [ "$status" = 9 ] || [ "$status" = 137 ]; then
+        summary="killed, for lack of the host's memory perhaps; lower JOBS"
     fi
     printf '%-10s %-84s %4d s  exit %-3d %s\n' "$1" "$2" $((SECONDS - began)) "$status" "$summary"
-    [ "$status" -eq 0 ] && [[ $summary =~ SUMMARY:\ 0\ (errors|hazards) ]]
+    [ "$status" -eq 0 ] && [[ $summary =~ SUMMARY:\ 0\ (errors|hazards) ]] && echo "$KEY" >"$LOGS/$1.$log.clean"
 }
 export -f run check
 
@@ -114,6 +125,12 @@ for tool in "${tools[@]}"; do
         run "$tool" planted PlantedFaultGPUTests || true
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
         fail "$tool does not find a planted fault within 120 s; see $LOGS/$tool.planted.report"
-    xargs -P "$at_once" --process-slot-var SLOT -I {} bash -c "check $tool {}" <<<"$tests" || failed=1
 done
+for tool in "${tools[@]}"; do
+    while read -r test; do echo "$tool $test"; done <<<"$tests"
+done | xargs -P "$at_once" --process-slot-var SLOT -L 1 bash -c 'check "$@"' check || failed=1
+clean=$(cd "$LOGS" && for tool in "${tools[@]}"; do
+    while read -r test; do cat "$tool.${test/\//.}.clean" 2>/dev/null || true; done <<<"$tests"
+done | grep -cFx "$KEY") || true
+echo "test-sanitizer: $clean of $((${#tools[@]} * $(wc -l <<<"$tests"))) are clean; reports are in $LOGS"
 exit "$failed"

@@ -22,6 +22,7 @@ public final class CUDAContext: Sendable {
     public let cache: KernelCache?
 
     let primary: PrimaryContext
+    let kernelsOverlap: Bool
     private let compiler = Mutex<KernelCompiler?>(nil)
     private let kernels = Mutex<[Request: KernelPlace]>([:])
     private let constants: [String: KernelConstant]
@@ -41,9 +42,11 @@ public final class CUDAContext: Sendable {
     ///   - cacheDirectory: Where compiled kernels are kept; `nil` to compile in each process. It is
     ///     made when it is absent.
     ///   - constants: Preprocessor definitions for all kernels, beside their own.
+    ///   - kernelsOverlap: Whether kernels whose launch asks for it start before the one ahead of them ends.
     /// - Throws: `KernelError` when the driver, the device or the folder cannot be used.
     public init(
-        device: Device, cacheDirectory: String?, constants: [String: KernelConstant] = [:]
+        device: Device, cacheDirectory: String?, constants: [String: KernelConstant] = [:],
+        kernelsOverlap: Bool = true
     ) throws(KernelError) {
         let primary = try PrimaryContext(device: device)
         let major = try primary.attribute(MINIMA_CUDA_CAPABILITY_MAJOR)
@@ -68,6 +71,7 @@ public final class CUDAContext: Sendable {
         sharedPerMultiprocessor = try primary.attribute(MINIMA_CUDA_SHARED_PER_MULTIPROCESSOR)
         self.primary = primary
         self.constants = constants
+        self.kernelsOverlap = kernelsOverlap
     }
 
     /// The device.

@@ -19,6 +19,7 @@ public struct Kernel: Sendable {
     private let module: Module
     private nonisolated(unsafe) let function: minima_cuda_function
     private let parameterSizes: [Int]
+    private let mayOverlap: Bool
 
     /// The only owner of a loaded module.
     private final class Module: Sendable {
@@ -97,6 +98,7 @@ public struct Kernel: Sendable {
         self.module = module
         self.function = function
         self.origin = cubin.origin
+        mayOverlap = context.kernelsOverlap
     }
 
     private static func parameterSizes(
@@ -137,7 +139,8 @@ public struct Kernel: Sendable {
     ///   - grid: Blocks along x, y and z.
     ///   - block: Threads of a block.
     ///   - overlapping: Lets this kernel start before the one ahead of it ends (programmatic
-    ///     dependent launch); it must execute `griddepcontrol.wait` before touching what others write.
+    ///     dependent launch) where the context's kernels do; it must execute `griddepcontrol.wait`
+    ///     before touching what others write.
     ///   - arguments: The kernel's parameters in its order; count and sizes are checked.
     public func launch(
         grid: (Int, Int, Int), block: Int, on stream: CUDAStream, overlapping: Bool = false,
@@ -198,7 +201,7 @@ public struct Kernel: Sendable {
                     }
                     return minima_cuda_launch(
                         context.driver.table, function, blocks, threads, UInt32(sharedBytes),
-                        stream.handle, overlapping, parameters.baseAddress)
+                        stream.handle, overlapping && mayOverlap, parameters.baseAddress)
                 }
             }
         }

@@ -4,13 +4,16 @@ import MinimaTensor
 
 extension CUDAContext {
     /// The first GPU, with a cache that tests and runs share: they have most kernels in common, and each
-    /// compiles for a second. With `MINIMA_RACECHECK` kernels are those for compute-sanitizer's
-    /// racecheck; see common.cuh and Scripts/test-sanitizer.sh.
+    /// compiles for a second.
+    ///
+    /// `MINIMA_SANITIZER` names the tool of compute-sanitizer that the tests run under, see
+    /// Scripts/test-sanitizer.sh. Kernels do not overlap then: one that waits for another takes from it the
+    /// time that a tool needs. Racecheck has kernels of its own, see common.cuh.
     public static func forTests() throws -> CUDAContext {
         let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        let isRacecheck = ProcessInfo.processInfo.environment["MINIMA_RACECHECK"] != nil
+        let tool = ProcessInfo.processInfo.environment["MINIMA_SANITIZER"]
         return try CUDAContext(
             device: .cuda(0), cacheDirectory: cache,
-            constants: isRacecheck ? ["RACECHECK": 1] : [:])
+            constants: tool == "racecheck" ? ["RACECHECK": 1] : [:], kernelsOverlap: tool == nil)
     }
 }

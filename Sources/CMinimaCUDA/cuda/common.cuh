@@ -163,26 +163,38 @@ DEVICE void mbarrier_arrive_after_copies(u32 barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Waits for the end of the phase of parity `parity`.
-DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
+/// Whether the phase of parity `parity` has ended, perhaps after waiting for a while.
+DEVICE bool mbarrier_try_wait(u32 barrier, u32 parity) {
     u32 done;
-    do {
 #if __CUDA_ARCH__ >= 900
-        asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; "
-            "selp.u32 %0, 1, 0, p; }"
-            : "=r"(done)
-            : "r"(barrier), "r"(parity)
-            : "memory");
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
 #else
-        asm volatile(
-            "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
-            "selp.u32 %0, 1, 0, p; }"
-            : "=r"(done)
-            : "r"(barrier), "r"(parity)
-            : "memory");
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
 #endif
-    } while (!done);
+    return done;
+}
+
+/// Waits for the end of the phase of parity `parity`. RACECHECK: each try is recorded, gigabytes a second
+/// if all threads keep trying; one of a warp tries, ever more rarely, before the others do.
+DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
+#if RACECHECK
+    u32 active = __activemask(), lane = threadIdx.x % 32;
+    if (lane == __ffs(active) - 1)
+        for (u32 pause = 1000; !mbarrier_try_wait(barrier, parity); pause = min(2 * pause, 500000u))
+            __nanosleep(pause);
+    __syncwarp(active);
+#endif
+    while (!mbarrier_try_wait(barrier, parity)) {}
 }
 
 // ---- copies from device to shared memory ----
