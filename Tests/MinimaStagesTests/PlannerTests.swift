@@ -111,7 +111,8 @@ import Testing
         return (parameters, bytes)
     }
 
-    /// The output projection's bytes are the whole model's and the card's, not the linear layers'.
+    /// The output projection counts for the whole model's targets and the card's, not for the linear
+    /// layers'.
     @Test(arguments: [false, true]) func aHeadCountsWhereTheWholeModelDoes(isTied: Bool) throws {
         let config = try ModelConfig(
             json: .object([
@@ -127,7 +128,8 @@ import Testing
         let bytes = analysis.linearParameters + 2000
         let plain = Planner(analysis)
         let planner = Planner(analysis, head: head)
-        for target in [PlanTarget.ratio(0.35), .totalRatio(0.2), .bitsPerWeight(4.5)] {
+        #expect(head.addedParameters == (isTied ? 100 * 48 : 0))
+        for target in [PlanTarget.ratio(0.35), .bitsPerWeight(4.5)] {
             let (plan, _) = try planner.plan(request(target))
             #expect(plan.modules.last == head.module)
             var without = plan
@@ -138,10 +140,14 @@ import Testing
             PlanTarget.bytes(bytes), .memory(bytes: bytes * 2, context: 10, requests: 5),
         ] {
             let (plan, explanation) = try planner.plan(request(target))
-            let limit = target.limit(analysis) - head.addedBytes
+            let limit = target.limit(analysis, nil) - head.addedBytes
             #expect(explanation.limit == limit && plan.linearBytesAfter <= limit)
             #expect(plan.modules.last == head.module)
         }
+        let total = PlanTarget.totalRatio(0.2)
+        let (plan, explanation) = try planner.plan(request(total))
+        #expect(explanation.limit == total.limit(analysis, nil) - head.addedParameters)
+        #expect(plan.linearParametersAfter <= explanation.limit)
     }
 
     @Test func everyTargetIsMetAndCounted() throws {

@@ -56,12 +56,14 @@ extension CompressionPlan {
     }
 }
 
-/// The output projection of a plan: how it is stored, and what that adds to a model's bytes.
+/// The output projection of a plan: how it is stored, and what that adds to a model.
 public struct PlannedHead: Sendable, Hashable {
     /// The plan's entry.
     public let module: CompressionPlan.Module
     /// Bytes that the model gains; a tied one keeps its embedding, others lose the dense matrix.
     public let addedBytes: Int
+    /// Parameters that the model gains: those of a tied one's embedding once more.
+    public let addedParameters: Int
 
     /// Codes of `bits` bits in groups of 64.
     ///
@@ -75,8 +77,8 @@ public struct PlannedHead: Sendable, Hashable {
     ) throws {
         module = try CompressionPlan.head(
             bits: bits, levels: levels, of: config, dtype: dtype)
-        let isTied = try config.tieWordEmbeddings == true
-        addedBytes =
-            module.bytes - (isTied ? 0 : module.outputs * module.inputs * dtype.byteCount)
+        let dense = try config.tieWordEmbeddings == true ? 0 : module.outputs * module.inputs
+        addedBytes = module.bytes - dense * dtype.byteCount
+        addedParameters = module.parameters - dense
     }
 }

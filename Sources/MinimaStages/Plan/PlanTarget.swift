@@ -29,13 +29,14 @@ public enum PlanTarget: Sendable, Hashable {
         }
     }
 
-    /// Parameters or bytes that the linear layers of `analysis`'s model may have.
-    func limit(_ analysis: Analysis) -> Int {
+    /// Parameters or bytes that the linear layers of `analysis`'s model may have beside `head`.
+    func limit(_ analysis: Analysis, _ head: PlannedHead?) -> Int {
         let linear = Double(analysis.linearParameters)
-        let otherBytes = analysis.bytes - analysis.linearParameters * analysis.dtype.byteCount
+        let otherBytes = Self.otherBytes(analysis, head)
         return switch self {
         case .ratio(let ratio): Int((1 - ratio) * linear)
-        case .totalRatio(let ratio): Int(linear - ratio * Double(analysis.parameters))
+        case .totalRatio(let ratio):
+            Int(linear - ratio * Double(analysis.parameters)) - (head?.addedParameters ?? 0)
         case .bytes(let bytes): bytes - otherBytes
         case .bitsPerWeight(let bits): Int(bits * linear / 8)
         case .memory(let bytes, let context, let requests):
@@ -48,19 +49,28 @@ public enum PlanTarget: Sendable, Hashable {
     }
 
     /// The target that `cost`, of the linear layers, would meet: what to ask for instead.
-    func feasible(_ cost: Int, _ analysis: Analysis) -> String {
+    func feasible(_ cost: Int, _ analysis: Analysis, _ head: PlannedHead?) -> String {
         let linear = Double(analysis.linearParameters)
-        let otherBytes = analysis.bytes - analysis.linearParameters * analysis.dtype.byteCount
+        let otherBytes = Self.otherBytes(analysis, head)
         func percent(_ share: Double) -> String { "\((share * 1000).rounded(.down) / 1000)" }
         return switch self {
         case .ratio: "--ratio \(percent(1 - Double(cost) / linear))"
         case .totalRatio:
-            "--total-ratio \(percent((linear - Double(cost)) / Double(analysis.parameters)))"
+            "--total-ratio "
+                + percent(
+                    (linear - Double(cost) - Double(head?.addedParameters ?? 0))
+                        / Double(analysis.parameters))
         case .bytes: "--bytes \(cost + otherBytes)"
         case .bitsPerWeight: "--bits-per-weight \(rounded(Double(cost) * 8 / linear + 0.005))"
         case .memory(_, let context, let requests):
             "--vram \(gibibytes(cost, otherBytes, analysis, context, requests))"
         }
+    }
+
+    /// Bytes of all weights that are no linear layer's.
+    private static func otherBytes(_ analysis: Analysis, _ head: PlannedHead?) -> Int {
+        analysis.bytes - analysis.linearParameters * analysis.dtype.byteCount
+            + (head?.addedBytes ?? 0)
     }
 
     private func gibibytes(

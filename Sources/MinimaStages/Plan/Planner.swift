@@ -42,17 +42,16 @@ public struct Planner {
         }
     }
 
-    private var analysis: Analysis
+    private let analysis: Analysis
     private let head: PlannedHead?
 
     /// A planner for the model of `analysis`.
     ///
-    /// - Parameter head: The output projection's entry, whose bytes count where a target is the whole
-    ///   model's or a card's; `nil`: it stays dense.
+    /// - Parameter head: The output projection's entry, which counts where a target is the whole model's
+    ///   or a card's; `nil`: it stays dense.
     public init(_ analysis: Analysis, head: PlannedHead? = nil) {
         self.head = head
         self.analysis = analysis
-        self.analysis.bytes += head?.addedBytes ?? 0
     }
 
     /// The plan, and why it is so.
@@ -67,12 +66,12 @@ public struct Planner {
             try PlanTiming(speed, analysis)
         }
         let menu = try menu(request, &timing)
-        let limit = request.target.limit(analysis)
+        let limit = request.target.limit(analysis, head)
         let knapsack = menu.knapsack
         guard let solution = knapsack.solve(limit: limit, timeLimit: timing?.limit) else {
             throw .infeasible(
                 target: "\(request.target)",
-                smallest: request.target.feasible(knapsack.smallestCost, analysis))
+                smallest: request.target.feasible(knapsack.smallestCost, analysis, head))
         }
         if let limit = timing?.limit, solution.time > limit {
             throw .infeasible(
@@ -115,7 +114,7 @@ public struct Planner {
     private func menu(_ request: Request, _ timing: inout PlanTiming?) throws(StageError) -> Menu {
         var cuts: [[SiteAnalysis.Cut]] = []
         var items: [[Knapsack.Alternative]] = []
-        let limit = request.target.limit(analysis)
+        let limit = request.target.limit(analysis, head)
         let unit = request.target.unit
         let dense = analysis.sites.reduce(0) { sum, site in
             sum + site.outputs * site.inputs * (unit == .bytes ? analysis.dtype.byteCount : 1)
