@@ -70,12 +70,13 @@ public final class InferenceServer: Sendable {
     /// - Parameter onListening: Called once requests are taken, with the port.
     /// - Throws: ``ServerError`` when the address cannot be had.
     public func run(onListening: @escaping @Sendable (Int) -> Void = { _ in }) async throws {
+        let sendBuffer = options.sendBuffer
         let http = HTTP1Channel(
             responder: { [self] request, writer, channel in
                 try await respond(request, writer, channel)
             },
             configuration: .init(
-                additionalChannelHandlers: [ConnectionHandler()],
+                additionalChannelHandlers: [ConnectionHandler(sendBuffer: sendBuffer)],
                 idleTimeout: TimeAmount(options.idleTimeout)))
         let silent = Logger(label: "minima") { _ in SwiftLogNoOpLogHandler() }
         let server = Server(

@@ -95,6 +95,17 @@ final class ConnectionHandler: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = NIOAny
 
     let watch = ConnectionWatch()
+    private let sendBuffer: Int?
+
+    /// - Parameter sendBuffer: See ``ServerOptions/sendBuffer``.
+    init(sendBuffer: Int?) { self.sendBuffer = sendBuffer }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        guard let sendBuffer else { return }
+        // Where it is refused the system's own size stays.
+        _ = context.channel.setOption(
+            .socketOption(.so_sndbuf), value: .init(clamping: sendBuffer))
+    }
 
     func channelInactive(context: ChannelHandlerContext) {
         watch.close()

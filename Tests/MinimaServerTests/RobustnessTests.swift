@@ -89,9 +89,9 @@ struct RobustnessTests {
     /// A client that does not read holds up neither the engine nor other clients.
     @Test func slowReaders() async throws {
         let engine = try ScriptedBackend.endless(slots: 8, stepTime: .zero)
-        try await TestServer.with(engine) { server in
+        try await TestServer.with(engine, ServerOptions(sendBuffer: 1 << 14)) { server in
             let port = server.port
-            // 16,000 events of half a kilobyte: more than sockets hold.
+            // 16,000 tokens take more than sockets hold, however many of them an event has.
             let json: JSON = [
                 "prompt": "x", "n": 16, "max_tokens": 1000, "stream": true, "logprobs": 5,
             ]
@@ -111,7 +111,8 @@ struct RobustnessTests {
             #expect(engine.metrics.finished["length"] == 17)
             #expect(try await server.get("/health").status == 200)
             #expect(
-                await eventually { server.server.metricsText.contains("requests_in_flight 1\n") })
+                await eventually { server.server.metricsText.contains("requests_in_flight 1\n") },
+                "\(server.server.metricsText)")
             _ = slow
         }
     }
