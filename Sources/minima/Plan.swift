@@ -192,7 +192,8 @@ struct ChoiceOptions: ParsableArguments {
     @Option(
         help: """
             Store the output projection as codes in groups of 64: int8, int4…, with a u behind it \
-            at equally spaced levels, or fp8. It counts for --total-ratio, --bytes and --vram. Default: as it is.
+            at equally spaced levels, or fp8. It counts for --total-ratio, --bytes and --vram. \
+            Default: as it is.
             """)
     var head: CodeChoice?
 

@@ -111,16 +111,21 @@ import Testing
         return (parameters, bytes)
     }
 
-    /// The output projection counts for the whole model's targets and the card's, not for the linear
-    /// layers'.
-    @Test(arguments: [false, true]) func aHeadCountsWhereTheWholeModelDoes(isTied: Bool) throws {
+    /// An output projection in 8 bits, of a model of ``analysis(layers:)``'s width.
+    private func head(isTied: Bool, vocabulary: Int64 = 100) throws -> PlannedHead {
         let config = try ModelConfig(
             json: .object([
-                "model_type": .string("qwen3"), "vocab_size": .integer(100),
+                "model_type": .string("qwen3"), "vocab_size": .integer(vocabulary),
                 "hidden_size": .integer(48), "num_hidden_layers": .integer(3),
                 "tie_word_embeddings": .bool(isTied),
             ]), path: "config.json")
-        let head = try PlannedHead(bits: 8, of: config, dtype: .bfloat16)
+        return try PlannedHead(bits: 8, of: config, dtype: .bfloat16)
+    }
+
+    /// The output projection counts for the whole model's targets and the card's, not for the linear
+    /// layers'.
+    @Test(arguments: [false, true]) func aHeadCountsWhereTheWholeModelDoes(isTied: Bool) throws {
+        let head = try head(isTied: isTied)
         // 48 codes and a scale per row, and the largest scale.
         #expect(head.module.bytes == 100 * 49 + 4)
         #expect(head.addedBytes == head.module.bytes - (isTied ? 0 : 2 * 100 * 48))
@@ -144,10 +149,12 @@ import Testing
             #expect(explanation.limit == limit && plan.linearBytesAfter <= limit)
             #expect(plan.modules.last == head.module)
         }
-        let total = PlanTarget.totalRatio(0.2)
-        let (plan, explanation) = try planner.plan(request(total))
-        #expect(explanation.limit == total.limit(analysis, nil) - head.addedParameters)
-        #expect(plan.linearParametersAfter <= explanation.limit)
+        let (plan, _) = try planner.plan(request(.totalRatio(0.2)))
+        let others = analysis.parameters - analysis.linearParameters
+        let after = plan.linearParametersAfter + others + (isTied ? 100 * 48 : 0)
+        let limit = 0.8 * Double(analysis.parameters)
+        #expect(Double(after) <= limit + 1 && Double(after) > 0.75 * limit)
+        #expect(plan.modules.last == head.module)
     }
 
     @Test func everyTargetIsMetAndCounted() throws {
@@ -224,15 +231,17 @@ import Testing
         }
     }
 
-    @Test func infeasibleTargetsSayWhatIsFeasible() throws {
+    @Test(arguments: [nil, false, true])
+    func infeasibleTargetsSayWhatIsFeasible(isTied: Bool?) throws {
         let analysis = try analysis()
+        let planner = try Planner(analysis, head: isTied.map { try head(isTied: $0) })
         let targets: [PlanTarget] = [
             .ratio(0.999), .totalRatio(0.99), .bytes(2100), .bitsPerWeight(0.01),
             .memory(bytes: 2500, context: 1, requests: 1),
         ]
         for target in targets {
             let error = #expect(throws: StageError.self) {
-                try Planner(analysis).plan(request(target, [LowRank.name]))
+                try planner.plan(request(target, [LowRank.name]))
             }
             let text = "\(try #require(error))"
             let option = try #require(text.split(separator: " ").first { $0.hasPrefix("--") })
@@ -247,9 +256,17 @@ import Testing
                     .memory(bytes: Int(value * Double(1 << 30)), context: 1, requests: 1)
                 }
             #expect(throws: Never.self, "\(text)") {
-                try Planner(analysis).plan(request(feasible, [LowRank.name]))
+                try planner.plan(request(feasible, [LowRank.name]))
             }
         }
+    }
+
+    @Test func aHeadCanOutweighWhatIsRemoved() throws {
+        let planner = Planner(try analysis(), head: try head(isTied: true, vocabulary: 1000))
+        let error = #expect(throws: StageError.self) {
+            try planner.plan(request(.totalRatio(0.2), [LowRank.name]))
+        }
+        #expect("\(try #require(error))".contains("no smaller model"))
     }
 
     @Test func damagedAnalysesAreRefused() throws {

@@ -62,7 +62,7 @@ public struct PlannedHead: Sendable, Hashable {
     public let module: CompressionPlan.Module
     /// Bytes that the model gains; a tied one keeps its embedding, others lose the dense matrix.
     public let addedBytes: Int
-    /// Parameters that the model gains: those of a tied one's embedding once more.
+    /// Parameters that the model gains: outputs · inputs for a tied one, else none.
     public let addedParameters: Int
 
     /// Codes of `bits` bits in groups of 64.

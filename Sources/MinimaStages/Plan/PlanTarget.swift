@@ -52,19 +52,28 @@ public enum PlanTarget: Sendable, Hashable {
     func feasible(_ cost: Int, _ analysis: Analysis, _ head: PlannedHead?) -> String {
         let linear = Double(analysis.linearParameters)
         let otherBytes = Self.otherBytes(analysis, head)
-        func percent(_ share: Double) -> String { "\((share * 1000).rounded(.down) / 1000)" }
         return switch self {
-        case .ratio: "--ratio \(percent(1 - Double(cost) / linear))"
-        case .totalRatio:
-            "--total-ratio "
-                + percent(
-                    (linear - Double(cost) - Double(head?.addedParameters ?? 0))
-                        / Double(analysis.parameters))
+        case .ratio: "--ratio \(Self.thousandths(1 - Double(cost) / linear))"
+        case .totalRatio: totalRatio(linear - Double(cost), analysis, head)
         case .bytes: "--bytes \(cost + otherBytes)"
         case .bitsPerWeight: "--bits-per-weight \(rounded(Double(cost) * 8 / linear + 0.005))"
         case .memory(_, let context, let requests):
             "--vram \(gibibytes(cost, otherBytes, analysis, context, requests))"
         }
+    }
+
+    private func totalRatio(
+        _ removed: Double, _ analysis: Analysis, _ head: PlannedHead?
+    ) -> String {
+        let share =
+            (removed - Double(head?.addedParameters ?? 0)) / Double(analysis.parameters)
+        return share >= 0.001
+            ? "--total-ratio \(Self.thousandths(share))"
+            : "no smaller model; --head stores a tied output projection beside the embedding"
+    }
+
+    private static func thousandths(_ share: Double) -> String {
+        "\((share * 1000).rounded(.down) / 1000)"
     }
 
     /// Bytes of all weights that are no linear layer's.
