@@ -19,7 +19,7 @@ build: setup ## release build: .build/release/minima and libMinimaTorch.so
 test: setup ## every test; those that need a GPU skip themselves where there is none
 	@Scripts/setup-clients.sh
 	@Scripts/setup-browser.sh
-	@OMP_WAIT_POLICY=passive $(SWIFT) test --disable-xctest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive $(SWIFT) test --disable-xctest
 
 test-asan: setup ## the tensor tests under AddressSanitizer, leaks included
 	@Scripts/test-asan.sh
