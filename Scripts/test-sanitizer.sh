@@ -3,15 +3,16 @@
 # allocated (memcheck), races in shared memory (racecheck), barriers (synccheck) and memory read before
 # it was written (initcheck). Any report fails the run, and so does a tool that does not find the fault
 # that is planted for it. Needs a GPU and many minutes, as kernels run many times slower; all GPUs of the
-# machine (or of CUDA_VISIBLE_DEVICES) share the tests. What the same tests, tool and script found clean in
-# an earlier run that left its LOGS is not run again.
+# machine (or of CUDA_VISIBLE_DEVICES) share the tests. What was found clean is kept in LOGS and not run
+# again until the tests, the tool, this script or the GPUs change; remove LOGS to run everything.
 #
 # usage: Scripts/test-sanitizer.sh [TOOL...]
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
 #              of MinimaKernels and MinimaRuntime, but for suites with kernels of their own)
-#   JOBS       tests at a time on each GPU (4); each takes gigabytes of its memory for the tool's own ends
+#   JOBS       tests at a time on each GPU (4); each takes gigabytes of its memory for the tool's own ends,
+#              and under racecheck of the host's
 #   LIMIT      seconds a test may take (900); a planted fault has 120
-#   LOGS       folder for the tools' reports (.build/sanitizer)
+#   LOGS       folder for the tools' reports, and for what is clean (.build/sanitizer)
 #   TESTS      the tests' binary (.build/debug/minimaPackageTests.xctest, built when it is left out)
 #   SANITIZER  compute-sanitizer 2026.4 or newer (that of Scripts/sanitizer-requirements.txt, installed
 #              under .deps/sanitizer, when it is left out)
@@ -37,12 +38,7 @@ if [ -z "${TESTS:-}" ]; then
     TESTS=.build/debug/minimaPackageTests.xctest
 fi
 TESTS=$(realpath "$TESTS")
-# What a clean report is good for.
-KEY=$({
-    cat "$TESTS" Scripts/test-sanitizer.sh
-    "$SANITIZER" --version
-} | sha256sum) || fail "cannot read $TESTS or run $SANITIZER"
-export TESTS SANITIZER KEY
+export TESTS SANITIZER
 mkdir -p "$LOGS"
 
 listed=$("$TESTS" --testing-library swift-testing --list-tests) || fail "$TESTS does not list its tests"
@@ -63,7 +59,13 @@ export KERNELS
 GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader | paste -sd,)} ||
     fail "nvidia-smi does not list this machine's GPUs; name them in CUDA_VISIBLE_DEVICES"
 [ -n "$GPUS" ] || fail "this machine has no GPU"
-export GPUS
+# A clean result holds for these.
+KEY=$({
+    cat "$TESTS" "$(dirname "$TESTS")/libMinimaTorch.so" Scripts/test-sanitizer.sh Scripts/*requirements.txt &&
+        "$SANITIZER" --version &&
+        nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort -u
+} | sha256sum) || fail "cannot read $TESTS or libMinimaTorch.so beside it, or run $SANITIZER or nvidia-smi"
+export GPUS KEY
 at_once=$((${JOBS:-4} * $(tr , '\n' <<<"$GPUS" | wc -l)))
 
 # run TOOL NAME FILTER: tests under a tool, its report in LOGS/TOOL.NAME.report.
@@ -82,8 +84,8 @@ run() {
         >"$LOGS/$1.$2.tests" 2>&1
 }
 
-# check TOOL MODULE.SUITE/TEST: one line that says what was found; fails if it is anything, or if the tool
-# could not look.
+# check TOOL MODULE.SUITE/TEST: one line that says what was found, none for what is kept as clean; fails if
+# anything was found, or if the tool could not look.
 check() {
     local log=${2/\//.} began=$SECONDS status=0 summary gpus
     local report=$LOGS/$1.$log.report
@@ -98,15 +100,17 @@ check() {
         ;;
     esac
     # Kernels do not overlap in this run. Under racecheck every thread arrives at barriers for itself and
-    # fences what it read (common.cuh). All else is the same.
-    export MINIMA_SANITIZER=$1
+    # fences what it read (common.cuh).
+    export MINIMA_CUDA_TOOL=$1
     run "$1" "$log" "$2\(" || status=$?
     summary=$(grep -shoE '(ERROR|RACECHECK) SUMMARY.*' "$report" | tail -1) || true
     if grep -sq "Internal Sanitizer Error" "$report"; then
         summary="not all launches were checked, for lack of the GPU's memory perhaps; lower JOBS"
-    elif [ "$status" = 124 ]; then
+    elif grep -sq ' skipped[.:]' "$LOGS/$1.$log.tests"; then
+        summary="skipped; can GPU $CUDA_VISIBLE_DEVICES be used?"
+    elif ((SECONDS - began >= LIMIT)); then
         summary="ended by the limit of $LIMIT s"
-    elif [ "$status" = 9 ] || [ "$status" = 137 ]; then
+    elif [ "$status" = 9 ] || [ "$status" = 137 ]; then # 9 is what the tool makes of a killed test
         summary="killed, for lack of the host's memory perhaps; lower JOBS"
     fi
     printf '%-10s %-84s %4d s  exit %-3d %s\n' "$1" "$2" $((SECONDS - began)) "$status" "$summary"
@@ -119,18 +123,25 @@ declare -A finding=(
     [memcheck]='Invalid __global__ write' [racecheck]='Race reported' [synccheck]='Barrier error'
     [initcheck]='Uninitialized __global__'
 )
+wanted=$(for tool in "${tools[@]}"; do sed "s/^/$tool /" <<<"$tests"; done)
+# How many of the wanted are clean.
+clean() {
+    local tool test count=0
+    while read -r tool test; do
+        [ "$(cat "$LOGS/$tool.${test/\//.}.clean" 2>/dev/null)" != "$KEY" ] || count=$((count + 1))
+    done <<<"$wanted"
+    echo "$count"
+}
+
 failed=0
+kept=$(clean)
 for tool in "${tools[@]}"; do
     MINIMA_PLANTED=$tool PYTORCH_NO_CUDA_MEMORY_CACHING=1 LIMIT=120 \
         run "$tool" planted PlantedFaultGPUTests || true
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
         fail "$tool does not find a planted fault within 120 s; see $LOGS/$tool.planted.report"
 done
-for tool in "${tools[@]}"; do
-    while read -r test; do echo "$tool $test"; done <<<"$tests"
-done | xargs -P "$at_once" --process-slot-var SLOT -L 1 bash -c 'check "$@"' check || failed=1
-clean=$(cd "$LOGS" && for tool in "${tools[@]}"; do
-    while read -r test; do cat "$tool.${test/\//.}.clean" 2>/dev/null || true; done <<<"$tests"
-done | grep -cFx "$KEY") || true
-echo "test-sanitizer: $clean of $((${#tools[@]} * $(wc -l <<<"$tests"))) are clean; reports are in $LOGS"
+xargs -P "$at_once" --process-slot-var SLOT -L 1 bash -c 'check "$@"' check <<<"$wanted" || failed=1
+echo "test-sanitizer: $(clean) of $(wc -l <<<"$wanted") are clean, $kept of them since an earlier run;" \
+    "reports are in $LOGS"
 exit "$failed"

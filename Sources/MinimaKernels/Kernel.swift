@@ -19,7 +19,7 @@ public struct Kernel: Sendable {
     private let module: Module
     private nonisolated(unsafe) let function: minima_cuda_function
     private let parameterSizes: [Int]
-    private let mayOverlap: Bool
+    private let kernelsOverlap: Bool
 
     /// The only owner of a loaded module.
     private final class Module: Sendable {
@@ -98,7 +98,7 @@ public struct Kernel: Sendable {
         self.module = module
         self.function = function
         self.origin = cubin.origin
-        mayOverlap = context.kernelsOverlap
+        kernelsOverlap = context.kernelsOverlap
     }
 
     private static func parameterSizes(
@@ -201,7 +201,7 @@ public struct Kernel: Sendable {
                     }
                     return minima_cuda_launch(
                         context.driver.table, function, blocks, threads, UInt32(sharedBytes),
-                        stream.handle, overlapping && mayOverlap, parameters.baseAddress)
+                        stream.handle, overlapping && kernelsOverlap, parameters.baseAddress)
                 }
             }
         }

@@ -184,8 +184,8 @@ DEVICE bool mbarrier_try_wait(u32 barrier, u32 parity) {
     return done;
 }
 
-/// Waits for the end of the phase of parity `parity`. RACECHECK: each try is recorded, gigabytes a second
-/// if all threads keep trying; one of a warp tries, ever more rarely, before the others do.
+/// Waits for the end of the phase of parity `parity`. RACECHECK, which records each try: one thread of a
+/// warp tries, with pauses of 1 µs that double up to 0.5 ms, before the others do. These pauses are a guess.
 DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
 #if RACECHECK
     u32 active = __activemask(), lane = threadIdx.x % 32;

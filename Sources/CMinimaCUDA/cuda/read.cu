@@ -14,6 +14,7 @@
 // Reference: the line above; exact.
 // compile: BLOCK=256 LOADS=8 STAGES=1
 // compile: BLOCK=256 LOADS=4 STAGES=6
+// compile: BLOCK=256 LOADS=4 STAGES=6 RACECHECK=1
 #include "common.cuh"
 
 #define TILE (16 * BLOCK * LOADS)
