@@ -108,7 +108,7 @@ check() {
         summary="not all launches were checked, for lack of the GPU's memory perhaps; lower JOBS"
     elif grep -sq ' skipped[.:]' "$LOGS/$1.$log.tests"; then
         summary="skipped; can GPU $CUDA_VISIBLE_DEVICES be used?"
-    elif ((SECONDS - began >= LIMIT)); then
+    elif [ "$status" != 0 ] && ((SECONDS - began >= LIMIT)); then
         summary="ended by the limit of $LIMIT s"
     elif [ "$status" = 9 ] || [ "$status" = 137 ]; then # 9 is what the tool makes of a killed test
         summary="killed, for lack of the host's memory perhaps; lower JOBS"
