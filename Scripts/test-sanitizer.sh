@@ -9,8 +9,8 @@
 # usage: Scripts/test-sanitizer.sh [TOOL...]
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
 #              of MinimaKernels and MinimaRuntime, but for suites with kernels of their own)
-#   JOBS       tests at a time on each GPU (4); each takes gigabytes of its memory for the tool's own ends,
-#              and under racecheck of the host's
+#   JOBS       tests at a time on each GPU (4); each takes gigabytes of its memory for the tool's own ends, and
+#              under racecheck two processors and up to 45 GB of the host
 #   LIMIT      seconds a test may take (900); a planted fault has 120
 #   LOGS       folder for the tools' reports, and for what is clean (.build/sanitizer)
 #   TESTS      the tests' binary (.build/debug/minimaPackageTests.xctest, built when it is left out)
@@ -66,6 +66,22 @@ KEY=$({
         nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort -u
 } | sha256sum) || fail "cannot read $TESTS or libMinimaTorch.so beside it, or run $SANITIZER or nvidia-smi"
 export GPUS KEY
+
+# Processes that share a GPU take turns, each with all of it, and launches last many times as long; under CUDA's
+# multi-process service (MPS) they run side by side.
+if [ ! -e "${CUDA_MPS_PIPE_DIRECTORY:-/tmp/nvidia-mps}/control" ] &&
+    command -v nvidia-cuda-mps-control >/dev/null; then
+    mps=$(mktemp -d) # a socket's path has 108 bytes at most
+    export CUDA_MPS_PIPE_DIRECTORY=$mps CUDA_MPS_LOG_DIRECTORY=$mps
+    # It sees all GPUs, so that the numbers in CUDA_VISIBLE_DEVICES mean the same to it and to tests.
+    if env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d; then
+        trap 'echo quit | nvidia-cuda-mps-control >/dev/null; rm -rf "$mps"' EXIT
+    else
+        echo "test-sanitizer: without MPS, which does not start: tests that share a GPU take turns" >&2
+        rm -rf "$mps"
+        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    fi
+fi
 at_once=$((${JOBS:-4} * $(tr , '\n' <<<"$GPUS" | wc -l)))
 
 # run TOOL NAME FILTER: tests under a tool, its report in LOGS/TOOL.NAME.report.
@@ -98,6 +114,8 @@ check() {
     memcheck.MinimaKernelsTests.* | initcheck.MinimaKernelsTests.*)
         export PYTORCH_NO_CUDA_MEMORY_CACHING=1
         ;;
+    # The example model has no work for more.
+    *.MinimaRuntimeTests.*) export MINIMA_CUDA_MULTIPROCESSORS=16 ;;
     esac
     # Kernels do not overlap in this run. Under racecheck every thread arrives at barriers for itself and
     # fences what it read (common.cuh).

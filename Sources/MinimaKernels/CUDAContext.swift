@@ -12,7 +12,7 @@ public final class CUDAContext: Sendable {
     public let name: String
     /// What kernels are compiled for, such as `sm_90a`.
     public let architecture: String
-    /// Multiprocessors.
+    /// Multiprocessors that kernels are cut for, the device's or fewer.
     public let multiprocessors: Int
     /// The most bytes of shared memory that one block can have.
     public let sharedPerBlock: Int
@@ -43,11 +43,14 @@ public final class CUDAContext: Sendable {
     ///     made when it is absent.
     ///   - constants: Preprocessor definitions for all kernels, beside their own.
     ///   - kernelsOverlap: Whether kernels whose launch asks for it start before the one ahead of them ends.
+    ///   - multiprocessors: The most multiprocessors to cut kernels for, 1 or more; `nil` for all that there
+    ///     are.
     /// - Throws: `KernelError` when the driver, the device or the folder cannot be used.
     public init(
         device: Device, cacheDirectory: String?, constants: [String: KernelConstant] = [:],
-        kernelsOverlap: Bool = true
+        kernelsOverlap: Bool = true, multiprocessors: Int? = nil
     ) throws(KernelError) {
+        precondition(multiprocessors ?? 1 > 0, "kernels need a multiprocessor")
         let primary = try PrimaryContext(device: device)
         let major = try primary.attribute(MINIMA_CUDA_CAPABILITY_MAJOR)
         let minor = try primary.attribute(MINIMA_CUDA_CAPABILITY_MINOR)
@@ -66,7 +69,8 @@ public final class CUDAContext: Sendable {
         }
         name = try primary.name()
         architecture = Self.architecture(major: major, minor: minor)
-        multiprocessors = try primary.attribute(MINIMA_CUDA_MULTIPROCESSORS)
+        let present = try primary.attribute(MINIMA_CUDA_MULTIPROCESSORS)
+        self.multiprocessors = min(multiprocessors ?? present, present)
         sharedPerBlock = try primary.attribute(MINIMA_CUDA_SHARED_PER_BLOCK)
         sharedPerMultiprocessor = try primary.attribute(MINIMA_CUDA_SHARED_PER_MULTIPROCESSOR)
         self.primary = primary

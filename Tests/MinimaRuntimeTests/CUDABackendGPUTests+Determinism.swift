@@ -1,4 +1,5 @@
 import MinimaTensor
+import MinimaTestSupport
 import Testing
 
 @testable import MinimaRuntime
@@ -11,9 +12,10 @@ extension CUDABackendGPUTests {
     func deterministicTokensAreTheSameInAnyCompany(_ way: String) throws {
         let source = try model(way)
         let kernels = kernels
+        let count = underRacecheck(4, otherwise: 24)
         let requests = try (0..<8).map { index in
             try GenerationRequest(
-                prompt: tokens(3 + 29 * index, seed: UInt64(index + 1)), maxTokens: 24,
+                prompt: tokens(3 + 29 * index, seed: UInt64(index + 1)), maxTokens: count,
                 sampling: SamplingParameters(
                     temperature: index % 2 == 0 ? 0 : 0.8, logprobs: 2, seed: UInt64(index)))
         }
@@ -27,7 +29,7 @@ extension CUDABackendGPUTests {
         let together = try requests.map(engine.submit).map { try $0.wait() }
         for (request, outcome) in zip(requests, together) {
             let alone = try engine.submit(request).wait()
-            #expect(outcome.tokens.count == 24)
+            #expect(outcome.tokens.count == count)
             #expect(alone.tokens.map(\.token) == outcome.tokens.map(\.token), "\(way)")
         }
     }

@@ -108,15 +108,18 @@ struct CUDABackendGPUTests {
     /// places in another order; keys and values in e4m3 add at most half a unit of its three bits, 2⁻⁴.
     @Test(arguments: ways, [KeyValueFormat.bfloat16, .float8])
     func logitsAreTheForwardPass(_ way: String, _ format: KeyValueFormat) throws {
-        try compareLogits(way, format, lengths: [5, 64, 130], bucket: 4, steps: 6)
+        try compareLogits(
+            way, format, lengths: [5, 64, underRacecheck(70, otherwise: 130)], bucket: 4,
+            steps: underRacecheck(1, otherwise: 6))
     }
 
     /// The same in steps of more rows than one launch of the decoding kernel takes: codes go through it
     /// in groups, other weights through the library's products.
     @Test(arguments: ways)
     func logitsOfManyRowsAreTheForwardPass(_ way: String) throws {
+        let apart = underRacecheck(2, otherwise: 7)
         try compareLogits(
-            way, .bfloat16, lengths: (0..<20).map { 3 + 7 * $0 }, bucket: 24, steps: 1)
+            way, .bfloat16, lengths: (0..<20).map { 3 + apart * $0 }, bucket: 24, steps: 1)
     }
 
     private func compareLogits(
@@ -285,26 +288,30 @@ struct CUDABackendGPUTests {
         }
     }
 
-    /// Decoding's perplexity is the forward pass's within half a percent.
+    /// Decoding's perplexity is the forward pass's within half a percent; that of few tokens, over which errors
+    /// even out less, within two.
     @Test(arguments: [KeyValueFormat.bfloat16, .float8])
     func perplexityIsTheForwardPass(_ format: KeyValueFormat) throws {
         let path = "\(packageFolder())/Examples/tiny-qwen3-4m"
         let checkpoint = try Checkpoint(path: path)
         let model = try checkpoint.loadModel(device: .cuda(0), dtype: .float32)
-        let text = tokens(1200, seed: 3, vocabulary: model.dimensions.vocabulary)
-        let windows = stride(from: 0, to: 1200, by: 150).map { Array(text[$0..<$0 + 150]) }
+        let length = underRacecheck(20, otherwise: 150)
+        let text = tokens(8 * length, seed: 3, vocabulary: model.dimensions.vocabulary)
+        let windows = stride(from: 0, to: text.count, by: length).map {
+            Array(text[$0..<$0 + length])
+        }
         let backend = try CUDABackend(
             checkpoint, layout: CUDALayout(slots: 8, context: 192, format: format, chunk: 64),
             kernels: kernels)
         let (nats, count) = try DecodeEvaluator(backend).measure(windows)
         var expected = 0.0
         for window in windows {
-            let logits = try reference(model, window, from: 0).narrow(0, 0..<149)
+            let logits = try reference(model, window, from: 0).narrow(0, 0..<length - 1)
             let targets = try Tensor(window.dropFirst().map(Int64.init)).to(.cuda(0)).unsqueeze(1)
             let chosen = try logits.logSoftmax().gather(1, targets)
             expected -= try chosen.sum().item()
         }
-        #expect(count == 8 * 149)
-        #expect(abs(nats - expected) <= 0.005 * Double(count))
+        #expect(count == 8 * (length - 1))
+        #expect(abs(nats - expected) <= underRacecheck(0.02, otherwise: 0.005) * Double(count))
     }
 }

@@ -22,8 +22,9 @@ struct DecodeBenchGPUTests {
 
     private func bench(_ speculation: DecodeBench.Speculation? = nil) -> DecodeBench {
         DecodeBench(
-            kernels: kernels, context: 200, requests: [2], format: .bfloat16, steps: 40, repeats: 2,
-            chunk: 64, seed: 1, tunesKernels: false, speculation: speculation
+            kernels: kernels, context: 200, requests: [2], format: .bfloat16,
+            steps: underRacecheck(4, otherwise: 40), repeats: 2, chunk: 64, seed: 1,
+            tunesKernels: false, speculation: speculation
         ) { _ in }
     }
 
@@ -79,12 +80,15 @@ struct DecodeBenchGPUTests {
 
     /// Chosen numbers of proposals beside a fixed one, and prompts with the draft.
     @Test func proposalsAreChosen() throws {
+        // Numbers are chosen over hundreds of steps.
+        let automatic = underRacecheck(nil, otherwise: 2)
         var runs: [BenchResult.Run] = []
         try bench(
             .init(
-                draft: .ngram, label: "n-gram", draftTokens: [2], automatic: 2, lengths: [1, 2.5])
+                draft: .ngram, label: "n-gram", draftTokens: [2], automatic: automatic,
+                lengths: [1, 2.5])
         ).run(checkpoint, label: "dense") { runs.append($0) }
-        try #require(runs.count == 5)
+        try #require(runs.count == (automatic == nil ? 3 : 5))
         for run in runs.dropFirst() {
             #expect(run.prefill?.tokens == 200 && (run.prefill?.seconds.median ?? 0) > 0)
             let speculation = try #require(run.speculation)
@@ -92,6 +96,7 @@ struct DecodeBenchGPUTests {
         }
         #expect(runs[1].kernels.contains { $0.name == "draft ngram" && $0.bytes == 4 * 200 * 2 })
         #expect(runs.prefix(3).allSatisfy { $0.speculation?.shares == nil })
+        guard automatic != nil else { return }
         for run in runs.suffix(2) {
             let shares = try #require(run.speculation?.shares)
             #expect(
