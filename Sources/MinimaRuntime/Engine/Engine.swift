@@ -43,7 +43,12 @@ public final class Engine: Sendable {
         self.options = options
         self.inbox = inbox
         self.thread = thread
-        capacity = try started.wait { $0 }.get()
+        do {
+            capacity = try started.wait { $0 }.get()
+        } catch {
+            thread.join()
+            throw error
+        }
         context = Self.context(capacity)
     }
 

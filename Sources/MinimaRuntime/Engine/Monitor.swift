@@ -50,16 +50,23 @@ final class Monitor<State>: @unchecked Sendable {
 /// libtorch's grad mode and CUDA's current stream belong to a thread, so what uses them cannot move
 /// between the threads of Swift's concurrency.
 final class DedicatedThread: Sendable {
-    private let ended: Monitor<Bool>
+    private struct State {
+        var hasEnded = false
+        var isClaimed = false
+        var isGone = false
+    }
+
+    private let state: Monitor<State>
+    private let thread: pthread_t
 
     /// Starts a thread; without one (the system has no more), `body` is dropped and `nil` returned.
     init?(_ body: @escaping @Sendable () -> Void) {
-        let ended = Monitor(false)
-        self.ended = ended
+        let state = Monitor(State())
+        self.state = state
         let box = Unmanaged.passRetained(
             ThreadBody {
                 body()
-                ended.withLock { $0 = true }
+                state.withLock { $0.hasEnded = true }
             })
         var thread = pthread_t()
         let status = pthread_create(
@@ -73,15 +80,29 @@ final class DedicatedThread: Sendable {
             box.release()
             return nil
         }
-        pthread_detach(thread)
+        self.thread = thread
+    }
+
+    deinit {
+        if state.withLock({ !$0.isClaimed }) { pthread_detach(thread) }
     }
 
     /// Whether the closure has returned.
-    var hasEnded: Bool { ended.withLock { $0 } }
+    var hasEnded: Bool { state.withLock { $0.hasEnded } }
 
-    /// Waits until the closure has returned.
+    /// Waits until the thread is gone: what it captured, and what libraries keep for each thread, such as
+    /// libtorch's CUDA handles, is released, so that nothing of it runs while the process exits.
     func join() {
-        _ = ended.wait { $0 ? true : nil }
+        let isFirst = state.withLock { state in
+            defer { state.isClaimed = true }
+            return !state.isClaimed
+        }
+        guard isFirst else {
+            return state.wait { $0.isGone ? () : nil }
+        }
+        // A thread cannot wait for itself.
+        if pthread_join(thread, nil) != 0 { pthread_detach(thread) }
+        state.withLock { $0.isGone = true }
     }
 }
 
