@@ -45,8 +45,11 @@ struct Bench: ParsableCommand {
             """)
     var weights: [WeightChoice] = []
 
-    @Option(help: "With --shape or --sizes, a plan in place of --weights.", completion: .file())
-    var plan: String?
+    @Option(
+        parsing: .upToNextOption,
+        help: "With --shape or --sizes, plans behind what --weights says, or in its place.",
+        completion: .file())
+    var plan: [String] = []
 
     @Option(help: "Tokens in the cache when the timed steps begin.")
     var context = 8192
@@ -128,18 +131,15 @@ struct Bench: ParsableCommand {
     var json = false
 
     func validate() throws {
-        if costs != nil, !models.isEmpty || plan != nil {
+        if costs != nil, !models.isEmpty || !plan.isEmpty {
             throw ValidationError("--costs times --weights at the sizes of --shape or --sizes")
         }
         guard models.isEmpty == (shape != nil || sizes != nil), shape == nil || sizes == nil else {
             throw ValidationError("give model directories, or one of --shape and --sizes")
         }
-        if !models.isEmpty, !weights.isEmpty || plan != nil {
+        if !models.isEmpty, !weights.isEmpty || !plan.isEmpty {
             throw ValidationError(
                 "--weights and --plan go with --shape or --sizes; models are stored as they are")
-        }
-        if plan != nil, !weights.isEmpty {
-            throw ValidationError("give --weights or --plan, not both")
         }
         if device == .cpu {
             throw ValidationError("--device must be cuda or cuda:N, found cpu: kernels need a GPU")
@@ -210,7 +210,7 @@ struct Bench: ParsableCommand {
 
     /// What ``weights`` name.
     private var choices: [WeightChoice] {
-        weights.isEmpty ? [WeightChoice(format: Dense.name)] : weights
+        weights.isEmpty && plan.isEmpty ? [WeightChoice(format: Dense.name)] : weights
     }
 
     func run() throws {
@@ -244,7 +244,7 @@ struct Bench: ParsableCommand {
             }
             try bench.run(source, label: candidate.label) { run in
                 var run = run
-                run.plan = plan
+                run.plan = candidate.plan
                 result?.runs.append(run)
                 // A later run that fails, or is stopped, does not take the earlier ones with it.
                 if let result { try save(result) }
@@ -306,6 +306,7 @@ struct Bench: ParsableCommand {
     /// One way of storing the weights.
     private struct Candidate {
         let label: String
+        var plan: String?
         let open: () throws -> any WeightSource
     }
 
@@ -321,19 +322,18 @@ struct Bench: ParsableCommand {
             ?? ModelShape.config(shape ?? "")
         let name = shape ?? sizes ?? ""
         let dense = try RandomWeights(config, path: name, seed: seed)
-        if let plan {
-            let modules = try readResult(CompressionPlan.self, plan).modules
-            return [
-                Candidate(label: plan) {
-                    try RandomWeights(config, path: name, seed: seed, plan: modules)
-                }
-            ]
-        }
-        return choices.map { choice in
+        let stored = choices.map { choice in
             Candidate(label: choice.label) {
                 try RandomWeights(
                     config, path: name, seed: seed, plan: choice.plan(dense).modules)
             }
         }
+        let planned = try plan.map { path in
+            let modules = try readResult(CompressionPlan.self, path).modules
+            return Candidate(label: path, plan: path) {
+                try RandomWeights(config, path: name, seed: seed, plan: modules)
+            }
+        }
+        return stored + planned
     }
 }

@@ -15,7 +15,6 @@ struct BenchTests {
             (["bench", "--shape", "qwen3-9b"], ["qwen3-9b", "qwen3-14b, qwen3-32b, qwen3-4b"]),
             (["bench", "x", "--weights", "dense:int4"], ["--weights", "--shape", "as they are"]),
             (["bench", "x", "--plan", "p"], ["--plan", "--shape"]),
-            (shape + ["--plan", "p", "--weights", "dense"], ["--weights", "--plan", "both"]),
             (shape + ["--device", "cpu"], ["--device", "cuda:N", "cpu"]),
             (shape + ["--device", "tpu"], ["--device", "tpu"]),
             (shape + ["--context", "0"], ["--context", "found 0", "between 1"]),
@@ -162,6 +161,11 @@ struct BenchTests {
         try expectFailure(Self.shape + ["--peer", "/no/peer.json"] + gpu, "/no/peer.json")
         let text = try scratch.write(Array("nothing".utf8), to: "text.json")
         let other = try scratch.write(Array("{\"kind\": \"inspection\"}".utf8), to: "other.json")
+        // Several plans, beside other weights.
+        for plans in [["/no/plan.json", text], [text, "/no/plan.json"]] {
+            let stored = ["--weights", "dense", "lowrank:0.3", "--plan"] + plans
+            try expectFailure(Self.shape + stored + gpu, plans[0])
+        }
         for option in ["--plan", "--peer"] {
             try expectFailure(Self.shape + [option, text] + gpu, text)
             try expectFailure(Self.shape + [option, other] + gpu, other)
