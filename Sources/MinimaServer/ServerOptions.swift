@@ -25,14 +25,15 @@ public struct ServerOptions: Sendable {
     public var maxConnections: Int
     /// Time after which a connection is closed on which a request does not arrive or not get on.
     public var idleTimeout: Duration
-    /// Bytes that the system may hold for a client that does not read; `nil`: as many as it likes.
-    public var sendBuffer: Int?
     /// Time that running requests have to end once the server is asked to stop.
     public var drainTime: Duration
     /// Time without a step, while requests are there, after which the engine counts as stalled.
     public var stallTime: Duration
     /// Where Python packages may lie, among them xgrammar, which constrained answers need.
     public var packageFolders: [String]
+    /// About how many bytes the system may hold for a client that does not read (`SO_SNDBUF`); `nil`: as many
+    /// as it likes.
+    var sendBuffer: Int?
 
     /// Options; the defaults suit one machine's users.
     public init(
@@ -41,7 +42,7 @@ public struct ServerOptions: Sendable {
         context: Int? = nil, maxBodyBytes: Int = 8 << 20, maxAnswers: Int = 1024,
         maxPromptLogprobs: Int = 1 << 18,
         deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
-        idleTimeout: Duration = .seconds(60), sendBuffer: Int? = nil,
+        idleTimeout: Duration = .seconds(60),
         drainTime: Duration = .seconds(30), stallTime: Duration = .seconds(120),
         packageFolders: [String] = []
     ) {
@@ -57,7 +58,6 @@ public struct ServerOptions: Sendable {
         self.deadline = deadline
         self.maxConnections = maxConnections
         self.idleTimeout = idleTimeout
-        self.sendBuffer = sendBuffer
         self.drainTime = drainTime
         self.stallTime = stallTime
         self.packageFolders = packageFolders

@@ -89,7 +89,9 @@ struct RobustnessTests {
     /// A client that does not read holds up neither the engine nor other clients.
     @Test func slowReaders() async throws {
         let engine = try ScriptedBackend.endless(slots: 8, stepTime: .zero)
-        try await TestServer.with(engine, ServerOptions(sendBuffer: 1 << 14)) { server in
+        var options = ServerOptions()
+        options.sendBuffer = 1 << 14
+        try await TestServer.with(engine, options) { server in
             let port = server.port
             // 16,000 tokens take more than sockets hold, however many of them an event has.
             let json: JSON = [

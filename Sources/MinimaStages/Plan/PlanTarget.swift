@@ -65,11 +65,12 @@ public enum PlanTarget: Sendable, Hashable {
     private func totalRatio(
         _ removed: Double, _ analysis: Analysis, _ head: PlannedHead?
     ) -> String {
-        let share =
-            (removed - Double(head?.addedParameters ?? 0)) / Double(analysis.parameters)
-        return share >= 0.001
-            ? "--total-ratio \(Self.thousandths(share))"
-            : "no smaller model; --head stores a tied output projection beside the embedding"
+        let added = head?.addedParameters ?? 0
+        let share = (removed - Double(added)) / Double(analysis.parameters)
+        if share >= 0.001 { return "--total-ratio \(Self.thousandths(share))" }
+        return added > 0
+            ? "no smaller model; --head stores a tied output projection beside the embedding"
+            : "no smaller model"
     }
 
     private static func thousandths(_ share: Double) -> String {
