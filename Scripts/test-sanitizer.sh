@@ -61,25 +61,35 @@ GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 
 [ -n "$GPUS" ] || fail "this machine has no GPU"
 # A clean result holds for these.
 KEY=$({
-    cat "$TESTS" "$(dirname "$TESTS")/libMinimaTorch.so" Scripts/test-sanitizer.sh Scripts/*requirements.txt &&
-        "$SANITIZER" --version &&
-        nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort -u
-} | sha256sum) || fail "cannot read $TESTS or libMinimaTorch.so beside it, or run $SANITIZER or nvidia-smi"
+    cat "$TESTS" "$(dirname "$TESTS")/libMinimaTorch.so" Scripts/test-sanitizer.sh Scripts/*requirements.txt \
+        Examples/tiny-qwen3-4m/* && echo "${MINIMA_TORCH:-}" && "$SANITIZER" --version &&
+        { nvidia-smi -i "$GPUS" --query-gpu=name,driver_version --format=csv,noheader || echo "$GPUS"; } | sort -u
+} | sha256sum) || fail "cannot read $TESTS or libMinimaTorch.so beside it, or run $SANITIZER"
 export GPUS KEY
 
 # Processes that share a GPU take turns, each with all of it, and launches last many times as long; under CUDA's
-# multi-process service (MPS) they run side by side.
+# multi-process service (MPS) they run side by side. A fault on the GPU then ends the tests beside it too; none is
+# clean for that, and all run again the next time.
+mps=
+end_mps() {
+    [ -n "$mps" ] || return 0
+    echo quit | nvidia-cuda-mps-control >/dev/null 2>&1 || true
+    rm -rf "$mps"
+    mps=
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+}
 if [ ! -e "${CUDA_MPS_PIPE_DIRECTORY:-/tmp/nvidia-mps}/control" ] &&
     command -v nvidia-cuda-mps-control >/dev/null; then
     mps=$(mktemp -d) # a socket's path has 108 bytes at most
     export CUDA_MPS_PIPE_DIRECTORY=$mps CUDA_MPS_LOG_DIRECTORY=$mps
+    trap end_mps EXIT
     # It sees all GPUs, so that the numbers in CUDA_VISIBLE_DEVICES mean the same to it and to tests.
-    if env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d; then
-        trap 'echo quit | nvidia-cuda-mps-control >/dev/null; rm -rf "$mps"' EXIT
-    else
-        echo "test-sanitizer: without MPS, which does not start: tests that share a GPU take turns" >&2
-        rm -rf "$mps"
-        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    if ! env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d ||
+        ! CUDA_VISIBLE_DEVICES=${GPUS%%,*} timeout 60 "$TESTS" --testing-library swift-testing \
+            --filter 'ElementwiseGPUTests/rowsAreGathered\(' >"$LOGS/mps.tests" 2>&1 ||
+        grep -q ' skipped[.:]' "$LOGS/mps.tests"; then
+        echo "test-sanitizer: MPS does not work here, so tests that share a GPU take turns; see $LOGS/mps.tests" >&2
+        end_mps
     fi
 fi
 at_once=$((${JOBS:-4} * $(tr , '\n' <<<"$GPUS" | wc -l)))
@@ -97,7 +107,13 @@ run() {
     rm -f "$LOGS/$1.$2.report" "$LOGS/$1.$2.clean"
     timeout -k 30 "$LIMIT" "$SANITIZER" --tool "$1" --error-exitcode 86 --print-limit 50 "${options[@]}" \
         --log-file "$LOGS/$1.$2.report" "$TESTS" --testing-library swift-testing --filter "$3" \
-        >"$LOGS/$1.$2.tests" 2>&1
+        >"$LOGS/$1.$2.tests" 2>&1 &
+    # Its processes are a group of their own, which Ctrl-C does not reach.
+    trap "kill $!" INT TERM
+    local status=0
+    wait $! || status=$?
+    trap - INT TERM
+    return "$status"
 }
 
 # check TOOL MODULE.SUITE/TEST: one line that says what was found, none for what is kept as clean; fails if
@@ -114,8 +130,6 @@ check() {
     memcheck.MinimaKernelsTests.* | initcheck.MinimaKernelsTests.*)
         export PYTORCH_NO_CUDA_MEMORY_CACHING=1
         ;;
-    # The example model has no work for more.
-    *.MinimaRuntimeTests.*) export MINIMA_CUDA_MULTIPROCESSORS=16 ;;
     esac
     # Kernels do not overlap in this run. Under racecheck every thread arrives at barriers for itself and
     # fences what it read (common.cuh).

@@ -14,7 +14,7 @@ struct CUDASpeculationGPUTests {
     let kernels: CUDAContext
 
     init() throws {
-        kernels = try .forTests()
+        kernels = try .forTests(ofModels: true)
     }
 
     /// What a sequence is asked for.

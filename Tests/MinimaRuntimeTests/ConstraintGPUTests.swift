@@ -105,7 +105,7 @@ struct ConstraintGPUTests {
     @Test(arguments: [Speculation.off, .fixed(3)])
     func everyTokenIsAllowed(_ speculation: Speculation) throws {
         let checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
-        let kernels = kernels
+        let kernels = try CUDAContext.forTests(ofModels: true)
         let engine = try Engine(EngineOptions(speculation: speculation)) {
             try CUDABackend(
                 checkpoint,
@@ -116,7 +116,7 @@ struct ConstraintGPUTests {
         var random = SplitMix(6)
         let phrase = random.tokens(10...10, below: 500)
         let count = underRacecheck(12, otherwise: 30)
-        let requests = try (0..<underRacecheck(9, otherwise: 18)).map { index in
+        let requests = try (0..<underRacecheck(10, otherwise: 18)).map { index in
             let rule = index % 4 == 3 ? nil : ConstraintRule.allCases[index % 6]
             return try GenerationRequest(
                 prompt: phrase + phrase + random.tokens(1...9, below: 500), maxTokens: count,

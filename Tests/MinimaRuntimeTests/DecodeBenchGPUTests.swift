@@ -16,7 +16,7 @@ struct DecodeBenchGPUTests {
     let checkpoint: Checkpoint
 
     init() throws {
-        kernels = try .forTests()
+        kernels = try .forTests(ofModels: true)
         checkpoint = try Checkpoint(path: "\(packageFolder())/Examples/tiny-qwen3-4m")
     }
 

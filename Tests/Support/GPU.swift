@@ -17,14 +17,15 @@ extension CUDAContext {
     /// compiles for a second.
     ///
     /// Under a tool of compute-sanitizer kernels do not overlap: one that waits for the one ahead slows that
-    /// one down. Racecheck has kernels of its own, see common.cuh. `MINIMA_CUDA_MULTIPROCESSORS` are the most
-    /// that kernels are cut for.
-    public static func forTests() throws -> CUDAContext {
+    /// one down. Racecheck has kernels of its own, see common.cuh.
+    ///
+    /// - Parameter ofModels: Whether whole models are run, the small ones of tests: under a tool kernels are
+    ///   cut for 16 multiprocessors then, so that processes beside this one find place on the device.
+    public static func forTests(ofModels: Bool = false) throws -> CUDAContext {
         let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
-        let environment = ProcessInfo.processInfo.environment
         return try CUDAContext(
             device: .cuda(0), cacheDirectory: cache,
             constants: isRacechecked ? ["RACECHECK": 1] : [:], kernelsOverlap: tool == nil,
-            multiprocessors: environment["MINIMA_CUDA_MULTIPROCESSORS"].flatMap { Int($0) })
+            multiprocessors: ofModels && tool != nil ? 16 : nil)
     }
 }
