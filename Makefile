@@ -4,7 +4,7 @@ SWIFT ?= swift
 RATIO ?= 0.35
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-asan test-sanitizer demo bench bench-peers format lint dist check-dist clean
+.PHONY: help setup build test test-asan test-sanitizer demo bench bench-decode bench-peers format lint dist check-dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: build ## compress, evaluate and sample the example model; results under de
 
 bench: build ## time evaluation, compression and inspection of the example model
 	@Scripts/bench.sh
+
+bench-decode: build ## decoding at the sizes of Qwen3-32B, dense and compressed, beside transformers (needs a GPU)
+	@Scripts/bench-decode.sh
 
 bench-peers: build ## the same work with transformers and tokenizers, side by side (needs Python)
 	@Scripts/bench-peers.sh

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Greedy answers of two ways to compute, token by token: equal, or parting where the reference is undecided.
+
+    python3 Benchmarks/greedy.py --minima .build/release/minima MODEL TEXT
+
+Prompts are pieces of TEXT, evenly spaced, `--words` words each. Both sides are `minima generate` with the
+options in `--found` (default: a GPU's kernels) and `--reference` (default: float32 on the CPU, through
+libtorch). Where an answer parts from the reference's for the first time, the line says how far apart the
+reference's two best tokens are there, in nats, and whether the other side took the second; what comes after
+has another text before it and is not compared. Needs no packages.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def prompts(path, count, words):
+    text = Path(path).read_text(encoding="utf-8", errors="replace").split()
+    if len(text) < count * words:
+        sys.exit(f"error: {path} has {len(text)} words, {count} prompts of {words} need more; lower --prompts")
+    step = (len(text) - words) // max(count - 1, 1)
+    return [" ".join(text[i * step : i * step + words]) for i in range(count)]
+
+
+def answers(minima, model, texts, tokens, options):
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.writelines(json.dumps(text) + "\n" for text in texts)
+        file.flush()
+        command = [minima, "generate", model, "--prompts", file.name, "--max-tokens", str(tokens)]
+        command += ["--json", "--logprobs", "2", *shlex.split(options)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"error: {' '.join(command)} failed:\n{done.stderr.strip()}")
+    return [json.loads(line)["logprobs"] for line in done.stdout.splitlines()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="greedy answers of two ways to compute")
+    parser.add_argument("model")
+    parser.add_argument("text")
+    parser.add_argument("--minima", default=".build/release/minima")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--words", type=int, default=40)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--found", default="--device cuda")
+    parser.add_argument("--reference", default="--device cpu --dtype float32")
+    options = parser.parse_args()
+    if min(options.prompts, options.words, options.max_tokens) < 1:
+        parser.error("--prompts, --words and --max-tokens must be positive")
+
+    texts = prompts(options.text, options.prompts, options.words)
+    found, reference = (
+        answers(options.minima, options.model, texts, options.max_tokens, way)
+        for way in (options.found, options.reference)
+    )
+    equal, gaps, compared, unexplained = 0, [], 0, 0
+    for number, (own, other) in enumerate(zip(found, reference, strict=True)):
+        pairs = list(zip(own, other))
+        parting = next((i for i, (a, b) in enumerate(pairs) if a["id"] != b["id"]), None)
+        if parting is None and len(own) == len(other):
+            equal += 1
+            compared += len(own)
+            continue
+        if parting is None:
+            unexplained += 1
+            print(f"answer {number}: {len(own)} tokens, the reference has {len(other)}")
+            continue
+        compared += parting
+        best, second = other[parting]["alternatives"][:2]
+        gap = best["logprob"] - second["logprob"]
+        is_second = own[parting]["id"] == second["id"]
+        unexplained += not is_second
+        gaps.append(gap)
+        print(
+            f"answer {number}: parts at token {parting}, where the best two are {gap:.4f} nats apart, "
+            f"{'the second' if is_second else 'neither'} was taken"
+        )
+    print(f"{equal} of {len(texts)} answers of {options.max_tokens} tokens are the reference's; {compared} tokens")
+    if gaps:
+        print(f"the others part where it is {min(gaps):.4f} to {max(gaps):.4f} nats from another token")
+    sys.exit(1 if unexplained else 0)
+
+
+if __name__ == "__main__":
+    main()
