@@ -93,7 +93,12 @@ extension EngineMaker {
     }
 
     /// How many requests of which length fit, for people.
-    func memoryTable() throws -> String {
+    ///
+    /// - Parameters:
+    ///   - longest: Tokens of the longest request; `nil`: the model's context.
+    ///   - option: The option that says how many requests are computed at one time.
+    func memoryTable(longest: Int? = nil, option: String) throws -> String {
+        let context = min(longest ?? context, context)
         let budget = try budget(slots: parallel, longest: context)
         var lengths = Array(sequence(first: 512) { $0 < context / 2 ? $0 * 2 : nil })
             .filter { $0 < context }
@@ -109,7 +114,7 @@ extension EngineMaker {
         return """
             \(device), \(options.vram == nil ? "free      " : "--vram    ")\(byteText(budget.deviceBytes))
             weights         \(byteText(budget.weightBytes)) in \(dtype)\(try draftText())
-            activations     \(byteText(budget.activationBytes)) at most, with --parallel \(parallel)
+            activations     \(byteText(budget.activationBytes)) at most, with \(option) \(parallel)
             left for pages  \(budget)
 
             \(padded(["tokens", "requests", "pages each", "memory"]))

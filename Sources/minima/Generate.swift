@@ -110,7 +110,9 @@ struct Generate: ParsableCommand {
             checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
             parallel: parallel, deterministic: deterministic,
             draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
-        if explainMemory { return try Terminal.output(maker.memoryTable(), terminator: "") }
+        if explainMemory {
+            return try Terminal.output(maker.memoryTable(option: "--parallel"), terminator: "")
+        }
         let tokenizer = try Tokenizer(directory: model)
         let encoder = try PromptEncoder(checkpoint, tokenizer, usesTemplate: chat)
         let texts = try prompt.map { [$0] } ?? readPrompts(prompts ?? "")

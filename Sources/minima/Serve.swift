@@ -106,6 +106,9 @@ struct Serve: ParsableCommand {
             """)
     var stepMilliseconds = 200
 
+    @Flag(help: "Print how many requests of which length fit beside the model, and end.")
+    var explainMemory = false
+
     @Flag(help: "Print no line for each request.")
     var quiet = false
 
@@ -149,6 +152,10 @@ struct Serve: ParsableCommand {
             checkpoint, device: device, dtype: compute.dtype, backend: backend, options: engine,
             parallel: maxRequests, deterministic: deterministic,
             draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
+        if explainMemory {
+            let table = try maker.memoryTable(longest: context, option: "--max-requests")
+            return try Terminal.output(table, terminator: "")
+        }
         maker.prefixCaching = !noPrefixCaching
         maker.stepSeconds = stepMilliseconds == 0 ? nil : Double(stepMilliseconds) / 1000
         let engine = try open(maker)

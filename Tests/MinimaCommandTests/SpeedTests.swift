@@ -111,4 +111,18 @@ struct SpeedTests {
         #expect(outcome.code == 0, "\(outcome.errors)")
         #expect(outcome.output.contains("--vram    4.29 GB"), "\(outcome.output)")
     }
+
+    /// A server says so without listening, for requests as long as it takes them.
+    @Test func serversExplainTheirMemory() throws {
+        let outcome = try Run([
+            "serve", exampleModel, "--explain-memory", "--device", "cpu", "--max-requests", "7",
+            "--context", "1500",
+        ]).wait()
+        #expect(outcome.code == 0 && outcome.errors.isEmpty, "\(outcome.errors)")
+        #expect(outcome.output.contains("with --max-requests 7"), "\(outcome.output)")
+        let lengths = outcome.output.split(separator: "\n").suffix(3).map {
+            $0.split(separator: " ").first
+        }
+        #expect(lengths == ["512", "1,024", "1,500"])
+    }
 }
