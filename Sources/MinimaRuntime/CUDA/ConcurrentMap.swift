@@ -16,17 +16,14 @@ func concurrentMap<Value>(
         }
         places.work()
         for thread in others { thread.join() }
-        // A thread that has ended may hold `places` for a moment longer; `body` must not outlive this.
-        places.forget()
         return try places.results.compactMap { try $0?.get() }
     }
 }
 
-/// What the threads share: the lock guards `next` and `results`, a place has one thread, and `body`
-/// is set before they start and after they have ended.
+/// What the threads share: the lock guards `next` and `results`, and a place has one thread.
 private final class Places<Value>: @unchecked Sendable {
     private let lock = Mutex<Void>(())
-    private var body: ((Int) throws -> Value)?
+    private let body: (Int) throws -> Value
     private var next = 0
     private(set) var results: [Result<Value, any Error>?]
 
@@ -36,15 +33,11 @@ private final class Places<Value>: @unchecked Sendable {
     }
 
     func work() {
-        guard let body else { return }
         while let place = lock.withLock({ _ in take() }) {
             let result = Result { try body(place) }
             lock.withLock { _ in finish(place, result) }
         }
     }
-
-    /// Lets go of what was called for each place.
-    func forget() { body = nil }
 
     private func take() -> Int? {
         guard next < results.count else { return nil }

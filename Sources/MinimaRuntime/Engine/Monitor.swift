@@ -93,6 +93,8 @@ final class DedicatedThread: Sendable {
     /// Waits until the thread is gone: what it captured, and what libraries keep for each thread, such as
     /// libtorch's CUDA handles, is released, so that nothing of it runs while the process exits.
     func join() {
+        // A thread cannot wait for itself.
+        guard pthread_equal(pthread_self(), thread) == 0 else { return }
         let isFirst = state.withLock { state in
             defer { state.isClaimed = true }
             return !state.isClaimed
@@ -100,8 +102,7 @@ final class DedicatedThread: Sendable {
         guard isFirst else {
             return state.wait { $0.isGone ? () : nil }
         }
-        // A thread cannot wait for itself.
-        if pthread_join(thread, nil) != 0 { pthread_detach(thread) }
+        pthread_join(thread, nil)
         state.withLock { $0.isGone = true }
     }
 }
