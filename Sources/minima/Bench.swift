@@ -47,7 +47,7 @@ struct Bench: ParsableCommand {
 
     @Option(
         parsing: .upToNextOption,
-        help: "With --shape or --sizes, plans behind what --weights says, or in its place.",
+        help: "With --shape or --sizes, plans to measure, after --weights where these are given.",
         completion: .file())
     var plan: [String] = []
 
@@ -322,18 +322,15 @@ struct Bench: ParsableCommand {
             ?? ModelShape.config(shape ?? "")
         let name = shape ?? sizes ?? ""
         let dense = try RandomWeights(config, path: name, seed: seed)
-        let stored = choices.map { choice in
-            Candidate(label: choice.label) {
-                try RandomWeights(
-                    config, path: name, seed: seed, plan: choice.plan(dense).modules)
-            }
+        func candidate(
+            _ label: String, plan: String?, _ modules: [CompressionPlan.Module]
+        ) throws -> Candidate {
+            let source = try RandomWeights(config, path: name, seed: seed, plan: modules)
+            return Candidate(label: label, plan: plan) { source }
         }
-        let planned = try plan.map { path in
-            let modules = try readResult(CompressionPlan.self, path).modules
-            return Candidate(label: path, plan: path) {
-                try RandomWeights(config, path: name, seed: seed, plan: modules)
+        return try choices.map { try candidate($0.label, plan: nil, $0.plan(dense).modules) }
+            + plan.map {
+                try candidate($0, plan: $0, readResult(CompressionPlan.self, $0).modules)
             }
-        }
-        return stored + planned
     }
 }

@@ -166,6 +166,21 @@ struct BenchTests {
             let stored = ["--weights", "dense", "lowrank:0.3", "--plan"] + plans
             try expectFailure(Self.shape + stored + gpu, plans[0])
         }
+        // Also what a plan is for: this one for the example's sizes.
+        let plan = try scratch.write(
+            Array(
+                """
+                {"kind": "plan", "schema": 1, "version": "0.1.0", "model": "x", "target": "ratio 0.35",
+                 "formats": [], "fingerprints": {}, "linear_parameters_before": 2580480,
+                 "linear_parameters_after": 2554912, "linear_bytes_before": 5160960,
+                 "linear_bytes_after": 5109888, "modules": [
+                  {"name": "model.layers.0.self_attn.q_proj", "outputs": 192, "inputs": 192,
+                   "parameters": 11296, "bytes": 22656,
+                   "spec": {"format": "interpolative", "ranks": [32]}}]}
+                """.utf8), to: "plan.json")
+        let both = ["--weights", "dense", "--plan", plan]
+        try expectFailure(Self.shape + both + gpu, "q_proj", "[192, 192]", "plan this model")
+        try expectFailure(["bench", "--sizes", exampleModel] + both + gpu, "cuda:99")
         for option in ["--plan", "--peer"] {
             try expectFailure(Self.shape + [option, text] + gpu, text)
             try expectFailure(Self.shape + [option, other] + gpu, other)
