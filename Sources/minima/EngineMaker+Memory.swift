@@ -119,6 +119,7 @@ extension EngineMaker {
 
             \(padded(["tokens", "requests", "pages each", "memory"]))
             \(rows.joined(separator: "\n"))
+            of which \(parallel) run at one time (\(option))
 
             """
     }

@@ -191,6 +191,30 @@ struct EngineMaker: Sendable {
             leastPages: least)
     }
 
+    /// Throws where an engine of that size would find no memory; loads nothing.
+    func check(_ size: Size) throws { _ = try plan(decoder, size) }
+
+    /// What `body` makes of a server's size: its requests may be as long as `asked` says, else as there is
+    /// memory for beside what as many as run at one time need.
+    func longestServed<Value>(
+        _ asked: Int?, maxWaiting: Int, _ body: (Size) throws -> Value
+    ) throws -> Value {
+        var longest = min(asked ?? context, context)
+        while true {
+            do {
+                // The last token of a sequence is never read.
+                return try body(
+                    Size(slots: parallel, maxWaiting: maxWaiting, longest: longest - 1))
+            } catch {
+                guard case GenerateError.noMemory(_, _, _, let fitting, _) = error, asked == nil,
+                    fitting > 1
+                else { throw error }
+                // What fits alone may not fit beside what many requests need.
+                longest = min(fitting + 1, longest / 4 * 3)
+            }
+        }
+    }
+
     /// Tokens of the longest request that fits alone.
     private func longestFitting(_ decoder: Decoder?) throws -> Int {
         var (fits, fails) = (0, context + 1)

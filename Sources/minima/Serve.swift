@@ -153,7 +153,11 @@ struct Serve: ParsableCommand {
             parallel: maxRequests, deterministic: deterministic,
             draft: drafting.open(for: checkpoint), speculation: drafting.speculation)
         if explainMemory {
-            let table = try maker.memoryTable(longest: context, option: "--max-requests")
+            let longest = try maker.longestServed(context, maxWaiting: maxWaiting) { size in
+                try maker.check(size)
+                return size.longest + 1
+            }
+            let table = try maker.memoryTable(longest: longest, option: "--max-requests")
             return try Terminal.output(table, terminator: "")
         }
         maker.prefixCaching = !noPrefixCaching
@@ -179,24 +183,12 @@ struct Serve: ParsableCommand {
     /// An engine with pages for as many of the longest requests as run at one time, or as there is
     /// memory for; without --context, the longest is what fits.
     private func open(_ maker: EngineMaker) throws -> Engine {
-        var longest = min(context ?? maker.context, maker.context)
-        while true {
-            do {
-                // The last token of a sequence is never read.
-                return try maker.open(
-                    EngineMaker.Size(
-                        slots: maxRequests, maxWaiting: maxWaiting, longest: longest - 1),
-                    onReady: { times in
-                        Terminal.write(
-                            "minima: ready in \(fixed(times.seconds, 1)) s: \(times.words)")
-                    })
-            } catch {
-                guard case GenerateError.noMemory(_, _, _, let fitting, _) = error, context == nil,
-                    fitting > 1
-                else { throw error }
-                // What fits alone may not fit beside what many requests need.
-                longest = min(fitting + 1, longest / 4 * 3)
-            }
+        try maker.longestServed(context, maxWaiting: maxWaiting) { size in
+            try maker.open(
+                size,
+                onReady: { times in
+                    Terminal.write("minima: ready in \(fixed(times.seconds, 1)) s: \(times.words)")
+                })
         }
     }
 

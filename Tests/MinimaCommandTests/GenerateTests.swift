@@ -173,7 +173,7 @@ struct GenerateTests {
         #expect(outcome.code == 0, "\(outcome.errors)")
         // Six layers, one head of 64 keys and values each, two bytes a value: 1,536 bytes a token.
         #expect(outcome.output.contains("pages of 64 tokens, 0.1 MiB each"), "\(outcome.output)")
-        let rows = outcome.output.split(separator: "\n").suffix(5).map { line in
+        let rows = outcome.output.split(separator: "\n").dropLast().suffix(5).map { line in
             line.split(separator: " ").compactMap {
                 Int($0.replacingOccurrences(of: ",", with: ""))
             }

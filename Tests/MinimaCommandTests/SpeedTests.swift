@@ -120,9 +120,23 @@ struct SpeedTests {
         ]).wait()
         #expect(outcome.code == 0 && outcome.errors.isEmpty, "\(outcome.errors)")
         #expect(outcome.output.contains("with --max-requests 7"), "\(outcome.output)")
-        let lengths = outcome.output.split(separator: "\n").suffix(3).map {
+        let lengths = outcome.output.split(separator: "\n").dropLast().suffix(3).map {
             $0.split(separator: " ").first
         }
         #expect(lengths == ["512", "1,024", "1,500"])
+        // Without --context, requests are as long as there is memory for beside the others.
+        let small = try Run([
+            "serve", exampleModel, "--explain-memory", "--device", "cpu", "--max-requests", "4",
+            "--vram", "0.09",
+        ]).wait()
+        #expect(small.code == 0, "\(small.errors)")
+        let rows = small.output.split(separator: "\n").dropLast().drop {
+            !$0.contains("pages each")
+        }.dropFirst()
+        #expect(!rows.isEmpty, "\(small.output)")
+        for row in rows {
+            let requests = row.split(separator: " ").dropFirst().first.map { Int($0) } ?? nil
+            #expect(requests ?? 0 > 0, "\(small.output)")
+        }
     }
 }
