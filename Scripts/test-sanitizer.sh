@@ -4,7 +4,7 @@
 # it was written (initcheck). Any report fails the run, and so does a tool that does not find the fault
 # that is planted for it. Needs a GPU and many minutes, as kernels run many times slower; all GPUs of the
 # machine (or of CUDA_VISIBLE_DEVICES) share the tests. What was found clean is kept in LOGS and not run
-# again until the tests, the tool, this script or the GPUs change; remove LOGS to run everything.
+# again until the tests, libraries, tool, script, GPUs or their driver change; remove LOGS to run everything.
 #
 # usage: Scripts/test-sanitizer.sh [TOOL...]
 #   FILTER     tests to run, an extended regular expression for MODULE.SUITE/TEST (those of GPU suites
@@ -62,7 +62,7 @@ GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=uuid --format=csv,noheader 
 # A clean result holds for these.
 KEY=$({
     cat "$TESTS" "$(dirname "$TESTS")/libMinimaTorch.so" Scripts/test-sanitizer.sh Scripts/*requirements.txt \
-        Examples/tiny-qwen3-4m/* && echo "${MINIMA_TORCH:-}" && "$SANITIZER" --version &&
+        Examples/tiny-qwen3-4m/* ${MINIMA_TORCH:+"$MINIMA_TORCH/version.py"} && "$SANITIZER" --version &&
         { nvidia-smi -i "$GPUS" --query-gpu=name,driver_version --format=csv,noheader || echo "$GPUS"; } | sort -u
 } | sha256sum) || fail "cannot read $TESTS or libMinimaTorch.so beside it, or run $SANITIZER"
 export GPUS KEY
@@ -74,22 +74,25 @@ mps=
 end_mps() {
     [ -n "$mps" ] || return 0
     echo quit | nvidia-cuda-mps-control >/dev/null 2>&1 || true
-    rm -rf "$mps"
+    cp "$mps"/*.log "$LOGS" 2>/dev/null || true
+    rm -rf "$mps" || true
     mps=
     unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
 }
 if [ ! -e "${CUDA_MPS_PIPE_DIRECTORY:-/tmp/nvidia-mps}/control" ] &&
     command -v nvidia-cuda-mps-control >/dev/null; then
+    rm -f "$LOGS/mps.tests"
     mps=$(mktemp -d) # a socket's path has 108 bytes at most
     export CUDA_MPS_PIPE_DIRECTORY=$mps CUDA_MPS_LOG_DIRECTORY=$mps
     trap end_mps EXIT
     # It sees all GPUs, so that the numbers in CUDA_VISIBLE_DEVICES mean the same to it and to tests.
     if ! env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d ||
-        ! CUDA_VISIBLE_DEVICES=${GPUS%%,*} timeout 60 "$TESTS" --testing-library swift-testing \
+        ! CUDA_VISIBLE_DEVICES=${GPUS%%,*} timeout --foreground 60 "$TESTS" --testing-library swift-testing \
             --filter 'ElementwiseGPUTests/rowsAreGathered\(' >"$LOGS/mps.tests" 2>&1 ||
         grep -q ' skipped[.:]' "$LOGS/mps.tests"; then
-        echo "test-sanitizer: MPS does not work here, so tests that share a GPU take turns; see $LOGS/mps.tests" >&2
         end_mps
+        echo "test-sanitizer: MPS does not work here, so tests that share a GPU take turns; see mps.tests and" \
+            "control.log in $LOGS" >&2
     fi
 fi
 at_once=$((${JOBS:-4} * $(tr , '\n' <<<"$GPUS" | wc -l)))
@@ -108,8 +111,8 @@ run() {
     timeout -k 30 "$LIMIT" "$SANITIZER" --tool "$1" --error-exitcode 86 --print-limit 50 "${options[@]}" \
         --log-file "$LOGS/$1.$2.report" "$TESTS" --testing-library swift-testing --filter "$3" \
         >"$LOGS/$1.$2.tests" 2>&1 &
-    # Its processes are a group of their own, which Ctrl-C does not reach.
-    trap "kill $!" INT TERM
+    # Its processes are a group of their own, which signals to this one do not reach.
+    trap "kill $!; exit 130" INT TERM
     local status=0
     wait $! || status=$?
     trap - INT TERM
@@ -173,7 +176,17 @@ for tool in "${tools[@]}"; do
     grep -sq "${finding[$tool]:-no such tool}" "$LOGS/$tool.planted.report" ||
         fail "$tool does not find a planted fault within 120 s; see $LOGS/$tool.planted.report"
 done
-xargs -P "$at_once" --process-slot-var SLOT -L 1 bash -c 'check "$@"' check <<<"$wanted" || failed=1
+xargs -P "$at_once" --process-slot-var SLOT -L 1 bash -c 'check "$@"' check <<<"$wanted" &
+queue=$!
+stop() {
+    # Those that run are found before the queue, which starts them, is gone.
+    # shellcheck disable=SC2046
+    kill "$queue" $(pgrep -P "$queue") 2>/dev/null || true
+    exit 130
+}
+trap stop INT TERM
+wait "$queue" || failed=1
+trap - INT TERM
 echo "test-sanitizer: $(clean) of $(wc -l <<<"$wanted") are clean, $kept of them since an earlier run;" \
     "reports are in $LOGS"
 exit "$failed"
