@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures decoding on one GPU at a model's exact sizes with random weights, dense and compressed in one process
-# and beside transformers: what README shows under "Decoding". Needs as much memory as the dense model in
+# and beside transformers: most of what README shows under "Decoding". Needs as much memory as the dense model in
 # bfloat16 and its cache, 64 GiB for Qwen3-32B, 112 with 50 requests.
 #
 # usage: Scripts/bench-decode.sh [OUT]        accounts as JSON and report.html in OUT (bench-decode beside Scripts)

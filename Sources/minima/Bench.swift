@@ -233,7 +233,7 @@ struct Bench: ParsableCommand {
         if let costs { return try measureCosts(bench, card, to: costs) }
         var result: BenchResult?
         for candidate in candidates {
-            let source = try candidate.open()
+            let source = candidate.source
             if result == nil {
                 result = BenchResult(
                     version: Minima.versionNumber, model: shape ?? sizes ?? models[0],
@@ -306,15 +306,14 @@ struct Bench: ParsableCommand {
     /// One way of storing the weights.
     private struct Candidate {
         let label: String
-        var plan: String?
-        let open: () throws -> any WeightSource
+        let plan: String?
+        let source: any WeightSource
     }
 
     private func candidates() throws -> [Candidate] {
         guard models.isEmpty else {
-            return try models.map { path in
-                let checkpoint = try Checkpoint(path: path)
-                return Candidate(label: path) { checkpoint }
+            return try models.map {
+                Candidate(label: $0, plan: nil, source: try Checkpoint(path: $0))
             }
         }
         let config =
@@ -325,8 +324,9 @@ struct Bench: ParsableCommand {
         func candidate(
             _ label: String, plan: String?, _ modules: [CompressionPlan.Module]
         ) throws -> Candidate {
-            let source = try RandomWeights(config, path: name, seed: seed, plan: modules)
-            return Candidate(label: label, plan: plan) { source }
+            Candidate(
+                label: label, plan: plan,
+                source: try RandomWeights(config, path: name, seed: seed, plan: modules))
         }
         return try choices.map { try candidate($0.label, plan: nil, $0.plan(dense).modules) }
             + plan.map {

@@ -135,7 +135,7 @@ struct SpeedTests {
         }.dropFirst()
         #expect(!rows.isEmpty, "\(small.output)")
         for row in rows {
-            let requests = row.split(separator: " ").dropFirst().first.map { Int($0) } ?? nil
+            let requests = row.split(separator: " ").dropFirst().first.flatMap { Int($0) }
             #expect(requests ?? 0 > 0, "\(small.output)")
         }
     }
