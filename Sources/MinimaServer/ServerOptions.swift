@@ -42,9 +42,8 @@ public struct ServerOptions: Sendable {
         context: Int? = nil, maxBodyBytes: Int = 8 << 20, maxAnswers: Int = 1024,
         maxPromptLogprobs: Int = 1 << 18,
         deadline: Duration? = .seconds(600), maxConnections: Int = 1024,
-        idleTimeout: Duration = .seconds(60),
-        drainTime: Duration = .seconds(30), stallTime: Duration = .seconds(120),
-        packageFolders: [String] = []
+        idleTimeout: Duration = .seconds(60), drainTime: Duration = .seconds(30),
+        stallTime: Duration = .seconds(120), packageFolders: [String] = []
     ) {
         self.host = host
         self.port = port
