@@ -407,6 +407,47 @@ struct DecodeLinearGPUTests {
         }
     }
 
+    /// What timing finds is kept for other processes, and gives the product.
+    @Test func cutsAreFoundAndKept() throws {
+        let folder = try Scratch()
+        func opened() throws -> (CUDAContext, LinearTuner) {
+            let context = try CUDAContext(
+                device: context.device, cacheDirectory: folder.path,
+                constants: underRacecheck(["RACECHECK": 1], otherwise: [:]),
+                kernelsOverlap: context.kernelsOverlap)
+            return (context, try #require(try LinearTuner(context: context)))
+        }
+        try stream.use {
+            let weights = try weights(16, rows: 640, columns: 2048, group: 64)
+            let x = try random([1, 2048], 2)
+            let kind = LinearTuner.Kind(weights.matrix, tokens: 1, normalised: false)
+            #expect("\(kind)" == "640 × 2048, 16 bits, 1 token")
+            func linear(_ context: CUDAContext, _ tuning: LinearTuning?) throws -> DecodeLinear {
+                try DecodeLinear(
+                    weights.matrix, tokens: 1, epilogue: .storeFloat, inputStride: 2048,
+                    outputStride: 640, tuning: tuning, workspace: workspace, context: context)
+            }
+            let y = try Tensor.full([1, 640], .nan, device: context.device)
+            let (context, tuner) = try opened()
+            #expect(tuner.known(kind) == nil)
+            let finding = try tuner.tune(kind, launches: 2) { tuning in
+                let linear = try linear(context, tuning)
+                return { stream, _ in try linear.launch(x, into: y, on: stream) }
+            }
+            #expect(finding.time.median > 0 && finding.time.median.isFinite)
+            if let usual = finding.usual { #expect(finding.time.median < usual.median) }
+            #expect(tuner.known(kind) == finding.tuning)
+            let (another, reader) = try opened()
+            #expect(reader.known(kind) == finding.tuning)
+            #expect(
+                reader.known(LinearTuner.Kind(weights.matrix, tokens: 2, normalised: false)) == nil)
+            try linear(another, reader.known(kind)).launch(x, into: y, on: stream)
+            try expectClose(
+                y, double(x).matmul(weights.dense.transpose()), units: 0,
+                slack: weights.slack(double(x)))
+        }
+    }
+
     @Test func whatDoesNotFitIsRefused() throws {
         let matrix = try LinearMatrix(random([32, 64], 1))
         #expect(throws: KernelError.self) {

@@ -21,4 +21,28 @@ struct LinearTuningTextTests {
     func anythingElseIsNone(text: String) {
         #expect(LinearTuning(text: text) == nil)
     }
+
+    /// A cut of stages of so many columns, and runs of so many microseconds.
+    private func timed(_ stage: Int, _ runs: [Double]) -> (tuning: LinearTuning, time: DeviceTime) {
+        (
+            LinearTuning(stage: stage, grain: stage, chunk: 5120, readsAhead: false, blocks: 132),
+            DeviceTime(runs)
+        )
+    }
+
+    @Test func onlyWhatIsClearlyFasterReplacesTheUsualCut() throws {
+        let usual = timed(1024, [10, 10.1, 10.2, 10.3, 10.4])
+        let near = timed(512, [9.9, 10, 10.1, 10.2, 10.3])
+        let kept = try #require(LinearTuner.Finding([usual, near]))
+        #expect(kept.tuning == usual.tuning && kept.time == usual.time && kept.usual == nil)
+
+        let fast = timed(768, [8, 8.1, 8.2, 8.3, 8.4])
+        let fastest = timed(1280, [7, 7.1, 7.2, 7.3, 7.4])
+        for order in [[usual, near, fast, fastest], [usual, fastest, near, fast]] {
+            let found = try #require(LinearTuner.Finding(order))
+            #expect(found.tuning == fastest.tuning && found.time == fastest.time)
+            #expect(found.usual == usual.time)
+        }
+        #expect(LinearTuner.Finding([]).map { $0.tuning } == nil)
+    }
 }

@@ -5,8 +5,14 @@ import Synchronization
 /// kernels: under the card's name, the kernel's source and the kind of linear, so that none is stale.
 public struct LinearTuner: Sendable {
     /// Linears for which one cut is best: equal in sizes, stored type, tokens and prologue.
-    public struct Kind: Sendable, Hashable {
+    public struct Kind: Sendable, Hashable, CustomStringConvertible {
         let problem: LinearProblem
+
+        /// Sizes, type and tokens: `51200 × 5120, 4 bits, 1 token`.
+        public var description: String {
+            let tokens = problem.tokens == 1 ? "1 token" : "\(problem.tokens) tokens"
+            return "\(problem.slots) × \(problem.columns), \(problem.bits) bits, \(tokens)"
+        }
 
         /// The kind of a product.
         public init(_ matrix: LinearMatrix, tokens: Int, normalised: Bool) {
@@ -56,48 +62,63 @@ public struct LinearTuner: Sendable {
         return tuning
     }
 
+    /// What timing the cuts of a kind found.
+    public struct Finding: Sendable {
+        /// The cut that is kept.
+        public let tuning: LinearTuning
+        /// Its time per launch.
+        public let time: DeviceTime
+        /// That of the usual cut; `nil` where this is the one that is kept.
+        public let usual: DeviceTime?
+
+        /// The fastest of timed cuts, the usual one first: another only where it is faster by more than their
+        /// spread; `nil` of none.
+        init?(_ timed: [(tuning: LinearTuning, time: DeviceTime)]) {
+            guard let usual = timed.first else { return nil }
+            var best = usual
+            for found in timed.dropFirst()
+            where found.time.quartiles.upperBound < best.time.quartiles.lowerBound {
+                best = found
+            }
+            (tuning, time) = best
+            self.usual = best.tuning == usual.tuning ? nil : usual.time
+        }
+    }
+
     /// Times the cuts that are worth it, and keeps the fastest.
     ///
     /// - Parameters:
     ///   - launches: How many different weights there are to launch with, so that no cache holds them.
     ///   - prepare: Compiles for a cut; what it returns queues one of the launches.
-    /// - Returns: The fastest cut and its time per launch.
     /// - Throws: `KernelError` where not even the usual cut can be timed; others that the device
     ///   cannot hold are left out.
     @discardableResult
     public func tune(
         _ kind: Kind, launches: Int,
         prepare: (LinearTuning) throws -> (CUDAStream, _ launch: Int) throws -> Void
-    ) throws -> (tuning: LinearTuning, time: DeviceTime) {
+    ) throws -> Finding {
         let candidates = kind.problem.candidates(
             multiprocessors: context.multiprocessors,
             limit: DecodeLinear.sharedLimit(context, tokens: kind.problem.tokens))
-        var best: (tuning: LinearTuning, time: DeviceTime)?
+        var timed: [(tuning: LinearTuning, time: DeviceTime)] = []
         for tuning in candidates {
-            let time: DeviceTime
             do {
                 let queue = try prepare(tuning)
-                time = try context.time(repeats: 5, perReplay: launches) { stream, launch in
+                let time = try context.time(repeats: 5, perReplay: launches) { stream, launch in
                     try queue(stream, launch)
                 }
+                timed.append((tuning, time))
             } catch let error as KernelError {
-                guard best != nil, case .exceedsDevice = error else { throw error }
-                continue
+                guard !timed.isEmpty, case .exceedsDevice = error else { throw error }
             }
-            // The usual cut stays unless another is faster by more than their spread.
-            guard let found = best else {
-                best = (tuning, time)
-                continue
-            }
-            if time.quartiles.upperBound < found.time.quartiles.lowerBound { best = (tuning, time) }
         }
-        guard let best else {
+        guard let finding = Finding(timed) else {
             throw KernelError.invalidLaunch(
                 kernel: "linear.cu", reason: "there is no cut for \(kind.problem)")
         }
-        try cache.store(Array(best.tuning.text.utf8), for: key(kind))
-        read.cuts.withLock { $0[kind] = .some(best.tuning) }
-        return best
+        try cache.store(Array(finding.tuning.text.utf8), for: key(kind))
+        read.cuts.withLock { $0[kind] = .some(finding.tuning) }
+        return finding
     }
 
     private func key(_ kind: Kind) -> String { Self.hash("\(place) \(kind.problem)") }
