@@ -421,7 +421,7 @@ struct DecodeLinearGPUTests {
             let weights = try weights(16, rows: 640, columns: 2048, group: 64)
             let x = try random([1, 2048], 2)
             let kind = LinearTuner.Kind(weights.matrix, tokens: 1, normalised: false)
-            #expect("\(kind)" == "640 × 2048, 16 bits, 1 token")
+            #expect("\(kind)" == "640 × 2048 bf16, 1 token")
             func linear(_ context: CUDAContext, _ tuning: LinearTuning?) throws -> DecodeLinear {
                 try DecodeLinear(
                     weights.matrix, tokens: 1, epilogue: .storeFloat, inputStride: 2048,
@@ -435,15 +435,15 @@ struct DecodeLinearGPUTests {
                 return { stream, _ in try linear.launch(x, into: y, on: stream) }
             }
             #expect(finding.time.median > 0 && finding.time.median.isFinite)
-            if let usual = finding.usual { #expect(finding.time.median < usual.median) }
             #expect(tuner.known(kind) == finding.tuning)
             let (another, reader) = try opened()
             #expect(reader.known(kind) == finding.tuning)
             #expect(
                 reader.known(LinearTuner.Kind(weights.matrix, tokens: 2, normalised: false)) == nil)
-            try linear(another, reader.known(kind)).launch(x, into: y, on: stream)
+            let kept = try Tensor.full([1, 640], .nan, device: context.device)
+            try linear(another, reader.known(kind)).launch(x, into: kept, on: stream)
             try expectClose(
-                y, double(x).matmul(weights.dense.transpose()), units: 0,
+                kept, double(x).matmul(weights.dense.transpose()), units: 0,
                 slack: weights.slack(double(x)))
         }
     }

@@ -8,10 +8,17 @@ public struct LinearTuner: Sendable {
     public struct Kind: Sendable, Hashable, CustomStringConvertible {
         let problem: LinearProblem
 
-        /// Sizes, type and tokens: `51200 × 5120, 4 bits, 1 token`.
+        /// Sizes, type, tokens and prologue: `51200 × 5120 int4u, 1 token, norm`.
         public var description: String {
+            let type =
+                switch problem.bits {
+                case 16: "bf16"
+                case 8: problem.isUniform ? "int8" : "fp8"
+                default: "int\(problem.bits)\(problem.isUniform ? "u" : "")"
+                }
             let tokens = problem.tokens == 1 ? "1 token" : "\(problem.tokens) tokens"
-            return "\(problem.slots) × \(problem.columns), \(problem.bits) bits, \(tokens)"
+            return "\(problem.slots) × \(problem.columns) \(type), \(tokens)"
+                + (problem.normalised ? ", norm" : "")
         }
 
         /// The kind of a product.
@@ -71,25 +78,25 @@ public struct LinearTuner: Sendable {
         /// That of the usual cut; `nil` where this is the one that is kept.
         public let usual: DeviceTime?
 
-        /// The fastest of timed cuts, the usual one first: another only where it is faster by more than their
-        /// spread; `nil` of none.
+        /// Of timed cuts, the usual one first, that with the lowest median among those that are faster than the
+        /// usual one by more than their spread; the usual one where there are none of these; `nil` of no cuts.
         init?(_ timed: [(tuning: LinearTuning, time: DeviceTime)]) {
             guard let usual = timed.first else { return nil }
-            var best = usual
-            for found in timed.dropFirst()
-            where found.time.quartiles.upperBound < best.time.quartiles.lowerBound {
-                best = found
+            let faster = timed.dropFirst().filter {
+                $0.time.quartiles.upperBound < usual.time.quartiles.lowerBound
             }
-            (tuning, time) = best
-            self.usual = best.tuning == usual.tuning ? nil : usual.time
+            let best = faster.min { $0.time.median < $1.time.median }
+            (tuning, time) = best ?? usual
+            self.usual = best == nil ? nil : usual.time
         }
     }
 
-    /// Times the cuts that are worth it, and keeps the fastest.
+    /// Times the cuts that are worth it, and keeps the one that ``Finding`` names.
     ///
     /// - Parameters:
     ///   - launches: How many different weights there are to launch with, so that no cache holds them.
     ///   - prepare: Compiles for a cut; what it returns queues one of the launches.
+    /// - Returns: The cut that is kept, with its time and the usual one's.
     /// - Throws: `KernelError` where not even the usual cut can be timed; others that the device
     ///   cannot hold are left out.
     @discardableResult

@@ -10,7 +10,6 @@ extension CUDADecoder {
         let kinds = try products.untuned.collected {
             for step in steps { _ = try makeStep(step) }
         }
-        var gains: [String] = []
         for (index, (kind, found)) in kinds.enumerated() {
             // Larger steps repeat the weights of the first that has the kind.
             let launches = found.prefix(max(weights.layers.count, 1))
@@ -18,14 +17,11 @@ extension CUDADecoder {
                 let kernels = try launches.map { try $0(tuning) }
                 return { stream, launch in try kernels[launch].queue(stream) }
             }
-            if let usual = finding.usual {
-                gains.append("\(kind): \(usual) to \(finding.time)")
-            }
             try onProgress(
                 StageProgress(
                     stage: "tune", done: index + 1, total: kinds.count, unit: "kernels",
-                    note: "\(gains.count) faster than usual"
-                        + (gains.isEmpty ? "" : ": " + gains.joined(separator: "; "))))
+                    note: finding.usual.map { "\($0) to \(finding.time): \(kind)" }
+                        ?? "usual cut: \(kind)"))
         }
     }
 }
