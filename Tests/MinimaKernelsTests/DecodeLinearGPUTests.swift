@@ -411,10 +411,7 @@ struct DecodeLinearGPUTests {
     @Test func cutsAreFoundAndKept() throws {
         let folder = try Scratch()
         func opened() throws -> (CUDAContext, LinearTuner) {
-            let context = try CUDAContext(
-                device: context.device, cacheDirectory: folder.path,
-                constants: underRacecheck(["RACECHECK": 1], otherwise: [:]),
-                kernelsOverlap: context.kernelsOverlap)
+            let context = try CUDAContext.forTests(cacheDirectory: folder.path)
             return (context, try #require(try LinearTuner(context: context)))
         }
         try stream.use {

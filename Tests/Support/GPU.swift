@@ -19,12 +19,16 @@ extension CUDAContext {
     /// Under a tool of compute-sanitizer kernels do not overlap: one that waits for the one ahead slows that
     /// one down. Racecheck has kernels of its own, see common.cuh.
     ///
-    /// - Parameter ofModels: Whether whole models are run, the small ones of tests: under a tool kernels are
-    ///   cut for 16 multiprocessors then, so that processes beside this one find place on the device.
-    public static func forTests(ofModels: Bool = false) throws -> CUDAContext {
-        let cache = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
+    /// - Parameters:
+    ///   - ofModels: Whether whole models are run, the small ones of tests: under a tool kernels are
+    ///     cut for 16 multiprocessors then, so that processes beside this one find place on the device.
+    ///   - cacheDirectory: Another cache.
+    public static func forTests(
+        ofModels: Bool = false, cacheDirectory: String? = nil
+    ) throws -> CUDAContext {
+        let shared = FileManager.default.temporaryDirectory.path + "/minima-test-kernels"
         return try CUDAContext(
-            device: .cuda(0), cacheDirectory: cache,
+            device: .cuda(0), cacheDirectory: cacheDirectory ?? shared,
             constants: isRacechecked ? ["RACECHECK": 1] : [:], kernelsOverlap: tool == nil,
             multiprocessors: ofModels && tool != nil ? 16 : nil)
     }

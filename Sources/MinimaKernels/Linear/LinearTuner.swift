@@ -99,7 +99,6 @@ public struct LinearTuner: Sendable {
     /// - Returns: The cut that is kept, with its time and the usual one's.
     /// - Throws: `KernelError` where not even the usual cut can be timed; others that the device
     ///   cannot hold are left out.
-    @discardableResult
     public func tune(
         _ kind: Kind, launches: Int,
         prepare: (LinearTuning) throws -> (CUDAStream, _ launch: Int) throws -> Void
