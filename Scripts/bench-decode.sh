@@ -44,7 +44,8 @@ less=interpolative:0.383
 bench one --weights dense $less $less@mlp dense:int8 dense:int4u dense:int4u+head8 $less@mlp:int8 \
     $less@mlp:int8+head8 $less@mlp:int4u $less@mlp:int4u+head8 "${peer[@]}"
 bench one-float8 --kv-dtype float8 \
-    --weights dense $less@mlp dense:int4u+head8 $less@mlp:int8+head8 $less@mlp:int4u+head8
+    --weights dense $less@mlp dense:int4u+head8 $less@mlp:int8+head8 $less@mlp:int4u+head8 \
+    $less@mlp:int4u+head4u
 bench fifty --kv-dtype float8 --requests 50 --weights dense $less $less@mlp
 bench fifty-short --kv-dtype float8 --requests 50 --context 1024 --weights dense $less $less@mlp
 printf '\n== the same bytes in other formats\n'

@@ -243,29 +243,36 @@ struct DecodeLinearShapeTests {
         {
             LinearTuning(stage: stage, grain: grain, chunk: chunk, readsAhead: ahead, blocks: 132)
         }
-        #expect(cut(16, 10_240, 5120, 1) == expected(1024, 512, 5120))
+        #expect(cut(16, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(16, 51_200, 5120, 1) == expected(1024, 1024, 5120))
-        #expect(cut(16, 5120, 25_600, 1) == expected(1024, 512, 5120, ahead: true))
+        #expect(cut(16, 5120, 8192, 1) == expected(1024, 1024, 4096))
+        #expect(cut(16, 5120, 25_600, 1) == expected(1024, 1024, 5120))
+        #expect(cut(16, 48_656, 2560, 1) == expected(1280, 1280, 2560))
+        #expect(cut(16, 2176, 2944, 1) == expected(512, 512, 2944))
         #expect(cut(16, 8000, 2240, 1) == expected(768, 768, 2240))
         #expect(cut(16, 51_200, 5120, 4) == expected(1280, 1280, 5120))
         #expect(cut(16, 5120, 25_600, 4) == expected(1280, 640, 5120))
         #expect(cut(16, 5120, 8192, 4) == expected(1024, 512, 8192))
         #expect(cut(16, 51_200, 5120, 8) == expected(1280, 1280, 5120))
-        #expect(cut(8, 10_240, 5120, 1, isUniform: true) == expected(512, 512, 5120))
+        for (slots, columns, stage) in [
+            (10_240, 5120, 512), (5120, 8192, 1024), (51_200, 5120, 1024), (5120, 25_600, 512),
+            (2560, 5120, 512), (48_656, 2560, 512), (7680, 2560, 512), (2432, 25_600, 1024),
+            (2688, 2432, 1024),
+        ] {
+            #expect(cut(8, slots, columns, 1, isUniform: true) == expected(stage, stage, columns))
+        }
         #expect(cut(8, 5120, 25_600, 8, isUniform: true) == expected(512, 512, 2560))
-        let small = problem(
-            bits: 8, slots: 2944, columns: 25_600, tokens: 1, tilesPerStage: 1, isUniform: true
-        ).tuning(multiprocessors: 132, limit: 115_712)
-        #expect(small == expected(1024, 256, 25_600))
         #expect(cut(4, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(4, 5120, 25_600, 1) == expected(512, 512, 25_600))
         for (slots, columns, stage) in [
             (10_240, 5120, 512), (5120, 8192, 1024), (51_200, 5120, 1024), (5120, 25_600, 1024),
-            (2560, 5120, 1024), (48_672, 2560, 512), (2432, 25_600, 1024), (2688, 2432, 1024),
+            (2560, 5120, 1024), (48_672, 2560, 2048), (48_160, 3072, 2048), (7680, 2560, 512),
+            (2688, 2432, 1024),
         ] {
             #expect(cut(4, slots, columns, 1, isUniform: true) == expected(stage, stage, columns))
             #expect(cut(3, slots, columns, 1) == expected(stage, stage, columns))
         }
+        #expect(cut(4, 2432, 25_600, 1, isUniform: true) == expected(2048, 1024, 25_600))
         #expect(cut(4, 51_200, 5120, 8, isUniform: true) == expected(512, 512, 5120))
         #expect(cut(4, 5120, 25_600, 4, isUniform: true) == expected(512, 512, 5120))
     }

@@ -91,32 +91,33 @@ public struct LinearTuner: Sendable {
         }
     }
 
-    /// Times the cuts that are worth it, and keeps the one that ``Finding`` names.
+    /// Queues one of several launches, which read different weights.
+    public typealias Queue = (CUDAStream, _ launch: Int) throws -> Void
+
+    /// The cuts of a kind that are worth timing, the usual one first.
+    public func candidates(_ kind: Kind) -> [LinearTuning] {
+        kind.problem.candidates(
+            multiprocessors: context.multiprocessors,
+            limit: DecodeLinear.sharedLimit(context, tokens: kind.problem.tokens))
+    }
+
+    /// Times cuts of a kind, and keeps the one that ``Finding`` names.
     ///
     /// - Parameters:
     ///   - launches: How many different weights there are to launch with, so that no cache holds them.
-    ///   - prepare: Compiles for a cut; what it returns queues one of the launches.
+    ///   - cuts: Those to time, the usual one first, with what queues one of the launches.
     /// - Returns: The cut that is kept, with its time and the usual one's.
-    /// - Throws: `KernelError` where not even the usual cut can be timed; others that the device
-    ///   cannot hold are left out.
+    /// - Throws: `KernelError` where a launch fails, or there are no cuts.
     public func tune(
-        _ kind: Kind, launches: Int,
-        prepare: (LinearTuning) throws -> (CUDAStream, _ launch: Int) throws -> Void
+        _ kind: Kind, launches: Int, cuts: [(tuning: LinearTuning, queue: Queue)]
     ) throws -> Finding {
-        let candidates = kind.problem.candidates(
-            multiprocessors: context.multiprocessors,
-            limit: DecodeLinear.sharedLimit(context, tokens: kind.problem.tokens))
-        var timed: [(tuning: LinearTuning, time: DeviceTime)] = []
-        for tuning in candidates {
-            do {
-                let queue = try prepare(tuning)
-                let time = try context.time(repeats: 5, perReplay: launches) { stream, launch in
-                    try queue(stream, launch)
+        let timed = try cuts.map { cut in
+            (
+                tuning: cut.tuning,
+                time: try context.time(repeats: 5, perReplay: launches) { stream, launch in
+                    try cut.queue(stream, launch)
                 }
-                timed.append((tuning, time))
-            } catch let error as KernelError {
-                guard !timed.isEmpty, case .exceedsDevice = error else { throw error }
-            }
+            )
         }
         guard let finding = Finding(timed) else {
             throw KernelError.invalidLaunch(

@@ -1,5 +1,5 @@
 /// How a linear kernel cuts its work; any choice gives the same sums in another order.
-public struct LinearTuning: Sendable, Hashable {
+public struct LinearTuning: Sendable, Hashable, CustomStringConvertible {
     /// Columns of a stage of the ring that the weights stream through, a multiple of ``grain``.
     public var stage: Int
     /// Columns by which work is dealt out to multiprocessors; a multiple of 64.
@@ -16,6 +16,11 @@ public struct LinearTuning: Sendable, Hashable {
     public init(stage: Int, grain: Int, chunk: Int, readsAhead: Bool, blocks: Int) {
         (self.stage, self.grain, self.chunk) = (stage, grain, chunk)
         (self.readsAhead, self.blocks) = (readsAhead, blocks)
+    }
+
+    /// Such as `stages of 1024, grains of 512, chunks of 5120 read ahead`.
+    public var description: String {
+        "stages of \(stage), grains of \(grain), chunks of \(chunk)\(readsAhead ? " read ahead" : "")"
     }
 }
 
@@ -109,20 +114,14 @@ struct LinearProblem: Sendable, Hashable {
 
     /// The cut that measurements on an H200 favour (`NOTES-linear.md`).
     func tuning(multiprocessors: Int, limit: Int) -> LinearTuning {
-        if tokens == 1, let choice = unchunked(multiprocessors),
-            depth(choice, limit: limit) ?? 0 >= (bits == 8 ? 2 : 3)
-        {
-            return choice
-        }
+        if tokens == 1, let choice = unchunked(multiprocessors, limit: limit) { return choice }
         // All columns at once where x leaves the ring enough room.
-        let whole = tokens == 1 ? 8192 : 40_960 / tokens
+        let whole = tokens > 1 ? 40_960 / tokens : bits == 16 ? 5120 : 8192
         let most =
             tokens == 1 || bits == 16 || readsNeighbours
             ? (columns <= whole ? columns : min(whole, 5120)) : 20_480 / tokens
         let widest =
-            bits == 16
-            ? (tokens > 1 && columns % 1280 == 0 ? 1280 : 1024)
-            : bits == 8 || tokens > 2 ? 512 : 1024
+            bits == 16 ? widestRows(multiprocessors) : bits == 8 || tokens > 2 ? 512 : 1024
         var choice = cut(most: most, widest: widest, multiprocessors)
         // Small devices, many tokens.
         for divisor in [2, 4, 8, 16] where depth(choice, limit: limit) == nil {
@@ -133,9 +132,14 @@ struct LinearProblem: Sendable, Hashable {
         return choice
     }
 
-    /// Cuts worth timing, the usual one first: larger and smaller stages and chunks that fit.
+    /// Cuts worth timing, the usual one first: larger and smaller stages, grains and chunks that fit.
     func candidates(multiprocessors: Int, limit: Int) -> [LinearTuning] {
         var result = [tuning(multiprocessors: multiprocessors, limit: limit)]
+        func add(_ choice: LinearTuning) {
+            if !result.contains(choice), allows(choice), depth(choice, limit: limit) != nil {
+                result.append(choice)
+            }
+        }
         for widest in [512, 768, 1024, 1280] {
             for most in Set([columns, 5120, 2560, 1280].map { min($0, columns) }).sorted(by: >) {
                 var choice = cut(most: most, widest: widest, multiprocessors)
@@ -143,48 +147,68 @@ struct LinearProblem: Sendable, Hashable {
                     for ahead in choice.chunk < columns ? [true, false] : [false] {
                         choice.grain = grain
                         choice.readsAhead = ahead
-                        if !result.contains(choice), allows(choice),
-                            depth(choice, limit: limit) != nil
-                        {
-                            result.append(choice)
-                        }
+                        add(choice)
                     }
                 }
+            }
+        }
+        for stage in [512, 640, 768, 1024, 1280, 1536, 2048, 2560] {
+            for grain in [stage, stage / 2] {
+                add(
+                    LinearTuning(
+                        stage: stage, grain: grain, chunk: columns, readsAhead: false,
+                        blocks: multiprocessors))
             }
         }
         return result
     }
 
-    /// All columns at once, where that is best for one token.
-    private func unchunked(_ multiprocessors: Int) -> LinearTuning? {
+    /// Columns of a stage of bfloat16 at most: one copy a row, which has to be long.
+    private func widestRows(_ multiprocessors: Int) -> Int {
+        if tokens > 1 { return columns % 1280 == 0 ? 1280 : 1024 }
+        // Little work for each block: in equal parts.
+        if columns <= 4096, tiles < 2 * multiprocessors { return 512 }
+        return columns % 1280 == 0 && columns % 1024 != 0 ? 1280 : 1024
+    }
+
+    /// All columns at once, where that is best for one token and fits.
+    private func unchunked(_ multiprocessors: Int, limit: Int) -> LinearTuning? {
         let all = (columns + 63) / 64 * 64
-        var (stage, grain) = (0, 0)
+        // Stages of 1024 columns unless the longest run is 3% longer then, or two tiles have a rest.
+        let isEven =
+            100 * longest(min(1024, all), multiprocessors)
+            <= 103 * longest(min(512, all), multiprocessors)
+            && (tilesPerStage == 1 || columns % 1024 == 0)
+        let even = (isEven ? [(1024, 1024)] : []) + [(512, 512)]
+        // The best first.
+        let choices: [(stage: Int, grain: Int)]
         if isFloat8 {
             // A block of 64 columns for each warp, of one tile or of two; not measured.
-            stage = min(512, all)
-            grain = stage
+            choices = [(512, 512)]
         } else if bits == 8 {
-            // Stages of 1024 columns of one tile or 512 of two.
-            stage = min(1024 / tilesPerStage, all)
-            grain = tilesPerStage == 1 && stage % 256 == 0 ? 256 : stage
+            choices = even
+        } else if isComputed, tilesPerStage == 1 {
+            choices = columns > 16_384 ? [(2048, 1024), (1024, 1024)] : [(1024, 1024)]
         } else if isComputed {
-            // Stages of 1024 columns, of two tiles unless the longest run is 3% longer then.
-            func longest(_ stage: Int) -> Int {
-                let units = tiles * ((columns + stage - 1) / stage)
-                return (units + multiprocessors - 1) / multiprocessors * stage
-            }
-            let (wide, narrow) = (min(1024, all), min(512, all))
-            let isEven = 100 * longest(wide) <= 103 * longest(narrow)
-            stage = tilesPerStage == 1 || isEven ? wide : narrow
-            grain = stage
+            let isShort = columns <= 4096 && tiles >= 4 * multiprocessors
+            choices = (isShort ? [(2048, 2048)] : []) + even
         } else if bits == 4, columns > 8192 {
-            (stage, grain) = (1024 / tilesPerStage, 1024 / tilesPerStage)
+            choices = [(1024 / tilesPerStage, 1024 / tilesPerStage)]
         } else {
             return nil
         }
-        return LinearTuning(
-            stage: stage, grain: grain, chunk: columns, readsAhead: false,
-            blocks: multiprocessors)
+        return choices.lazy.map { choice in
+            LinearTuning(
+                stage: min(choice.stage, all), grain: min(choice.grain, all), chunk: columns,
+                readsAhead: false, blocks: multiprocessors)
+        }.first { (depth($0, limit: limit) ?? 0) >= (bits == 8 ? 2 : 3) }
+    }
+
+    /// Columns of the longest run where stages are dealt out to blocks.
+    private func longest(_ stage: Int, _ blocks: Int) -> Int {
+        let inTile = (columns + stage - 1) / stage
+        let units = (tiles * inTile + blocks - 1) / blocks
+        return units / inTile * columns + units % inTile * stage
     }
 
     /// Chunks of at most about `most` columns in stages of at most `widest`, as even as they come.
@@ -200,14 +224,14 @@ struct LinearProblem: Sendable, Hashable {
         let even = width % widest == 0
         let stage = even ? widest : (width + stages * 64 - 1) / (stages * 64) * 64
         var grain = stage
-        if bits == 16, stage % 128 == 0, stage >= 1024,
+        if bits == 16, tokens > 1, stage % 128 == 0, stage >= 1024,
             excess(stage, width, multiprocessors) > 0.015
         {
             grain = stage / 2
         }
         return LinearTuning(
             stage: stage, grain: grain, chunk: chunks == 1 ? columns : stages * stage,
-            readsAhead: chunks > 1 && tokens == 1, blocks: multiprocessors)
+            readsAhead: chunks > 1 && tokens == 1 && bits < 16, blocks: multiprocessors)
     }
 
     /// How much longer the longest run is than the mean one.

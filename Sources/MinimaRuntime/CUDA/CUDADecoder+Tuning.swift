@@ -13,15 +13,32 @@ extension CUDADecoder {
         for (index, (kind, found)) in kinds.enumerated() {
             // Larger steps repeat the weights of the first that has the kind.
             let launches = found.prefix(max(weights.layers.count, 1))
-            let finding = try tuner.tune(kind, launches: launches.count) { tuning in
-                let kernels = try launches.map { try $0(tuning) }
-                return { stream, launch in try kernels[launch].queue(stream) }
-            }
+            let finding = try tuner.tune(
+                kind, launches: launches.count,
+                cuts: Self.compiled(tuner.candidates(kind), launches: Array(launches)))
             try onProgress(
                 StageProgress(
                     stage: "tune", done: index + 1, total: kinds.count, unit: "kernels",
-                    note: finding.usual.map { "\($0) to \(finding.time): \(kind)" }
-                        ?? "usual cut: \(kind)"))
+                    note: "\(kind): "
+                        + (finding.usual.map { "\($0) to \(finding.time), \(finding.tuning)" }
+                            ?? "\(finding.time), \(finding.tuning) as usual")))
+        }
+    }
+
+    /// Compiles cuts, several at a time; those but the first that the device cannot hold are left out.
+    private static func compiled(
+        _ cuts: [LinearTuning], launches: [UntunedLinears.Launch]
+    ) throws -> [(tuning: LinearTuning, queue: LinearTuner.Queue)] {
+        try concurrentMap(cuts.count, threads: compilers) { index -> [StepKernel]? in
+            do {
+                return try launches.map { try $0(cuts[index]) }
+            } catch KernelError.exceedsDevice where index > 0 {
+                return nil
+            }
+        }
+        .enumerated().compactMap { index, kernels in
+            guard let kernels else { return nil }
+            return (cuts[index], { stream, launch in try kernels[launch].queue(stream) })
         }
     }
 }
@@ -44,13 +61,15 @@ final class UntunedLinears: Sendable {
         entries.withLock { $0?[kind, default: []].append(entry) }
     }
 
-    /// What is added while `body` runs.
+    /// What is added while `body` runs, in the order of the kinds' descriptions.
     func collected(_ body: () throws -> Void) rethrows
         -> [(kind: LinearTuner.Kind, launches: [Launch])]
     {
         entries.withLock { $0 = [:] }
         defer { entries.withLock { $0 = nil } }
         try body()
-        return entries.withLock { $0 ?? [:] }.map { ($0.key, $0.value.map(\.launch)) }
+        return entries.withLock { $0 ?? [:] }
+            .map { (kind: $0.key, launches: $0.value.map(\.launch)) }
+            .sorted { "\($0.kind)" < "\($1.kind)" }
     }
 }
