@@ -232,16 +232,16 @@ struct DecodeLinearShapeTests {
     /// The cuts that were fastest for Qwen3-32B's shapes on an H200 (NOTES-linear.md).
     @Test func measuredCutsAreTheUsualOnes() {
         func cut(
-            _ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int, isUniform: Bool = false
+            _ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int, isUniform: Bool = false,
+            limit: Int? = nil
         ) -> LinearTuning {
             problem(
                 bits: bits, slots: slots, columns: columns, tokens: tokens,
                 tilesPerStage: bits < 16 && slots < 32 * 132 ? 1 : nil, isUniform: isUniform
-            ).tuning(multiprocessors: 132, limit: tokens == 1 ? 115_712 : 232_448)
+            ).tuning(multiprocessors: 132, limit: limit ?? (tokens == 1 ? 115_712 : 232_448))
         }
-        func expected(_ stage: Int, _ grain: Int, _ chunk: Int, ahead: Bool = false) -> LinearTuning
-        {
-            LinearTuning(stage: stage, grain: grain, chunk: chunk, readsAhead: ahead, blocks: 132)
+        func expected(_ stage: Int, _ grain: Int, _ chunk: Int) -> LinearTuning {
+            LinearTuning(stage: stage, grain: grain, chunk: chunk, readsAhead: false, blocks: 132)
         }
         #expect(cut(16, 10_240, 5120, 1) == expected(1024, 1024, 5120))
         #expect(cut(16, 51_200, 5120, 1) == expected(1024, 1024, 5120))
@@ -249,6 +249,8 @@ struct DecodeLinearShapeTests {
         #expect(cut(16, 5120, 25_600, 1) == expected(1024, 1024, 5120))
         #expect(cut(16, 48_656, 2560, 1) == expected(1280, 1280, 2560))
         #expect(cut(16, 2176, 2944, 1) == expected(512, 512, 2944))
+        #expect(cut(16, 2688, 2432, 1) == expected(832, 832, 2432))
+        #expect(cut(16, 2816, 2304, 1) == expected(768, 768, 2304))
         #expect(cut(16, 8000, 2240, 1) == expected(768, 768, 2240))
         #expect(cut(16, 51_200, 5120, 4) == expected(1280, 1280, 5120))
         #expect(cut(16, 5120, 25_600, 4) == expected(1280, 640, 5120))
@@ -273,6 +275,9 @@ struct DecodeLinearShapeTests {
             #expect(cut(3, slots, columns, 1) == expected(stage, stage, columns))
         }
         #expect(cut(4, 2432, 25_600, 1, isUniform: true) == expected(2048, 1024, 25_600))
+        // Where the best does not fit, the next that does.
+        let small = cut(4, 48_672, 2560, 1, isUniform: true, limit: 49_152)
+        #expect(small == expected(512, 512, 2560))
         #expect(cut(4, 51_200, 5120, 8, isUniform: true) == expected(512, 512, 5120))
         #expect(cut(4, 5120, 25_600, 4, isUniform: true) == expected(512, 512, 5120))
     }

@@ -152,7 +152,10 @@ struct LinearProblem: Sendable, Hashable {
                 }
             }
         }
-        for stage in [512, 640, 768, 1024, 1280, 1536, 2048, 2560] {
+        let stages = [512, 640, 768, 1024, 1280, 1536, 2048, 2560]
+        // The first that holds all columns stands for the longer ones.
+        let last = stages.firstIndex { $0 >= columns } ?? stages.count - 1
+        for stage in stages[...last] {
             for grain in [stage, stage / 2] {
                 add(
                     LinearTuning(
@@ -163,45 +166,50 @@ struct LinearProblem: Sendable, Hashable {
         return result
     }
 
-    /// Columns of a stage of bfloat16 at most: one copy a row, which has to be long.
+    /// Columns of a stage of bfloat16 at most. A row is one copy, which has to be long; shorter ones pay
+    /// only where stages of 1024 leave some blocks with a fifth more than the others (`NOTES-linear.md`).
     private func widestRows(_ multiprocessors: Int) -> Int {
-        if tokens > 1 { return columns % 1280 == 0 ? 1280 : 1024 }
-        // Little work for each block: in equal parts.
-        if columns <= 4096, tiles < 2 * multiprocessors { return 512 }
-        return columns % 1280 == 0 && columns % 1024 != 0 ? 1280 : 1024
+        if columns % 1280 == 0, tokens > 1 || columns % 1024 != 0 { return 1280 }
+        let isUneven =
+            tokens == 1 && tiles * ((columns + 1023) / 1024) >= multiprocessors
+            && excess(1024, columns, multiprocessors) > 0.2
+        return isUneven ? 512 : 1024
     }
 
     /// All columns at once, where that is best for one token and fits.
     private func unchunked(_ multiprocessors: Int, limit: Int) -> LinearTuning? {
         let all = (columns + 63) / 64 * 64
-        // Stages of 1024 columns unless the longest run is 3% longer then, or two tiles have a rest.
-        let isEven =
+        // Stages of 1024 columns, unless the longest run is 3% longer then than with 512, or the last of
+        // two tiles is not full.
+        let isWideBest =
             100 * longest(min(1024, all), multiprocessors)
             <= 103 * longest(min(512, all), multiprocessors)
-            && (tilesPerStage == 1 || columns % 1024 == 0)
-        let even = (isEven ? [(1024, 1024)] : []) + [(512, 512)]
+            && (tilesPerStage == 1 || all <= 1024 || columns % 1024 == 0)
+        let usual = (isWideBest ? [(1024, 1024)] : []) + [(512, 512)]
         // The best first.
         let choices: [(stage: Int, grain: Int)]
         if isFloat8 {
             // A block of 64 columns for each warp, of one tile or of two; not measured.
             choices = [(512, 512)]
         } else if bits == 8 {
-            choices = even
+            choices = usual
         } else if isComputed, tilesPerStage == 1 {
             choices = columns > 16_384 ? [(2048, 1024), (1024, 1024)] : [(1024, 1024)]
         } else if isComputed {
             let isShort = columns <= 4096 && tiles >= 4 * multiprocessors
-            choices = (isShort ? [(2048, 2048)] : []) + even
+            choices = (isShort ? [(2048, 2048)] : []) + usual
         } else if bits == 4, columns > 8192 {
             choices = [(1024 / tilesPerStage, 1024 / tilesPerStage)]
         } else {
             return nil
         }
+        // Two stages of 32 KB do; those of fewer bits are smaller.
+        let least = bits == 8 ? 2 : 3
         return choices.lazy.map { choice in
             LinearTuning(
                 stage: min(choice.stage, all), grain: min(choice.grain, all), chunk: columns,
                 readsAhead: false, blocks: multiprocessors)
-        }.first { (depth($0, limit: limit) ?? 0) >= (bits == 8 ? 2 : 3) }
+        }.first { (depth($0, limit: limit) ?? 0) >= least }
     }
 
     /// Columns of the longest run where stages are dealt out to blocks.

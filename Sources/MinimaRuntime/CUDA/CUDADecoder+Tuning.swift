@@ -25,7 +25,7 @@ extension CUDADecoder {
         }
     }
 
-    /// Compiles cuts, several at a time; those but the first that the device cannot hold are left out.
+    /// Compiles cuts, several at a time; leaves out those that the device cannot hold, except the first.
     private static func compiled(
         _ cuts: [LinearTuning], launches: [UntunedLinears.Launch]
     ) throws -> [(tuning: LinearTuning, queue: LinearTuner.Queue)] {
