@@ -366,9 +366,9 @@ struct DecodeLinearGPUTests {
         let candidates = problem.candidates(
             multiprocessors: context.multiprocessors, limit: context.sharedPerBlock / 2)
         // The usual one, and others from all of them.
-        let few = underRacecheck(3, otherwise: 8)
-        for place in 0..<min(few, candidates.count) {
-            var tuning = candidates[place * candidates.count / min(few, candidates.count)]
+        let count = min(underRacecheck(3, otherwise: 8), candidates.count)
+        for place in 0..<count {
+            var tuning = candidates[place * candidates.count / count]
             try run(item, tuning: tuning)
             tuning.blocks = 3
             try run(item, tuning: tuning)

@@ -229,7 +229,7 @@ struct DecodeLinearShapeTests {
         }
     }
 
-    /// The cuts that were fastest for Qwen3-32B's shapes on an H200 (NOTES-linear.md).
+    /// The usual cuts of Qwen3-32B's shapes: the fastest on an H200 or close to them (NOTES-linear.md).
     @Test func measuredCutsAreTheUsualOnes() {
         func cut(
             _ bits: Int, _ slots: Int, _ columns: Int, _ tokens: Int, isUniform: Bool = false,

@@ -143,7 +143,7 @@ struct LinearProblem: Sendable, Hashable {
         for widest in [512, 768, 1024, 1280] {
             for most in Set([columns, 5120, 2560, 1280].map { min($0, columns) }).sorted(by: >) {
                 var choice = cut(most: most, widest: widest, multiprocessors)
-                for grain in [choice.stage, choice.stage / 2] where grain % 64 == 0 {
+                for grain in [choice.stage, choice.stage / 2] {
                     for ahead in choice.chunk < columns ? [true, false] : [false] {
                         choice.grain = grain
                         choice.readsAhead = ahead
@@ -157,10 +157,7 @@ struct LinearProblem: Sendable, Hashable {
         let last = stages.firstIndex { $0 >= columns } ?? stages.count - 1
         for stage in stages[...last] {
             for grain in [stage, stage / 2] {
-                add(
-                    LinearTuning(
-                        stage: stage, grain: grain, chunk: columns, readsAhead: false,
-                        blocks: multiprocessors))
+                add(undivided(stage: stage, grain: grain, multiprocessors))
             }
         }
         return result
@@ -171,7 +168,7 @@ struct LinearProblem: Sendable, Hashable {
     private func widestRows(_ multiprocessors: Int) -> Int {
         if columns % 1280 == 0, tokens > 1 || columns % 1024 != 0 { return 1280 }
         let isUneven =
-            tokens == 1 && tiles * ((columns + 1023) / 1024) >= multiprocessors
+            tokens == 1 && units(1024, columns) >= multiprocessors
             && excess(1024, columns, multiprocessors) > 0.2
         return isUneven ? 512 : 1024
     }
@@ -205,18 +202,21 @@ struct LinearProblem: Sendable, Hashable {
         }
         // Two stages of 32 KB do; those of fewer bits are smaller.
         let least = bits == 8 ? 2 : 3
-        return choices.lazy.map { choice in
-            LinearTuning(
-                stage: min(choice.stage, all), grain: min(choice.grain, all), chunk: columns,
-                readsAhead: false, blocks: multiprocessors)
+        return choices.lazy.map {
+            undivided(stage: min($0.stage, all), grain: min($0.grain, all), multiprocessors)
         }.first { (depth($0, limit: limit) ?? 0) >= least }
+    }
+
+    /// A cut with all columns at once.
+    private func undivided(stage: Int, grain: Int, _ blocks: Int) -> LinearTuning {
+        LinearTuning(stage: stage, grain: grain, chunk: columns, readsAhead: false, blocks: blocks)
     }
 
     /// Columns of the longest run where stages are dealt out to blocks.
     private func longest(_ stage: Int, _ blocks: Int) -> Int {
         let inTile = (columns + stage - 1) / stage
-        let units = (tiles * inTile + blocks - 1) / blocks
-        return units / inTile * columns + units % inTile * stage
+        let run = (units(stage, columns) + blocks - 1) / blocks
+        return run / inTile * columns + run % inTile * stage
     }
 
     /// Chunks of at most about `most` columns in stages of at most `widest`, as even as they come.
@@ -244,7 +244,12 @@ struct LinearProblem: Sendable, Hashable {
 
     /// How much longer the longest run is than the mean one.
     private func excess(_ grain: Int, _ width: Int, _ blocks: Int) -> Double {
-        let units = tiles * ((width + grain - 1) / grain)
+        let units = units(grain, width)
         return Double((units + blocks - 1) / blocks * blocks) / Double(units) - 1
+    }
+
+    /// Grains that are dealt out to blocks for so many columns.
+    private func units(_ grain: Int, _ width: Int) -> Int {
+        tiles * ((width + grain - 1) / grain)
     }
 }
